@@ -92,3 +92,7 @@ pub use status::{NdisStatus, Status};
 pub use subchannel::{SubchannelComplete, SubchannelOperation, SubchannelRequest};
 pub use version::{ParseVersionError, Version};
 pub use vf::{DataPath, SwitchDataPath, UplinkConnectState, VfAssociation};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
