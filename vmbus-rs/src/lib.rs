@@ -38,7 +38,10 @@ pub mod gpadl;
 pub mod guid;
 #[expect(unsafe_code, reason = "the one module that touches memory which the host also writes")]
 pub mod memory;
+pub mod monitor;
 pub mod packet;
+pub mod protocol;
 pub mod ring;
+pub mod synic;
 
 pub use error::{Error, ErrorKind, ErrorType};
