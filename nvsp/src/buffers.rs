@@ -1,10 +1,11 @@
 //! The receive buffer and the send buffer (types 101 to 106).
 //!
-//! The guest shares each buffer as one GPADL. The host divides the receive buffer into sub-allocations and says so in
-//! [`SendReceiveBufferComplete`]; of the send buffer it only names the section size.
+//! The guest shares each buffer as one GPADL. The host divides the receive buffer into
+//! sub-allocations and says so in [`SendReceiveBufferComplete`]; of the send buffer it only names
+//! the section size.
 //!
-//! Source: Linux `drivers/net/hyperv/netvsc.c` (`netvsc_init_buf`); the checks a guest owes to these answers are the
-//! driver's, not this crate's.
+//! Source: Linux `drivers/net/hyperv/netvsc.c` (`netvsc_init_buf`); the checks a guest owes to
+//! these answers are the driver's, not this crate's.
 
 use crate::{
     EmitError, MessageType, ParseError, Status,
@@ -134,8 +135,9 @@ impl<'a> SendReceiveBufferComplete<'a> {
     /// Reads the message from the front of `bytes`; more bytes than needed are fine.
     ///
     /// # Errors
-    /// [`ParseError::Truncated`] naming the first field that is missing, `sections` if the message is too short for the
-    /// sections it announces; [`ParseError::Unexpected`] if `bytes` hold another message.
+    /// [`ParseError::Truncated`] naming the first field that is missing, `sections` if the message
+    /// is too short for the sections it announces; [`ParseError::Unexpected`] if `bytes` hold
+    /// another message.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
         let message = Self::MESSAGE_TYPE.label();
         message_type::expect(bytes, Self::MESSAGE_TYPE)?;

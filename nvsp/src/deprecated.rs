@@ -1,4 +1,5 @@
-//! Version 2 messages about further receive buffers (types 120 to 122). No known guest or host uses them.
+//! Version 2 messages about further receive buffers (types 120 to 122). No known guest or host uses
+//! them.
 //!
 //! Source: Linux `drivers/net/hyperv/hyperv_net.h` (`nvsp_2_*`).
 

@@ -4,7 +4,8 @@ use core::{error, fmt};
 
 /// Why bytes are not the message they should be.
 ///
-/// `message` is the message's name as in [`MessageType`](crate::MessageType), `field` the field's name in this crate's type.
+/// `message` is the message's name as in [`MessageType`](crate::MessageType), `field` the field's
+/// name in this crate's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ParseError {

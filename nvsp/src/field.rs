@@ -1,13 +1,17 @@
-//! Reading and writing one field at a known offset: the only place of the crate that touches raw bytes.
+//! Reading and writing one field at a known offset: the only place of the crate that touches raw
+//! bytes.
 //!
-//! Everything in NVSP is little-endian and sits at an offset counted from the message's own first byte (its type).
-//! The [`message!`] macro turns a table of offsets into a type with `parse` and `emit`; see its comment.
+//! Everything in NVSP is little-endian and sits at an offset counted from the message's own first
+//! byte (its type). The [`message!`] macro turns a table of offsets into a type with `parse` and
+//! `emit`; see its comment.
 
 use crate::ParseError;
 
-/// How one field is laid out: the implementing type names the layout, `Value` is what the program sees.
+/// How one field is laid out: the implementing type names the layout, `Value` is what the program
+/// sees.
 ///
-/// Integers and open newtypes are their own layout; [`Bool32`] shows a layout that differs from its value.
+/// Integers and open newtypes are their own layout; [`Bool32`] shows a layout that differs from its
+/// value.
 pub(crate) trait Wire {
     /// What the field holds once read.
     type Value: Copy;
@@ -107,11 +111,12 @@ pub(crate) use wire_newtype;
 
 /// Declares a message of fixed layout.
 ///
-/// `Name = TYPE, n bytes { offset => field: Type, … }`: `TYPE` is a constant of [`MessageType`](crate::MessageType), `n` the
-/// length that is written (reserved bytes at the end included), the offsets count from the message's first byte and must
-/// ascend. `field: Type as Layout` names a layout that is not the type's own. `fixed` is one more field that must hold one
-/// value. A receiver needs the named fields only, so `MIN_LEN` ends with the last of them; bytes in between and after
-/// are ignored when read and zero when written.
+/// `Name = TYPE, n bytes { offset => field: Type, … }`: `TYPE` is a constant of
+/// [`MessageType`](crate::MessageType), `n` the length that is written (reserved bytes at the end
+/// included), the offsets count from the message's first byte and must ascend. `field: Type as
+/// Layout` names a layout that is not the type's own. `fixed` is one more field that must hold one
+/// value. A receiver needs the named fields only, so `MIN_LEN` ends with the last of them; bytes in
+/// between and after are ignored when read and zero when written.
 macro_rules! message {
     (
         $(#[$meta:meta])*
@@ -130,7 +135,8 @@ macro_rules! message {
         impl $name {
             /// The type this message carries in its first four bytes.
             pub const MESSAGE_TYPE: $crate::MessageType = $crate::MessageType::$message_type;
-            /// Bytes a receiver needs: the message up to the end of its last field that means something.
+            /// Bytes a receiver needs: the message up to the end of its last field that means
+            /// something.
             pub const MIN_LEN: usize = {
                 let min = 4;
                 $(let min = $crate::field::end_of::<$fixed_ty>(min, $fixed_offset);)?
@@ -138,14 +144,16 @@ macro_rules! message {
                 assert!(min <= $len, "fields must fit in the stated length");
                 min
             };
-            /// Bytes written without padding: [`MIN_LEN`](Self::MIN_LEN) and the reserved bytes behind it.
+            /// Bytes written without padding: [`MIN_LEN`](Self::MIN_LEN) and the reserved bytes
+            /// behind it.
             pub const LEN: usize = $len;
 
             /// Reads the message from the front of `bytes`; more bytes than needed are fine.
             ///
             /// # Errors
-            /// [`ParseError::Truncated`](crate::ParseError::Truncated) naming the first field that is missing,
-            /// [`ParseError::Unexpected`](crate::ParseError::Unexpected) if `bytes` hold another message.
+            /// [`ParseError::Truncated`](crate::ParseError::Truncated) naming the first field that
+            /// is missing, [`ParseError::Unexpected`](crate::ParseError::Unexpected) if `bytes`
+            /// hold another message.
             #[inline]
             pub fn parse(bytes: &[u8]) -> Result<Self, $crate::ParseError> {
                 $crate::message_type::expect(bytes, Self::MESSAGE_TYPE)?;
@@ -168,13 +176,15 @@ macro_rules! message {
                 })
             }
 
-            /// The message in an array, zero-padded to `N` bytes; `N` below [`LEN`](Self::LEN) does not compile.
+            /// The message in an array, zero-padded to `N` bytes; `N` below [`LEN`](Self::LEN) does
+            /// not compile.
             #[inline]
             #[must_use]
             pub fn to_array<const N: usize>(&self) -> [u8; N] {
                 const { assert!(N >= $len && Self::MIN_LEN <= $len, "the message is longer than the array") };
                 let mut out = [0; N];
-                // Every range below ends at or before `MIN_LEN`, which the assertion keeps within `N`.
+                // Every range below ends at or before `MIN_LEN`, which the assertion keeps within
+                // `N`.
                 $crate::field::put::<$crate::MessageType>(&mut out, 0, Self::MESSAGE_TYPE);
                 $($crate::field::put::<$fixed_ty>(&mut out, $fixed_offset, $fixed_value);)?
                 $($crate::field::put::<$crate::field::layout!($ty $(, $layout)?)>(&mut out, $offset, self.$field);)*
@@ -188,10 +198,12 @@ macro_rules! message {
                 Self::LEN
             }
 
-            /// Writes the message without padding to the front of `out` and returns the bytes written.
+            /// Writes the message without padding to the front of `out` and returns the bytes
+            /// written.
             ///
             /// # Errors
-            /// [`EmitError::BufferTooSmall`](crate::EmitError::BufferTooSmall); `out` is then unchanged.
+            /// [`EmitError::BufferTooSmall`](crate::EmitError::BufferTooSmall); `out` is then
+            /// unchanged.
             #[inline]
             pub fn emit(&self, out: &mut [u8]) -> Result<usize, $crate::EmitError> {
                 *$crate::field::front(out)? = self.to_array::<$len>();
@@ -202,7 +214,8 @@ macro_rules! message {
             /// [`buffer_len`](Self::buffer_len)), and returns the bytes written.
             ///
             /// # Errors
-            /// [`EmitError::BufferTooSmall`](crate::EmitError::BufferTooSmall); `out` is then unchanged.
+            /// [`EmitError::BufferTooSmall`](crate::EmitError::BufferTooSmall); `out` is then
+            /// unchanged.
             #[inline]
             pub fn emit_padded(&self, out: &mut [u8], padded_len: usize) -> Result<usize, $crate::EmitError> {
                 $crate::field::pad(out, self.buffer_len(), padded_len, |out| self.emit(out))
@@ -223,13 +236,15 @@ macro_rules! layout {
 }
 pub(crate) use layout;
 
-/// The end of a field of layout `W` at `offset`, checked at compile time to lie behind the end so far.
+/// The end of a field of layout `W` at `offset`, checked at compile time to lie behind the end so
+/// far.
 pub(crate) const fn end_of<W: Wire>(so_far: usize, offset: usize) -> usize {
     assert!(offset >= so_far, "fields must ascend and not overlap");
     offset + W::SIZE
 }
 
-/// Writes one field. `offset` and `N` are constants that the caller has checked against each other at compile time.
+/// Writes one field. `offset` and `N` are constants that the caller has checked against each other
+/// at compile time.
 #[inline]
 pub(crate) fn put<W: Wire>(out: &mut [u8], offset: usize, value: W::Value) {
     W::write(value, &mut out[offset..offset + W::SIZE]);

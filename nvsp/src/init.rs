@@ -35,7 +35,8 @@ impl Init {
 message! {
     /// Host answers [`Init`]. Any status but success means "offer another version".
     InitComplete = INIT_COMPLETE, 16 bytes {
-        /// The version at version 1, else [`DEPRECATED_VERSION`](Self::DEPRECATED_VERSION); guests ignore it.
+        /// The version at version 1, else [`DEPRECATED_VERSION`](Self::DEPRECATED_VERSION); guests
+        /// ignore it.
         4 => version: Version,
         /// Longest chain of memory descriptors; 34 from OpenVMM; guests ignore it.
         8 => max_mdl_chain_len: u32,
@@ -71,7 +72,8 @@ impl NdisVersion {
 message! {
     /// Guest tells its frame size and capabilities (version 2 and later); no answer follows.
     NdisConfig = NDIS_CONFIG, 20 bytes {
-        /// Largest frame in bytes: the L3 MTU and [14](crate::ETHERNET_HEADER_LEN) bytes of Ethernet header.
+        /// Largest frame in bytes: the L3 MTU and [14](crate::ETHERNET_HEADER_LEN) bytes of
+        /// Ethernet header.
         4 => frame_mtu: u32,
         /// What the guest can do.
         12 => capabilities: Capabilities,

@@ -1,9 +1,10 @@
-//! NVSP, the network virtual service protocol: what the synthetic network adapter of a Hyper-V guest and its host tell
-//! each other over VMBus, around the RNDIS messages.
+//! NVSP, the network virtual service protocol: what the synthetic network adapter of a Hyper-V
+//! guest and its host tell each other over VMBus, around the RNDIS messages.
 //!
-//! This crate turns bytes into values and back. It keeps no state and allocates nothing: negotiation, buffers and
-//! data path are the business of the driver (`netvsc`) and of the simulated host (`netvsc-host`), which share nothing but these
-//! layouts. Whether an answer is *acceptable* (a section that fits its buffer, a count that was asked for) is theirs to judge.
+//! This crate turns bytes into values and back. It keeps no state and allocates nothing:
+//! negotiation, buffers and data path are the business of the driver (`netvsc`) and of the
+//! simulated host (`netvsc-host`), which share nothing but these layouts. Whether an answer is
+//! *acceptable* (a section that fits its buffer, a count that was asked for) is theirs to judge.
 //!
 //! ```
 //! use nvsp::{Init, InitComplete, Message, Sender, Status, Version};
@@ -43,8 +44,9 @@
 //! - **RSC**: receive segment coalescing. **VF**: the virtual function of an SR-IOV adapter.
 //!
 //! # Sources
-//! There is no public specification. The layouts are those of Linux `drivers/net/hyperv/hyperv_net.h` and OpenVMM
-//! `vm/devices/net/netvsp/src/protocol.rs`; DPDK `drivers/net/netvsc` and FreeBSD `sys/dev/hyperv/netvsc` agree where they overlap.
+//! There is no public specification. The layouts are those of Linux
+//! `drivers/net/hyperv/hyperv_net.h` and OpenVMM `vm/devices/net/netvsp/src/protocol.rs`; DPDK
+//! `drivers/net/netvsc` and FreeBSD `sys/dev/hyperv/netvsc` agree where they overlap.
 
 #![no_std]
 #![forbid(unsafe_code)]

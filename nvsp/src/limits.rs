@@ -1,7 +1,8 @@
 //! Numbers that the protocol or its known implementations fix.
 
-/// Interface class of the network adapter, `f8615163-df3e-46c5-913f-f2d2f965ed0e`, as it stands in a VMBus offer (the first three
-/// groups little-endian). Source: Linux `include/linux/hyperv.h` (`HV_NIC_GUID`).
+/// Interface class of the network adapter, `f8615163-df3e-46c5-913f-f2d2f965ed0e`, as it stands in
+/// a VMBus offer (the first three groups little-endian). Source: Linux `include/linux/hyperv.h`
+/// (`HV_NIC_GUID`).
 pub const NIC_CLASS_GUID: [u8; 16] = [
     0x63, 0x51, 0x61, 0xF8, 0x3E, 0xDF, 0xC5, 0x46, 0x91, 0x3F, 0xF2, 0xD2, 0xF9, 0x65, 0xED, 0x0E,
 ];
@@ -28,14 +29,17 @@ pub const DEFAULT_RECEIVE_BUFFER: usize = 16 << 20;
 pub const MAX_RECEIVE_BUFFER: usize = 31 << 20;
 /// Largest receive buffer up to version 2, in bytes.
 pub const LEGACY_MAX_RECEIVE_BUFFER: usize = 15 << 20;
-/// Sub-allocation size that guests reckon with before the host's answer, in bytes: Windows' at an MTU of 1500.
+/// Sub-allocation size that guests reckon with before the host's answer, in bytes: Windows' at an
+/// MTU of 1500.
 pub const DEFAULT_RECEIVE_SECTION_SIZE: u32 = 1728;
 /// Smallest section (of either buffer) that Linux accepts, in bytes.
 pub const MIN_SECTION_SIZE: u32 = 68;
 
-/// Bytes of an Ethernet header: what [`NdisConfig::frame_mtu`](crate::NdisConfig::frame_mtu) has more than the L3 MTU.
+/// Bytes of an Ethernet header: what [`NdisConfig::frame_mtu`](crate::NdisConfig::frame_mtu) has
+/// more than the L3 MTU.
 pub const ETHERNET_HEADER_LEN: u32 = 14;
-/// Smallest frame size in [`NdisConfig`](crate::NdisConfig) that OpenVMM accepts, and the one it uses in place of any that it does not.
+/// Smallest frame size in [`NdisConfig`](crate::NdisConfig) that OpenVMM accepts, and the one it
+/// uses in place of any that it does not.
 pub const DEFAULT_FRAME_MTU: u32 = 1514;
 /// Largest frame size in [`NdisConfig`](crate::NdisConfig) that OpenVMM accepts.
 pub const MAX_FRAME_MTU: u32 = 9216;

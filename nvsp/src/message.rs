@@ -9,7 +9,8 @@ use crate::{
     SwitchDataPath, UplinkConnectState, VfAssociation, field,
 };
 
-/// Who sent a message. Two types (133, 135) mean the request from the guest and the answer from the host.
+/// Who sent a message. Two types (133, 135) mean the request from the guest and the answer from the
+/// host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Sender {
     /// The guest (VSC).
@@ -93,7 +94,8 @@ macro_rules! messages {
                 }
             }
 
-            /// Writes the message without padding to the front of `out` and returns the bytes written.
+            /// Writes the message without padding to the front of `out` and returns the bytes
+            /// written.
             ///
             /// # Errors
             /// As the `emit` of the message inside; `out` is then unchanged.

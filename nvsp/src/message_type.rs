@@ -98,7 +98,8 @@ impl MessageType {
         }
     }
 
-    /// Whether this is one of the TCP chimney messages 109 to 119 that no known implementation uses.
+    /// Whether this is one of the TCP chimney messages 109 to 119 that no known implementation
+    /// uses.
     #[must_use]
     pub const fn is_chimney(self) -> bool {
         matches!(self.0, 109..=119)

@@ -1,6 +1,7 @@
 //! OID queries outside of RNDIS (types 131 and 132, version 5 and later).
 //!
-//! Linux, DPDK and FreeBSD do not use them. Source: OpenVMM `vm/devices/net/netvsp/src/protocol.rs`.
+//! Linux, DPDK and FreeBSD do not use them. Source: OpenVMM
+//! `vm/devices/net/netvsp/src/protocol.rs`.
 
 use crate::{NdisStatus, field::message};
 

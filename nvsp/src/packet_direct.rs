@@ -1,8 +1,9 @@
 //! Packet Direct (types 135 and 136, version 6.1): queues that the guest drives without VMBus.
 //!
-//! Linux, DPDK and FreeBSD do not use it; a host may refuse everything. The layouts are packed. Request and answer share one
-//! type; who sent it tells which it is, and the operation tells the rest of the layout. The message names are
-//! `PdConfiguration…`, `PdOpenProvider…` and so on; [`PdRequest`] and [`PdComplete`] unite them.
+//! Linux, DPDK and FreeBSD do not use it; a host may refuse everything. The layouts are packed.
+//! Request and answer share one type; who sent it tells which it is, and the operation tells the
+//! rest of the layout. The message names are `PdConfiguration…`, `PdOpenProvider…` and so on;
+//! [`PdRequest`] and [`PdComplete`] unite them.
 //!
 //! Source: OpenVMM `vm/devices/net/netvsp/src/protocol.rs`.
 
@@ -266,7 +267,8 @@ message! {
 }
 
 message! {
-    /// The part that all answers have, and the whole answer to the operations without one of their own.
+    /// The part that all answers have, and the whole answer to the operations without one of their
+    /// own.
     PdStatusComplete = PD_API, 12 bytes {
         /// The request's operation.
         4 => operation: PdOperation,
@@ -297,8 +299,8 @@ macro_rules! united {
             /// Reads the message from the front of `bytes`; more bytes than needed are fine.
             ///
             /// # Errors
-            /// [`ParseError::Truncated`] naming the first field that is missing, [`ParseError::Unexpected`] if `bytes`
-            /// hold another message.
+            /// [`ParseError::Truncated`] naming the first field that is missing,
+            /// [`ParseError::Unexpected`] if `bytes` hold another message.
             pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
                 message_type::expect(bytes, Self::MESSAGE_TYPE)?;
                 match field::read::<PdOperation>(bytes, Self::MESSAGE_TYPE.label(), 4, "operation")? {
@@ -316,7 +318,8 @@ macro_rules! united {
                 }
             }
 
-            /// Writes the message without padding to the front of `out` and returns the bytes written.
+            /// Writes the message without padding to the front of `out` and returns the bytes
+            /// written.
             ///
             /// # Errors
             /// [`EmitError::BufferTooSmall`]; `out` is then unchanged.
@@ -437,8 +440,9 @@ impl<'a> PdPostBatch<'a> {
     /// Reads the message from the front of `bytes`; more bytes than needed are fine.
     ///
     /// # Errors
-    /// [`ParseError::Truncated`] naming the first field that is missing, `buffers` if the message is too short for the
-    /// buffers it announces; [`ParseError::Unexpected`] if `bytes` hold another message.
+    /// [`ParseError::Truncated`] naming the first field that is missing, `buffers` if the message
+    /// is too short for the buffers it announces; [`ParseError::Unexpected`] if `bytes` hold
+    /// another message.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
         let message = Self::MESSAGE_TYPE.label();
         message_type::expect(bytes, Self::MESSAGE_TYPE)?;

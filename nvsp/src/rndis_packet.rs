@@ -1,7 +1,7 @@
 //! The data path: an RNDIS message is handed over (107) and its memory given back (108).
 //!
-//! [`RndisPacket::to_array`] and [`RndisPacketComplete::to_array`] are what a data path calls for every packet: the size is a
-//! constant and the code a few stores.
+//! [`RndisPacket::to_array`] and [`RndisPacketComplete::to_array`] are what a data path calls for
+//! every packet: the size is a constant and the code a few stores.
 //!
 //! Source: Linux `drivers/net/hyperv/netvsc.c` (`netvsc_send_pkt`, `send_recv_completions`).
 
@@ -68,9 +68,9 @@ impl Wire for OptionalSection {
 message! {
     /// One RNDIS message.
     ///
-    /// From the guest its bytes are in a section of the send buffer, in the pages that the VMBus packet lists, or first in the
-    /// one and then in the other. From the host they are in the transfer pages, one RNDIS message a range, and the
-    /// section is ignored.
+    /// From the guest its bytes are in a section of the send buffer, in the pages that the VMBus
+    /// packet lists, or first in the one and then in the other. From the host they are in the
+    /// transfer pages, one RNDIS message a range, and the section is ignored.
     RndisPacket = RNDIS_PACKET, 16 bytes {
         /// Data or control.
         4 => channel_type: ChannelType,
@@ -82,7 +82,8 @@ message! {
 }
 
 impl RndisPacket {
-    /// What a host sends with every transfer-page packet, and a guest with a packet that lists all its pages.
+    /// What a host sends with every transfer-page packet, and a guest with a packet that lists all
+    /// its pages.
     #[inline]
     #[must_use]
     pub const fn without_section(channel_type: ChannelType) -> Self {

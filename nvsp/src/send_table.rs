@@ -1,9 +1,10 @@
 //! The send indirection table (type 134, version 5 and later): which channel a flow is sent on.
 //!
-//! Two sides have read the offset differently, so parsing needs the negotiated version; see [`SendTable::parse`].
+//! Two sides have read the offset differently, so parsing needs the negotiated version; see
+//! [`SendTable::parse`].
 //!
-//! Source: Linux `drivers/net/hyperv/netvsc.c` (`netvsc_send_table`), with "hv_netvsc: Fix offset usage in
-//! netvsc_send_table()" and "hv_netvsc: Fix send_table offset in case of a host bug".
+//! Source: Linux `drivers/net/hyperv/netvsc.c` (`netvsc_send_table`), with "hv_netvsc: Fix offset
+//! usage in netvsc_send_table()" and "hv_netvsc: Fix send_table offset in case of a host bug".
 
 use crate::{
     EmitError, MESSAGE_LEN, MessageType, ParseError, SEND_TABLE_LEN, Version, field, message_type,
@@ -20,7 +21,8 @@ const HOST_BUG_MIN_LEN: usize = HOST_BUG_OFFSET + TABLE_BYTES;
 
 /// The table itself: entry `hash mod 16` is the channel number of a flow.
 ///
-/// The numbers are the host's: reduce them to the channels that are open before they index anything.
+/// The numbers are the host's: reduce them to the channels that are open before they index
+/// anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SendTable {
     /// Channel numbers.
@@ -52,7 +54,8 @@ impl SendTableLayout {
         stated_offset: 28,
         actual_offset: 28,
     };
-    /// The host bug at versions up to 6: the offset is of a 28-byte message, the table behind a 40-byte one.
+    /// The host bug at versions up to 6: the offset is of a 28-byte message, the table behind a
+    /// 40-byte one.
     pub const HOST_BUG: Self = Self {
         stated_offset: 28,
         actual_offset: HOST_BUG_OFFSET,
@@ -65,13 +68,15 @@ impl SendTable {
 
     /// Reads the table from a whole message, `negotiated` being the version of the session.
     ///
-    /// The stated offset counts from the message's first byte. If the version is at most 6 and the message has 104 bytes or
-    /// more, the table is at 40 whatever is stated (a host bug). An offset below 12, into the fixed fields, is let through as
-    /// in Linux: the entries mean nothing then, but no entry can be trusted anyway.
+    /// The stated offset counts from the message's first byte. If the version is at most 6 and the
+    /// message has 104 bytes or more, the table is at 40 whatever is stated (a host bug). An offset
+    /// below 12, into the fixed fields, is let through as in Linux: the entries mean nothing then,
+    /// but no entry can be trusted anyway.
     ///
     /// # Errors
-    /// [`ParseError::Truncated`] for a message without room for its fields or any table, [`ParseError::Unexpected`] if it
-    /// is another message or the count is not 16, [`ParseError::BadOffset`] if the table would end outside.
+    /// [`ParseError::Truncated`] for a message without room for its fields or any table,
+    /// [`ParseError::Unexpected`] if it is another message or the count is not 16,
+    /// [`ParseError::BadOffset`] if the table would end outside.
     pub fn parse(bytes: &[u8], negotiated: Version) -> Result<Self, ParseError> {
         SendTableMessage::parse(bytes)?.table(negotiated)
     }
@@ -85,8 +90,8 @@ impl SendTable {
     /// Writes the message to the front of `out` and returns the bytes written.
     ///
     /// # Errors
-    /// [`EmitError::BufferTooSmall`], or [`EmitError::BadOffset`] if the table would cover the fixed fields; `out` is
-    /// then unchanged.
+    /// [`EmitError::BufferTooSmall`], or [`EmitError::BadOffset`] if the table would cover the
+    /// fixed fields; `out` is then unchanged.
     pub fn emit(&self, layout: SendTableLayout, out: &mut [u8]) -> Result<usize, EmitError> {
         if layout.actual_offset < HEADER_LEN {
             return Err(EmitError::BadOffset {
@@ -140,10 +145,12 @@ impl<'a> SendTableMessage<'a> {
     /// Bytes of the fixed fields.
     pub const MIN_LEN: usize = HEADER_LEN;
 
-    /// Reads the fixed fields. All of `bytes` are the message: its length decides where the table is.
+    /// Reads the fixed fields. All of `bytes` are the message: its length decides where the table
+    /// is.
     ///
     /// # Errors
-    /// [`ParseError::Truncated`] naming the first field that is missing, [`ParseError::Unexpected`] for another message.
+    /// [`ParseError::Truncated`] naming the first field that is missing, [`ParseError::Unexpected`]
+    /// for another message.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
         message_type::expect(bytes, Self::MESSAGE_TYPE)?;
         Ok(Self {

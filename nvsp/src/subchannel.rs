@@ -44,11 +44,13 @@ impl SubchannelRequest {
 message! {
     /// Host answers [`SubchannelRequest`].
     ///
-    /// DPDK refuses an answer of fewer than 40 bytes at every version, so a host does well to pad it to that.
+    /// DPDK refuses an answer of fewer than 40 bytes at every version, so a host does well to pad
+    /// it to that.
     SubchannelComplete = SUBCHANNEL, 12 bytes {
         /// Whether the host grants any.
         4 => status: Status,
-        /// Number of subchannels that the host will offer. A guest has to check it against its request.
+        /// Number of subchannels that the host will offer. A guest has to check it against its
+        /// request.
         8 => count: u32,
     }
 }

@@ -9,8 +9,8 @@ use crate::field::wire_newtype;
 
 /// A protocol version as it stands on the wire.
 ///
-/// From version 2 on the upper half is the major number and the lower half the minor one; the order of the numbers is the
-/// order of the versions. There is no version 3. Unknown values are kept.
+/// From version 2 on the upper half is the major number and the lower half the minor one; the order
+/// of the numbers is the order of the versions. There is no version 3. Unknown values are kept.
 ///
 /// ```
 /// use nvsp::Version;
@@ -66,7 +66,8 @@ impl Version {
         Self::ALL.into_iter().find(|version| *version < self)
     }
 
-    /// The NDIS version (major, minor) that a guest announces at this version: 6.1 below version 5, else 6.30.
+    /// The NDIS version (major, minor) that a guest announces at this version: 6.1 below version 5,
+    /// else 6.30.
     ///
     /// 6.30 is minor 30 (`0x1E`), not 3. Source: Linux `netvsc.c` (`netvsc_connect_vsp`).
     #[must_use]
@@ -76,8 +77,8 @@ impl Version {
 
     /// Bytes of a full message once this version is negotiated: 40 from 6.1 on, else 28.
     ///
-    /// [`InitComplete`](crate::InitComplete) always has 28, since the guest does not know the version before it. Linux and DPDK send 40 at
-    /// every version, which a host has to accept.
+    /// [`InitComplete`](crate::InitComplete) always has 28, since the guest does not know the
+    /// version before it. Linux and DPDK send 40 at every version, which a host has to accept.
     #[must_use]
     pub const fn message_len(self) -> usize {
         if self.0 < Self::V6_1.0 {
@@ -87,7 +88,8 @@ impl Version {
         }
     }
 
-    /// Largest receive buffer in bytes that a guest gives: 15 MiB up to version 2, else 31 MiB (Linux).
+    /// Largest receive buffer in bytes that a guest gives: 15 MiB up to version 2, else 31 MiB
+    /// (Linux).
     #[must_use]
     pub const fn max_receive_buffer(self) -> usize {
         if self.0 <= Self::V2.0 {
@@ -121,8 +123,8 @@ impl Version {
         self.0 >= Self::V5.0
     }
 
-    /// Whether the host reports changes of the link speed to a guest that says [`TEAMING`](crate::Capabilities::TEAMING) (5 and
-    /// later).
+    /// Whether the host reports changes of the link speed to a guest that says
+    /// [`TEAMING`](crate::Capabilities::TEAMING) (5 and later).
     #[must_use]
     pub const fn has_link_speed_changes(self) -> bool {
         self.0 >= Self::V5.0

@@ -1,4 +1,5 @@
-//! Virtual functions: association and the switch of the data path (types 128 to 130, version 4 and later).
+//! Virtual functions: association and the switch of the data path (types 128 to 130, version 4 and
+//! later).
 //!
 //! Source: Linux `drivers/net/hyperv/netvsc.c` (`netvsc_send_vf`, `netvsc_switch_datapath`).
 

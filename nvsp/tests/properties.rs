@@ -187,6 +187,15 @@ fn errors_name_message_and_field() {
 }
 
 #[test]
+fn an_offer_has_its_lowest_version_first() {
+    let init = Init {
+        min_version: Version::V1,
+        max_version: Version::V5,
+    };
+    assert_eq!(init.to_array(), [1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 5, 0]);
+}
+
+#[test]
 fn reserved_bytes_are_ignored() {
     let config = NdisConfig {
         frame_mtu: 1514,
