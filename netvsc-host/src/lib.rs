@@ -1,1 +1,35 @@
-//! (to be written)
+//! A simulated Hyper-V host for synthetic NICs.
+//!
+//! ```text
+//!   guest (driver under test)            another NIC, or a Port: memory pair, TAP, generator, …
+//!        │ GuestPort                                     │
+//!  ┌─────┴──────┐   ┌─────────────┐   frames   ┌─────────┴─┐
+//!  │VMBus server├───┤ NetVSP + RNDIS├──────────┤  Switch   │
+//!  └────────────┘   └─────────────┘            └───────────┘
+//! ```
+//!
+//! One [`Host`] has one virtual switch and any number of NICs, each with a VMBus connection of its own. It checks
+//! everything that guests send and records what they must not do ([`Violation`], with the bytes); at the end a
+//! [`Report`] says what was not given back. What it says and how it behaves follows a [`Profile`] (a Windows release) and
+//! its [`Settings`]; it shares wire types with the driver, and none of its logic.
+//!
+//! The host does nothing by itself. [`Host::step`] does all the work that there is, at a time that is passed in: tests
+//! are deterministic. The runners call it: [`Host::run_inline`] on the guest's thread, [`Host::spawn_thread`] on its own,
+//! and `Host::spawn` (feature `tokio`) as a task. None of them costs anything while there is nothing to do.
+//!
+//! # Features
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `tap` | | a switch port on a Linux TAP interface |
+//! | `tokio` | | `Host::spawn` |
+#![forbid(unsafe_code)]
+
+mod host;
+pub mod profile;
+mod report;
+pub mod violation;
+
+pub use host::{Host, HostBuilder, HostThread, NicId, NicOptions, Stepped};
+pub use profile::{Profile, Settings};
+pub use report::{Leaks, NicCounters, NicReport, Report};
+pub use violation::{Strictness, Violation, ViolationKind};
