@@ -7,6 +7,9 @@ extern crate alloc;
 pub mod config;
 pub mod control;
 pub mod info;
+pub mod meta;
+pub mod queue;
+pub mod stats;
 pub mod time;
 
 pub use config::{Config, ConfigError, Warning};

@@ -1,0 +1,166 @@
+//! What travels beside a frame: checksum verdicts and requests, VLAN tag, flow hash, segmentation, and its path.
+//!
+//! [`RxMeta`] is what the host said about a frame that was received; [`TxMeta`] is what the host shall do to a frame that is
+//! sent. Both are small and `Copy`, and their default means "nothing is known" and "do nothing".
+//!
+//! Whether the host grants an offload is decided elsewhere; here it is only written down. Wire forms: per-packet
+//! information, [`rndis::ppi`]. Source: Linux `drivers/net/hyperv/netvsc_drv.c` (`netvsc_xmit`, `netvsc_alloc_recv_skb`).
+
+use rndis::ppi::{HashInfo, PacketInfo};
+
+pub use rndis::ppi::{IpVersion, Transport, Vlan};
+
+/// What is known about a received frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RxMeta {
+    /// What the host found out about the checksums.
+    pub checksum: RxChecksum,
+    /// 802.1Q tag; the frame itself has none then.
+    pub vlan: Option<Vlan>,
+    /// Hash of the flow.
+    pub hash: Option<Hash>,
+    /// Which way the frame came.
+    pub path: Path,
+    /// Set if the host merged several segments into this frame.
+    pub coalesced: Option<Coalesced>,
+}
+
+/// A verdict on one checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verdict {
+    /// The host said nothing: verify it yourself.
+    #[default]
+    Unknown,
+    /// Right.
+    Good,
+    /// Wrong. The frame is delivered all the same; it is up to the stack.
+    Bad,
+}
+
+/// What the host found out about a frame's checksums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RxChecksum {
+    /// IPv4 header.
+    pub ip: Verdict,
+    /// TCP or UDP.
+    ///
+    /// Some hosts of 2016 report UDP as TCP, so either verdict counts for both (FreeBSD `if_hn.c`).
+    pub transport: Verdict,
+    /// The header was verified, but the sum that stands in the frame is not its sum and has to be computed anew before
+    /// the frame is passed on.
+    pub ip_stale: bool,
+    /// As [`ip_stale`](Self::ip_stale), for TCP.
+    pub transport_stale: bool,
+}
+
+impl RxChecksum {
+    #[inline]
+    fn from_wire(bits: rndis::ppi::RxChecksum) -> Self {
+        use rndis::ppi::RxChecksum as Bits;
+        const TRANSPORT_FAILED: u32 = Bits::TCP_FAILED.0 | Bits::UDP_FAILED.0;
+        const TRANSPORT_SUCCEEDED: u32 = Bits::TCP_SUCCEEDED.0 | Bits::UDP_SUCCEEDED.0;
+        Self {
+            ip: verdict(bits.0, Bits::IP_SUCCEEDED.0, Bits::IP_FAILED.0),
+            transport: verdict(bits.0, TRANSPORT_SUCCEEDED, TRANSPORT_FAILED),
+            ip_stale: bits.contains(Bits::IP_VALUE_INVALID),
+            transport_stale: bits.contains(Bits::TCP_VALUE_INVALID),
+        }
+    }
+}
+
+/// A host that says both is not believed.
+#[inline]
+fn verdict(bits: u32, good: u32, bad: u32) -> Verdict {
+    if bits & bad != 0 {
+        Verdict::Bad
+    } else if bits & good != 0 {
+        Verdict::Good
+    } else {
+        Verdict::Unknown
+    }
+}
+
+/// Hash of the flow that a frame belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hash {
+    /// The hash.
+    pub value: u32,
+    /// What it covers; [`HashInfo::EMPTY`] if the host did not say.
+    pub covers: HashInfo,
+}
+
+/// Which way a frame came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Path {
+    /// Through the rings.
+    #[default]
+    Synthetic,
+    /// Through the SR-IOV virtual function.
+    VirtualFunction,
+}
+
+/// A frame that the host merged (receive segment coalescing).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Coalesced {
+    /// Ranges that it came in.
+    pub fragments: u16,
+}
+
+impl RxMeta {
+    /// From the per-packet information of the frame's (first) message.
+    #[inline]
+    pub(crate) fn from_info(info: &PacketInfo) -> Self {
+        Self {
+            checksum: info.rx_checksum().map_or_else(RxChecksum::default, RxChecksum::from_wire),
+            vlan: info.vlan,
+            hash: info
+                .hash_value
+                .map(|value| Hash { value, covers: info.hash_info.unwrap_or(HashInfo::EMPTY) }),
+            path: Path::Synthetic,
+            coalesced: None,
+        }
+    }
+}
+
+/// What the host shall do to a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TxMeta {
+    /// Compute checksums. Left out if [`segmentation`](Self::segmentation) is asked for, which implies them.
+    pub checksum: Option<TxChecksum>,
+    /// Add an 802.1Q tag; the frame itself must have none then.
+    pub vlan: Option<Vlan>,
+    /// Hash of the flow, by which the host picks the channel that it answers on.
+    pub hash: Option<u32>,
+    /// Cut a large TCP segment into frames.
+    pub segmentation: Option<Segmentation>,
+}
+
+/// Checksums that the host shall compute.
+///
+/// The transport checksum field holds the sum of the pseudo header, not complemented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TxChecksum {
+    /// Version of IP.
+    pub ip: IpVersion,
+    /// Compute the IPv4 header checksum, too.
+    pub ip_header: bool,
+    /// Transport protocol whose checksum is wanted, if any.
+    pub transport: Option<Transport>,
+    /// Offset of the transport header from the frame's first byte, at most 1023.
+    pub transport_offset: u16,
+}
+
+/// How a large TCP segment is cut (large send, version 2).
+///
+/// In the frame IPv4 total length and header checksum, or IPv6 payload length, are 0, and the TCP checksum is that of the
+/// pseudo header with length 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segmentation {
+    /// Version of IP.
+    pub ip: IpVersion,
+    /// TCP payload bytes of each frame, 1 to 2²⁰ − 1.
+    pub mss: u32,
+    /// Offset of the TCP header from the frame's first byte, at most 1023.
+    pub transport_offset: u16,
+}

@@ -1,0 +1,157 @@
+//! What can go wrong on a queue.
+
+use core::fmt;
+
+use rndis::EmitError;
+use vmbus::ErrorKind;
+use vmbus::ring::{BadRing, RingError};
+
+/// The queue is unusable, or was used wrongly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QueueError {
+    /// The channel's memory is no ring.
+    BadRing(BadRing),
+    /// The host wrote what cannot be in a ring. The channel has to be reopened.
+    Ring(RingError),
+    /// The host handed over more ranges of the receive buffer than it has. The channel has to be reopened.
+    TooManyRanges {
+        /// Ranges that wait or are to be acknowledged, with those of the packet at fault.
+        value: usize,
+        /// Sections of the receive buffer.
+        limit: usize,
+    },
+    /// The doorbell failed.
+    Doorbell {
+        /// Who is at fault, by the backend's word.
+        kind: ErrorKind,
+    },
+    /// A buffer that cannot be: a section size of 0 or below the protocol's minimum, or more sections than bytes.
+    BadBuffer {
+        /// Which property.
+        field: &'static str,
+        /// Its value.
+        value: usize,
+        /// The bound that it broke.
+        limit: usize,
+    },
+}
+
+impl fmt::Display for QueueError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadRing(error) => error.fmt(f),
+            Self::Ring(error) => error.fmt(f),
+            Self::TooManyRanges { value, limit } => {
+                write!(f, "host handed over {value} ranges of a receive buffer of {limit} sections")
+            }
+            Self::Doorbell { kind } => write!(f, "doorbell failed ({kind:?})"),
+            Self::BadBuffer { field, value, limit } => write!(f, "{field} of {value} breaks the limit of {limit}"),
+        }
+    }
+}
+
+impl core::error::Error for QueueError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::BadRing(error) => Some(error),
+            Self::Ring(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl vmbus::Error for QueueError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::BadRing(_) | Self::BadBuffer { .. } => ErrorKind::Misuse,
+            Self::Ring(_) | Self::TooManyRanges { .. } => ErrorKind::HostViolation,
+            Self::Doorbell { kind } => *kind,
+        }
+    }
+}
+
+impl From<RingError> for QueueError {
+    fn from(error: RingError) -> Self {
+        Self::Ring(error)
+    }
+}
+
+impl From<BadRing> for QueueError {
+    fn from(error: BadRing) -> Self {
+        Self::BadRing(error)
+    }
+}
+
+/// A frame or message was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SendError {
+    /// No room now, nothing was taken: wait for completions, or for room in the ring.
+    Full,
+    /// Longer than can ever be sent.
+    TooLong {
+        /// Its bytes, headers of RNDIS included.
+        len: usize,
+        /// Most bytes.
+        limit: usize,
+    },
+    /// Shorter than an Ethernet header.
+    TooShort {
+        /// Its bytes.
+        len: usize,
+        /// Fewest bytes.
+        minimum: usize,
+    },
+    /// A value of the [`TxMeta`](crate::meta::TxMeta) that cannot be written.
+    BadMeta(EmitError),
+    /// There is neither a send section nor memory for GPA-direct sends: nothing is attached (any more).
+    NotAttached,
+    /// The queue is unusable.
+    Queue(QueueError),
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("no room to send now"),
+            Self::TooLong { len, limit } => write!(f, "message of {len} bytes exceeds the limit of {limit}"),
+            Self::TooShort { len, minimum } => write!(f, "frame of {len} bytes is shorter than {minimum}"),
+            Self::BadMeta(error) => error.fmt(f),
+            Self::NotAttached => f.write_str("no send buffer and no memory for direct sends"),
+            Self::Queue(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for SendError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::BadMeta(error) => Some(error),
+            Self::Queue(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl vmbus::Error for SendError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Full => ErrorKind::Refused,
+            Self::Queue(error) => error.kind(),
+            _ => ErrorKind::Misuse,
+        }
+    }
+}
+
+impl From<QueueError> for SendError {
+    fn from(error: QueueError) -> Self {
+        Self::Queue(error)
+    }
+}
+
+impl From<RingError> for SendError {
+    fn from(error: RingError) -> Self {
+        Self::Queue(QueueError::Ring(error))
+    }
+}
