@@ -26,12 +26,6 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// Reads the half-word at `at`; the caller has checked that it is there.
-#[inline]
-pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
 /// Writes a word at `at`; the caller has checked that it fits.
 #[inline]
 pub(crate) fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
