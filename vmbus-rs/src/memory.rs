@@ -7,16 +7,28 @@
 //! # The copy primitive
 //! A copy between private and shared memory must tolerate a concurrent writer. A loop over `AtomicU8` does that, but
 //! the compiler does not vectorise it. On x86-64 the copies here are inline assembly: to the language each is a run of
-//! relaxed atomic byte accesses (which any hardware load or store refines), to the machine it is 16-byte moves. On
-//! other architectures aligned 64-bit relaxed atomics do the bulk and bytes the edges. `benches/` has both beside
-//! `memcpy`.
+//! relaxed atomic byte accesses (which any hardware load or store refines), to the machine it is moves of 16 or 32
+//! bytes. On other architectures, and under Miri, aligned 64-bit relaxed atomics do the bulk and bytes the edges.
+//! `benches/` has both beside `memcpy`.
+//!
+//! Two sides that follow the ring's protocol never touch the same bytes at once. A peer that breaks it may; what it
+//! tears is its own packet. (Should that peer live in this process, its accesses may differ in size from ours, which
+//! Rust leaves undefined for now where they race; every machine that Hyper-V runs on just moves the bytes.)
 //!
 //! Bytes copied out are *a* snapshot, not a consistent one: check what was copied, never the original again.
+
+#[doc(hidden)]
+pub mod copy;
+#[cfg(feature = "alloc")]
+mod heap;
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::gpadl::GpadlId;
+
+#[cfg(feature = "alloc")]
+pub use heap::HeapMemory;
 
 /// Bytes in a page as the host counts them, whatever the guest's page size.
 pub const PAGE_SIZE: usize = 4096;
@@ -52,6 +64,55 @@ pub unsafe trait SharedMemory: Clone + Send + Sync + 'static {
     }
 }
 
+/// Shared memory with its place at hand, for paths where asking it each time would count.
+#[derive(Debug, Clone)]
+pub struct Located<M> {
+    memory: M,
+    base: NonNull<u8>,
+    len: usize,
+}
+
+impl<M: SharedMemory> Located<M> {
+    /// Asks `memory` for its place.
+    pub fn new(memory: M) -> Self {
+        let (base, len) = (memory.base(), memory.len());
+        Self { memory, base, len }
+    }
+
+    /// The memory.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+}
+
+// SAFETY: `base` points into `memory`, which may be sent, and is used as `memory` would be.
+unsafe impl<M: SharedMemory> Send for Located<M> {}
+// SAFETY: as above.
+unsafe impl<M: SharedMemory> Sync for Located<M> {}
+
+// SAFETY: the same mapping as `memory`'s, which says that it is always the same and lives as long as `memory`.
+unsafe impl<M: SharedMemory> SharedMemory for Located<M> {
+    #[inline]
+    fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    fn gpadl(&self) -> Option<GpadlId> {
+        self.memory.gpadl()
+    }
+
+    #[inline]
+    fn gpa(&self, offset: usize) -> Option<u64> {
+        self.memory.gpa(offset)
+    }
+}
+
 /// An access outside a piece of shared memory, or one that is not aligned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutOfBounds {
@@ -65,7 +126,11 @@ pub struct OutOfBounds {
 
 impl core::fmt::Display for OutOfBounds {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "access of {} bytes at offset {} leaves shared memory of {} bytes (or is not aligned)", self.len, self.offset, self.size)
+        write!(
+            f,
+            "access of {} bytes at offset {} leaves shared memory of {} bytes (or is not aligned)",
+            self.len, self.offset, self.size
+        )
     }
 }
 
@@ -77,18 +142,21 @@ pub trait SharedMemoryExt: SharedMemory {
     #[inline]
     fn check(&self, offset: usize, len: usize) -> Result<(), OutOfBounds> {
         let size = self.len();
-        if len <= size && offset <= size - len { Ok(()) } else { Err(OutOfBounds { offset, len, size }) }
+        if len <= size && offset <= size - len {
+            Ok(())
+        } else {
+            Err(OutOfBounds { offset, len, size })
+        }
     }
 
     /// Copies `into.len()` bytes out of shared memory.
     #[inline]
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), OutOfBounds> {
         self.check(offset, into.len())?;
-        // SAFETY: checked just now: `offset` lies inside the mapping or one past its end.
-        let from = unsafe { self.base().as_ptr().add(offset) };
-        // SAFETY: `from` has `into.len()` readable bytes by the trait's contract; `into` is an exclusive reference, so
-        // the two do not overlap (no reference to shared bytes exists).
-        unsafe { copy::copy(into.as_mut_ptr(), from, into.len()) };
+        let from = self.base().as_ptr().wrapping_add(offset);
+        // SAFETY: as checked just now, `from` has `into.len()` bytes by the trait's contract, reached by atomics or this module only; `into`
+        // is an exclusive reference, so the two do not overlap (no reference to shared bytes exists).
+        unsafe { copy::load(into.as_mut_ptr(), from, into.len()) };
         Ok(())
     }
 
@@ -96,12 +164,79 @@ pub trait SharedMemoryExt: SharedMemory {
     #[inline]
     fn write(&self, offset: usize, from: &[u8]) -> Result<(), OutOfBounds> {
         self.check(offset, from.len())?;
-        // SAFETY: checked just now: `offset` lies inside the mapping or one past its end.
-        let to = unsafe { self.base().as_ptr().add(offset) };
-        // SAFETY: `to` has `from.len()` writable bytes by the trait's contract; `from` is a reference to private
-        // memory, so the two do not overlap.
-        unsafe { copy::copy(to, from.as_ptr(), from.len()) };
+        let to = self.base().as_ptr().wrapping_add(offset);
+        // SAFETY: as checked just now, `to` has `from.len()` bytes by the trait's contract, reached by atomics or this module only; `from` is
+        // a reference, so it points to private memory and the two do not overlap.
+        unsafe { copy::store(to, from.as_ptr(), from.len()) };
         Ok(())
+    }
+
+    /// Writes a run of pieces that are checked as one: `head`, the two `pieces` one behind the other, zeros up to the
+    /// next multiple of 8, `tail`. Words are little-endian; `offset` is a multiple of 8.
+    #[inline]
+    fn write_framed(
+        &self,
+        offset: usize,
+        head: [u64; 2],
+        pieces: [&[u8]; 2],
+        tail: u64,
+    ) -> Result<(), OutOfBounds> {
+        let [first, second] = pieces;
+        let bad = |len| OutOfBounds {
+            offset,
+            len,
+            size: self.len(),
+        };
+        // A slice has at most isize::MAX bytes: two and the sixteen of `head` may just wrap.
+        let pieces_end = (first.len() + second.len())
+            .checked_add(16)
+            .ok_or(bad(usize::MAX))?;
+        let tail_at = pieces_end
+            .checked_next_multiple_of(8)
+            .ok_or(bad(usize::MAX))?;
+        let len = tail_at.checked_add(8).ok_or(bad(usize::MAX))?;
+        self.check(offset, len)?;
+        if !offset.is_multiple_of(8) {
+            return Err(bad(len));
+        }
+        // The `len` bytes from here lie inside the mapping, as checked just now.
+        let base = self.base().as_ptr().wrapping_add(offset);
+        let store_word = |at: usize, value: u64| {
+            // A multiple of 8, at most `len - 8`, in each call below.
+            let word = base.wrapping_add(at);
+            // SAFETY: eight initialised bytes of the mapping; aligned, since `base()`, `offset` and `at` are; an atomic
+            // allows concurrent accesses.
+            unsafe { AtomicU64::from_ptr(word.cast()) }.store(value.to_le(), Ordering::Relaxed);
+        };
+        store_word(0, head[0]);
+        store_word(8, head[1]);
+        if pieces_end != tail_at {
+            // The word that holds the last bytes and the padding; the bytes come over it.
+            store_word(tail_at - 8, 0);
+        }
+        for (at, piece) in [(16, first), (16 + first.len(), second)] {
+            let to = base.wrapping_add(at);
+            // SAFETY: `at + piece.len()` is at most `pieces_end`, which is less than `len`: bytes of the mapping, reached
+            // by atomics or this module only; `piece` is a reference, so private, and the two do not overlap.
+            unsafe { copy::store(to, piece.as_ptr(), piece.len()) };
+        }
+        store_word(tail_at, tail);
+        Ok(())
+    }
+
+    /// Two little-endian words, checked as one; `offset` is a multiple of 8.
+    #[inline]
+    fn read_words(&self, offset: usize) -> Result<[u64; 2], OutOfBounds> {
+        self.check(offset, 16)?;
+        if !offset.is_multiple_of(8) {
+            return Err(OutOfBounds {
+                offset,
+                len: 16,
+                size: self.len(),
+            });
+        }
+        Ok([self.word64(offset)?, self.word64(offset + 8)?]
+            .map(|word| u64::from_le(word.load(Ordering::Relaxed))))
     }
 
     /// Writes `len` zero bytes.
@@ -122,11 +257,14 @@ pub trait SharedMemoryExt: SharedMemory {
     fn word32(&self, offset: usize) -> Result<&AtomicU32, OutOfBounds> {
         self.check(offset, 4)?;
         if !offset.is_multiple_of(4) {
-            return Err(OutOfBounds { offset, len: 4, size: self.len() });
+            return Err(OutOfBounds {
+                offset,
+                len: 4,
+                size: self.len(),
+            });
         }
-        // SAFETY: checked just now that `offset` lies inside.
-        let word = unsafe { self.base().as_ptr().add(offset) };
-        // SAFETY: four initialised bytes of a mapping that outlives `&self`; aligned, since `base()` and `offset` are;
+        let word = self.base().as_ptr().wrapping_add(offset);
+        // SAFETY: as checked just now, four initialised bytes of a mapping that outlives `&self`; aligned, since `base()` and `offset` are;
         // an atomic allows concurrent writers.
         Ok(unsafe { AtomicU32::from_ptr(word.cast()) })
     }
@@ -136,11 +274,14 @@ pub trait SharedMemoryExt: SharedMemory {
     fn word64(&self, offset: usize) -> Result<&AtomicU64, OutOfBounds> {
         self.check(offset, 8)?;
         if !offset.is_multiple_of(8) {
-            return Err(OutOfBounds { offset, len: 8, size: self.len() });
+            return Err(OutOfBounds {
+                offset,
+                len: 8,
+                size: self.len(),
+            });
         }
-        // SAFETY: checked just now that `offset` lies inside.
-        let word = unsafe { self.base().as_ptr().add(offset) };
-        // SAFETY: eight initialised bytes of a mapping that outlives `&self`; aligned, since `base()` and `offset`
+        let word = self.base().as_ptr().wrapping_add(offset);
+        // SAFETY: as checked just now, eight initialised bytes of a mapping that outlives `&self`; aligned, since `base()` and `offset`
         // are; an atomic allows concurrent writers.
         Ok(unsafe { AtomicU64::from_ptr(word.cast()) })
     }
@@ -149,341 +290,13 @@ pub trait SharedMemoryExt: SharedMemory {
     /// shared by all devices of the VM: a plain store would lose the others' bits).
     #[inline]
     fn set_bits(&self, offset: usize, bits: u32) -> Result<(), OutOfBounds> {
-        self.word32(offset)?.fetch_or(bits.to_le(), Ordering::SeqCst);
+        self.word32(offset)?
+            .fetch_or(bits.to_le(), Ordering::SeqCst);
         Ok(())
     }
 }
 
 impl<M: SharedMemory> SharedMemoryExt for M {}
-
-/// Copies between private and shared memory, byte runs of any length and alignment.
-///
-/// Public for `benches/` only.
-#[doc(hidden)]
-pub mod copy {
-    /// Copies `len` bytes.
-    ///
-    /// # Safety
-    /// `from` has `len` readable and `to` has `len` writable bytes; they do not overlap. One of them may be changed or
-    /// read by another thread or by the host meanwhile; the other is private.
-    #[inline]
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    pub unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
-        // SAFETY: passed on from the caller.
-        unsafe { x86_64::copy(to, from, len) }
-    }
-
-    /// Copies `len` bytes.
-    ///
-    /// # Safety
-    /// As on x86-64.
-    #[inline]
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    pub unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
-        // SAFETY: passed on from the caller.
-        unsafe { words::copy(to, from, len) }
-    }
-
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    mod x86_64 {
-        use core::arch::asm;
-
-        /// Moves 16 bytes from `from + at` to `to + at`.
-        ///
-        /// # Safety
-        /// Both have 16 bytes there.
-        #[inline(always)]
-        unsafe fn move16(to: *mut u8, from: *const u8, at: usize) {
-            // SAFETY: loads and stores only what the caller vouches for; no flags, no stack.
-            unsafe {
-                asm!("movups {x}, [{from} + {at}]", "movups [{to} + {at}], {x}",
-                    from = in(reg) from, to = in(reg) to, at = in(reg) at, x = out(xmm_reg) _,
-                    options(nostack, preserves_flags));
-            }
-        }
-
-        /// # Safety
-        /// As [`super::copy`].
-        #[inline(always)]
-        pub(super) unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
-            if len < 16 {
-                // SAFETY: passed on from the caller.
-                unsafe { short(to, from, len) };
-                return;
-            }
-            if len > 128 {
-                // SAFETY: passed on from the caller.
-                unsafe { long(to, from, len) };
-                return;
-            }
-            let mut at = 0;
-            while at + 16 < len {
-                // SAFETY: at + 16 < len.
-                unsafe { move16(to, from, at) };
-                at += 16;
-            }
-            // SAFETY: the last 16 bytes; len >= 16. They may overlap the move before: the same bytes from the same
-            // place, once more.
-            unsafe { move16(to, from, len - 16) };
-        }
-
-        /// More than 128 bytes: 64 a turn, then the last 64 once more (they may overlap the last turn's).
-        ///
-        /// # Safety
-        /// As [`super::copy`], and `len >= 64`.
-        #[inline]
-        unsafe fn long(to: *mut u8, from: *const u8, len: usize) {
-            let last = len - 64;
-            // SAFETY: touches [at, at + 64) only for at <= len - 64, which the caller vouches for.
-            unsafe {
-                asm!(
-                    "2:",
-                    "movups {a}, [{from} + {at}]",
-                    "movups {b}, [{from} + {at} + 16]",
-                    "movups {c}, [{from} + {at} + 32]",
-                    "movups {d}, [{from} + {at} + 48]",
-                    "movups [{to} + {at}], {a}",
-                    "movups [{to} + {at} + 16], {b}",
-                    "movups [{to} + {at} + 32], {c}",
-                    "movups [{to} + {at} + 48], {d}",
-                    "add {at}, 64",
-                    "cmp {at}, {last}",
-                    "jb 2b",
-                    "movups {a}, [{from} + {last}]",
-                    "movups {b}, [{from} + {last} + 16]",
-                    "movups {c}, [{from} + {last} + 32]",
-                    "movups {d}, [{from} + {last} + 48]",
-                    "movups [{to} + {last}], {a}",
-                    "movups [{to} + {last} + 16], {b}",
-                    "movups [{to} + {last} + 32], {c}",
-                    "movups [{to} + {last} + 48], {d}",
-                    from = in(reg) from, to = in(reg) to, last = in(reg) last, at = inout(reg) 0usize => _,
-                    a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, d = out(xmm_reg) _,
-                    options(nostack));
-            }
-        }
-
-        /// Fewer than 16 bytes: two overlapping moves of the largest power of two that fits.
-        ///
-        /// # Safety
-        /// As [`super::copy`].
-        #[inline(always)]
-        unsafe fn short(to: *mut u8, from: *const u8, len: usize) {
-            if len >= 8 {
-                // SAFETY: the first and the last eight of `len >= 8` bytes.
-                unsafe {
-                    asm!("mov {x}, [{from}]", "mov {y}, [{from} + {last}]", "mov [{to}], {x}", "mov [{to} + {last}], {y}",
-                        from = in(reg) from, to = in(reg) to, last = in(reg) len - 8, x = out(reg) _, y = out(reg) _,
-                        options(nostack, preserves_flags));
-                }
-            } else if len >= 4 {
-                // SAFETY: the first and the last four of `len >= 4` bytes.
-                unsafe {
-                    asm!("mov {x:e}, [{from}]", "mov {y:e}, [{from} + {last}]", "mov [{to}], {x:e}", "mov [{to} + {last}], {y:e}",
-                        from = in(reg) from, to = in(reg) to, last = in(reg) len - 4, x = out(reg) _, y = out(reg) _,
-                        options(nostack, preserves_flags));
-                }
-            } else {
-                for at in 0..len {
-                    // SAFETY: byte `at` of `len`.
-                    unsafe {
-                        asm!("mov {x}, [{from} + {at}]", "mov [{to} + {at}], {x}",
-                            from = in(reg) from, to = in(reg) to, at = in(reg) at, x = out(reg_byte) _,
-                            options(nostack, preserves_flags));
-                    }
-                }
-            }
-        }
-    }
-
-    /// The portable form, also a row of the benchmarks.
-    pub mod words {
-        use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
-
-        /// Copies `len` bytes by relaxed atomics.
-        ///
-        /// # Safety
-        /// As [`super::copy`].
-        #[inline]
-        pub unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
-            let mut at = 0;
-            if to.align_offset(8) == from.align_offset(8) {
-                let edge = from.align_offset(8).min(len);
-                while at < edge {
-                    // SAFETY: byte `at` of `len`.
-                    unsafe { byte(to, from, at) };
-                    at += 1;
-                }
-                while at + 8 <= len {
-                    // SAFETY: eight bytes at `at`, aligned on both sides after the edge.
-                    unsafe { word(to, from, at) };
-                    at += 8;
-                }
-            }
-            while at < len {
-                // SAFETY: byte `at` of `len`.
-                unsafe { byte(to, from, at) };
-                at += 1;
-            }
-        }
-
-        /// # Safety
-        /// Both pointers have a byte at `at`.
-        #[inline(always)]
-        unsafe fn byte(to: *mut u8, from: *const u8, at: usize) {
-            // SAFETY: in bounds by the caller.
-            let from = unsafe { from.add(at) };
-            // SAFETY: in bounds by the caller.
-            let to = unsafe { to.add(at) };
-            // SAFETY: one valid byte; only loaded from, and read-only memory is never handed in as `from` alone.
-            let value = unsafe { AtomicU8::from_ptr(from.cast_mut()) }.load(Relaxed);
-            // SAFETY: one valid, writable byte.
-            unsafe { AtomicU8::from_ptr(to) }.store(value, Relaxed);
-        }
-
-        /// # Safety
-        /// Both pointers have eight aligned bytes at `at`.
-        #[inline(always)]
-        unsafe fn word(to: *mut u8, from: *const u8, at: usize) {
-            // SAFETY: in bounds by the caller.
-            let from = unsafe { from.add(at) };
-            // SAFETY: in bounds by the caller.
-            let to = unsafe { to.add(at) };
-            // SAFETY: eight valid aligned bytes; only loaded from.
-            let value = unsafe { AtomicU64::from_ptr(from.cast_mut().cast()) }.load(Relaxed);
-            // SAFETY: eight valid, writable, aligned bytes.
-            unsafe { AtomicU64::from_ptr(to.cast()) }.store(value, Relaxed);
-        }
-    }
-}
-
-#[cfg(feature = "alloc")]
-pub use heap::HeapMemory;
-
-/// Shared memory on the heap: both sides live in one process.
-#[cfg(feature = "alloc")]
-mod heap {
-    use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-    use alloc::sync::Arc;
-    use core::ptr::NonNull;
-
-    use super::{OutOfBounds, PAGE_SIZE, SharedMemory};
-    use crate::gpadl::GpadlId;
-
-    /// Owns the allocation.
-    #[derive(Debug)]
-    struct Block {
-        base: NonNull<u8>,
-        layout: Layout,
-    }
-
-    // SAFETY: the bytes are reached only through atomics and the copy primitive, from any thread.
-    unsafe impl Send for Block {}
-    // SAFETY: as above.
-    unsafe impl Sync for Block {}
-
-    impl Drop for Block {
-        fn drop(&mut self) {
-            // SAFETY: allocated in `HeapMemory::zeroed` with this layout, and freed only here.
-            unsafe { dealloc(self.base.as_ptr(), self.layout) };
-        }
-    }
-
-    /// Zeroed, page-aligned memory on the heap, shared by clones and [slices](Self::slice).
-    ///
-    /// This is what in-process backends are made of, those of other people included: it can carry guest physical
-    /// addresses and a GPADL, and needs no `unsafe` code from whoever uses it.
-    #[derive(Debug, Clone)]
-    pub struct HeapMemory {
-        block: Arc<Block>,
-        offset: usize,
-        len: usize,
-        gpa: Option<u64>,
-        gpadl: Option<GpadlId>,
-    }
-
-    impl HeapMemory {
-        /// Allocates `bytes`, rounded up to whole pages, all zero.
-        ///
-        /// # Panics
-        /// If `bytes` is 0 or more than `isize::MAX` less one page. Aborts when memory runs out.
-        pub fn zeroed(bytes: usize) -> Self {
-            let len = bytes.next_multiple_of(PAGE_SIZE);
-            assert!(len > 0, "shared memory of no bytes");
-            let layout = Layout::from_size_align(len, PAGE_SIZE).expect("shared memory larger than the address space");
-            // SAFETY: the layout's size is not 0, as asserted.
-            let base = unsafe { alloc_zeroed(layout) };
-            let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
-            Self { block: Arc::new(Block { base, layout }), offset: 0, len, gpa: None, gpadl: None }
-        }
-
-        /// A part of this memory: `len` bytes from `offset`, a multiple of 8. It keeps the whole alive and has no GPADL of its own.
-        pub fn slice(&self, offset: usize, len: usize) -> Result<Self, OutOfBounds> {
-            use super::SharedMemoryExt;
-            self.check(offset, len)?;
-            if !offset.is_multiple_of(8) {
-                return Err(OutOfBounds { offset, len, size: self.len });
-            }
-            Ok(Self {
-                block: Arc::clone(&self.block),
-                offset: self.offset + offset,
-                len,
-                gpa: self.gpa.map(|gpa| gpa + offset as u64),
-                gpadl: None,
-            })
-        }
-
-        /// The same memory, its first byte at guest physical address `gpa`.
-        #[must_use]
-        pub fn with_gpa(mut self, gpa: u64) -> Self {
-            self.gpa = Some(gpa);
-            self
-        }
-
-        /// The same memory, known to the host as `gpadl`.
-        #[must_use]
-        pub fn with_gpadl(mut self, gpadl: GpadlId) -> Self {
-            self.gpadl = Some(gpadl);
-            self
-        }
-
-        /// Whether `other` is (a part of) the same allocation.
-        pub fn same_block(&self, other: &Self) -> bool {
-            Arc::ptr_eq(&self.block, &other.block)
-        }
-
-        /// How many clones and slices of this allocation exist, this one included.
-        pub fn handles(&self) -> usize {
-            Arc::strong_count(&self.block)
-        }
-    }
-
-    // SAFETY: `offset..offset+len` lies inside the block (checked in `zeroed` and `slice`), which is live, initialised
-    // (zeroed) and never moves until the last clone drops; page-aligned plus a multiple of 8; no reference to its bytes
-    // is ever made.
-    unsafe impl SharedMemory for HeapMemory {
-        #[inline]
-        fn base(&self) -> NonNull<u8> {
-            // SAFETY: inside the block by the type's invariant.
-            unsafe { self.block.base.add(self.offset) }
-        }
-
-        #[inline]
-        fn len(&self) -> usize {
-            self.len
-        }
-
-        #[inline]
-        fn gpadl(&self) -> Option<GpadlId> {
-            self.gpadl
-        }
-
-        #[inline]
-        fn gpa(&self, offset: usize) -> Option<u64> {
-            self.gpa.map(|gpa| gpa + offset as u64)
-        }
-    }
-}
 
 #[cfg(all(test, feature = "alloc"))]
 mod tests {
@@ -502,7 +315,11 @@ mod tests {
                 let mut back = vec![0xEE; len + 2];
                 shared.read(64 + offset, &mut back[1..=len]).unwrap();
                 assert_eq!(&back[1..=len], &source[..len], "offset {offset} len {len}");
-                assert_eq!((back[0], back[len + 1]), (0xEE, 0xEE), "offset {offset} len {len}");
+                assert_eq!(
+                    (back[0], back[len + 1]),
+                    (0xEE, 0xEE),
+                    "offset {offset} len {len}"
+                );
                 let mut around = [0xEE; 1];
                 shared.read(63 + offset, &mut around).unwrap();
                 assert_eq!(around, [0], "byte before, offset {offset} len {len}");
@@ -513,29 +330,17 @@ mod tests {
     }
 
     #[test]
-    fn the_portable_copy_agrees() {
-        let source: Vec<u8> = (0..300u32).map(|i| (i * 11 + 5) as u8).collect();
-        for from in 0..9 {
-            for to in 0..9 {
-                for len in 0..200 {
-                    let mut out = vec![0u8; 300];
-                    // SAFETY: both vectors are longer than offset + length, and distinct.
-                    #[allow(unsafe_code)]
-                    unsafe {
-                        copy::words::copy(out[to..].as_mut_ptr(), source[from..].as_ptr(), len);
-                    }
-                    assert_eq!(out[to..to + len], source[from..from + len]);
-                    assert!(out[to + len..].iter().all(|&b| b == 0));
-                }
-            }
-        }
-    }
-
-    #[test]
     fn accesses_outside_are_refused() {
         let shared = HeapMemory::zeroed(PAGE_SIZE);
         let mut two = [0; 2];
-        assert_eq!(shared.read(4095, &mut two), Err(OutOfBounds { offset: 4095, len: 2, size: 4096 }));
+        assert_eq!(
+            shared.read(4095, &mut two),
+            Err(OutOfBounds {
+                offset: 4095,
+                len: 2,
+                size: 4096
+            })
+        );
         assert!(shared.write(usize::MAX, &two).is_err());
         assert!(shared.word32(4094).is_err());
         assert!(shared.word32(2).is_err(), "not aligned");

@@ -1,6 +1,9 @@
 //! The consumer's role.
 
-use super::{FEATURE_PENDING_SEND_SIZE, RingError, RingMemory, Signal, Word, advance, load_index, raw_free, used};
+use super::{
+    FEATURE_PENDING_SEND_SIZE, RingError, RingMemory, Signal, Word, advance, load_index, raw_free,
+    used,
+};
 use crate::packet::{DESCRIPTOR_BYTES, Descriptor, PacketError, TRAILER_BYTES};
 
 /// A packet that was taken off the ring: its checked descriptor. The bytes after the descriptor are in the caller's
@@ -55,7 +58,14 @@ impl<R: RingMemory> Consumer<R> {
     pub fn new(ring: R) -> Self {
         let size = ring.data_bytes();
         ring.store(Word::InterruptMask, 1);
-        Self { ring, size, read: 0, committed: 0, write_seen: 0, masked: true }
+        Self {
+            ring,
+            size,
+            read: 0,
+            committed: 0,
+            write_seen: 0,
+            masked: true,
+        }
     }
 
     /// The consumer of a ring that is in use, at the read index that stands there.
@@ -64,7 +74,12 @@ impl<R: RingMemory> Consumer<R> {
     /// [`RingError::BadIndex`].
     pub fn resume(ring: R) -> Result<Self, RingError> {
         let read = load_index(&ring, Word::ReadIndex)?;
-        Ok(Self { read, committed: read, write_seen: read, ..Self::new(ring) })
+        Ok(Self {
+            read,
+            committed: read,
+            write_seen: read,
+            ..Self::new(ring)
+        })
     }
 
     /// The ring.
@@ -104,24 +119,38 @@ impl<R: RingMemory> Consumer<R> {
         }
         let available = used(self.write_seen, self.read, self.size);
         if available < (DESCRIPTOR_BYTES + TRAILER_BYTES) as u32 {
-            return Err(RingError::BadFill { value: available, limit: (DESCRIPTOR_BYTES + TRAILER_BYTES) as u32 });
+            return Err(RingError::BadFill {
+                value: available,
+                limit: (DESCRIPTOR_BYTES + TRAILER_BYTES) as u32,
+            });
         }
         let start = self.read;
-        // Once, into private words; a descriptor may go round the ring's end between its two words.
-        let first = self.ring.read_word(start);
-        let second_at = advance(start, 8, self.size);
-        let id = self.ring.read_word(second_at);
+        // Once, into private words: what is checked is what is used.
+        let [first, id] = self.ring.read_descriptor(start);
         let descriptor = Descriptor::from_words(first, id);
-        let bad = |error| RingError::BadPacket { error, offset: start };
+        let bad = |error| RingError::BadPacket {
+            error,
+            offset: start,
+        };
         descriptor.check(available).map_err(bad)?;
         let len = descriptor.packet_bytes as usize - DESCRIPTOR_BYTES;
         let limit = body.len() as u32;
         let Some(body) = body.get_mut(..len) else {
-            return Err(bad(PacketError::TooLong { value: len as u32, limit }));
+            return Err(bad(PacketError::TooLong {
+                value: len as u32,
+                limit,
+            }));
         };
         self.get(advance(start, DESCRIPTOR_BYTES as u32, self.size), body);
-        self.read = advance(start, descriptor.packet_bytes + TRAILER_BYTES as u32, self.size);
-        Ok(Some(Incoming { descriptor, ring_offset: start }))
+        self.read = advance(
+            start,
+            descriptor.packet_bytes + TRAILER_BYTES as u32,
+            self.size,
+        );
+        Ok(Some(Incoming {
+            descriptor,
+            ring_offset: start,
+        }))
     }
 
     #[inline]
@@ -168,10 +197,17 @@ impl<R: RingMemory> Consumer<R> {
         let write = load_index(&self.ring, Word::WriteIndex)?;
         let free = raw_free(write, self.read, self.size);
         let Some(free_before) = free.checked_sub(freed) else {
-            return Err(RingError::BadFill { value: free, limit: freed });
+            return Err(RingError::BadFill {
+                value: free,
+                limit: freed,
+            });
         };
         // Equal is not enough, one slot stays empty; and the signal is given on the crossing only.
-        Ok(if free_before <= pending && free > pending { Signal::Needed } else { Signal::NotNeeded })
+        Ok(if free_before <= pending && free > pending {
+            Signal::Needed
+        } else {
+            Signal::NotNeeded
+        })
     }
 
     /// Tells the producer not to signal. Only saves interrupts: nothing depends on it.

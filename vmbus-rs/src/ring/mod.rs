@@ -85,7 +85,7 @@ impl Word {
 ///
 /// Offsets into the data area are always in bounds: the roles check indices before use.
 pub trait RingMemory {
-    /// Bytes of the data area: a positive multiple of 8, less than 2³². Constant.
+    /// Bytes of the data area: a multiple of 8, at least 32, less than 2³². Constant.
     fn data_bytes(&self) -> u32;
 
     /// Loads a control word; acquires what the other side released by storing it.
@@ -103,13 +103,51 @@ pub trait RingMemory {
     /// Copies data in. `offset + from.len()` is at most `data_bytes()`.
     fn write(&self, offset: u32, from: &[u8]);
 
-    /// One little-endian word of data; `offset` is a multiple of 8.
+    /// The two little-endian words of the descriptor at `offset`, a multiple of 8; it may go round the end.
     #[inline]
-    fn read_word(&self, offset: u32) -> u64 {
-        let mut bytes = [0; 8];
-        self.read(offset, &mut bytes);
-        u64::from_le_bytes(bytes)
+    fn read_descriptor(&self, offset: u32) -> [u64; 2] {
+        let mut bytes = [[0; 8]; 2];
+        self.read(offset, &mut bytes[0]);
+        self.read(advance(offset, 8, self.data_bytes()), &mut bytes[1]);
+        bytes.map(u64::from_le_bytes)
     }
+
+    /// Writes a packet to `offset`, a multiple of 8: descriptor, header (a multiple of 8 bytes), payload, zeros up to a
+    /// multiple of 8, trailer. It is shorter than the data area, and may go round the end.
+    #[inline]
+    fn write_packet(&self, offset: u32, descriptor: [u64; 2], header: &[u8], payload: &[u8]) {
+        write_pieces(self, offset, descriptor, header, payload);
+    }
+}
+
+/// [`RingMemory::write_packet`], each piece by itself.
+fn write_pieces<R: RingMemory + ?Sized>(
+    ring: &R,
+    offset: u32,
+    descriptor: [u64; 2],
+    header: &[u8],
+    payload: &[u8],
+) {
+    const ZEROS: [u8; 8] = [0; 8];
+    let [first, id] = descriptor.map(u64::to_le_bytes);
+    let padding = &ZEROS[..payload.len().next_multiple_of(8) - payload.len()];
+    let trailer = trailer(offset).to_le_bytes();
+    let size = ring.data_bytes();
+    let mut at = offset;
+    for piece in [&first, &id, header, payload, padding, &trailer] {
+        let (head, tail) = piece.split_at(piece.len().min((size - at) as usize));
+        ring.write(at, head);
+        if !tail.is_empty() {
+            ring.write(0, tail);
+        }
+        at = advance(at, piece.len() as u32, size);
+    }
+}
+
+/// What follows the packet at ring offset `offset`.
+#[inline]
+fn trailer(offset: u32) -> u64 {
+    u64::from(offset) << 32
 }
 
 /// The ring is corrupt: the other side broke the protocol, and the channel is unusable until it is reopened.
@@ -145,10 +183,17 @@ impl core::fmt::Display for RingError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::BadIndex { word, value, limit } => {
-                write!(f, "ring {word:?} {value} is not a multiple of 8 below {limit}")
+                write!(
+                    f,
+                    "ring {word:?} {value} is not a multiple of 8 below {limit}"
+                )
             }
-            Self::BadPacket { error, offset } => write!(f, "packet at ring offset {offset}: {error}"),
-            Self::BadFill { value, limit } => write!(f, "ring holds {value} bytes, fewer than {limit}"),
+            Self::BadPacket { error, offset } => {
+                write!(f, "packet at ring offset {offset}: {error}")
+            }
+            Self::BadFill { value, limit } => {
+                write!(f, "ring holds {value} bytes, fewer than {limit}")
+            }
         }
     }
 }
@@ -173,13 +218,21 @@ impl crate::error::Error for RingError {
 fn load_index<R: RingMemory>(ring: &R, word: Word) -> Result<u32, RingError> {
     let value = ring.load(word);
     let limit = ring.data_bytes();
-    if value < limit && value.is_multiple_of(8) { Ok(value) } else { Err(RingError::BadIndex { word, value, limit }) }
+    if value < limit && value.is_multiple_of(8) {
+        Ok(value)
+    } else {
+        Err(RingError::BadIndex { word, value, limit })
+    }
 }
 
 /// Bytes between the indices, `0..size`.
 #[inline]
 fn used(write: u32, read: u32, size: u32) -> u32 {
-    if write >= read { write - read } else { size - read + write }
+    if write >= read {
+        write - read
+    } else {
+        size - read + write
+    }
 }
 
 /// Bytes not between the indices: `size` when the ring is empty. One slot always stays free, so what fits is *less*

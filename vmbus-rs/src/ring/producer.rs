@@ -1,8 +1,11 @@
 //! The producer's role.
 
-use super::{FEATURE_PENDING_SEND_SIZE, RingError, RingMemory, Signal, Word, advance, load_index, raw_free};
+use super::{
+    FEATURE_PENDING_SEND_SIZE, RingError, RingMemory, Signal, Word, advance, load_index, raw_free,
+};
 use crate::packet::{
-    DESCRIPTOR_BYTES, Descriptor, FLAG_COMPLETION_REQUESTED, MAX_PACKET_BYTES, PacketType, TRAILER_BYTES, TransactionId,
+    DESCRIPTOR_BYTES, Descriptor, FLAG_COMPLETION_REQUESTED, MAX_PACKET_BYTES, PacketType,
+    TRAILER_BYTES, TransactionId,
 };
 
 /// Why a packet was not written.
@@ -30,8 +33,13 @@ pub enum WriteError {
 impl core::fmt::Display for WriteError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::Full { needed, free } => write!(f, "ring is full: {needed} bytes needed, {free} free"),
-            Self::TooLong { needed, limit } => write!(f, "packet takes {needed} bytes of a ring that holds {limit}"),
+            Self::Full { needed, free } => {
+                write!(f, "ring is full: {needed} bytes needed, {free} free")
+            }
+            Self::TooLong { needed, limit } => write!(
+                f,
+                "packet takes {needed} bytes of a ring that holds {limit}"
+            ),
             Self::Corrupt(error) => error.fmt(f),
         }
     }
@@ -86,19 +94,28 @@ impl<'a> Outgoing<'a> {
     /// Data in the ring, without a completion.
     #[inline]
     pub fn notice(transaction_id: TransactionId, payload: &'a [u8]) -> Self {
-        Self { completion_requested: false, ..Self::request(transaction_id, payload) }
+        Self {
+            completion_requested: false,
+            ..Self::request(transaction_id, payload)
+        }
     }
 
     /// The completion of the other side's packet.
     #[inline]
     pub fn completion(transaction_id: TransactionId, payload: &'a [u8]) -> Self {
-        Self { packet_type: PacketType::COMPLETION, ..Self::notice(transaction_id, payload) }
+        Self {
+            packet_type: PacketType::COMPLETION,
+            ..Self::notice(transaction_id, payload)
+        }
     }
 
     /// Bytes that it takes in a ring, trailer included.
     #[inline]
     pub fn ring_bytes(&self) -> usize {
-        DESCRIPTOR_BYTES + self.header.len() + self.payload.len().next_multiple_of(8) + TRAILER_BYTES
+        DESCRIPTOR_BYTES
+            + self.header.len()
+            + self.payload.len().next_multiple_of(8)
+            + TRAILER_BYTES
     }
 }
 
@@ -123,7 +140,14 @@ impl<R: RingMemory> Producer<R> {
         let size = ring.data_bytes();
         ring.store(Word::PendingSendSize, 0);
         ring.store(Word::FeatureBits, FEATURE_PENDING_SEND_SIZE);
-        Self { ring, size, write: 0, published: 0, read_seen: 0, pending: 0 }
+        Self {
+            ring,
+            size,
+            write: 0,
+            published: 0,
+            read_seen: 0,
+            pending: 0,
+        }
     }
 
     /// The producer of a ring that is in use, at the write index that stands there.
@@ -133,7 +157,12 @@ impl<R: RingMemory> Producer<R> {
     pub fn resume(ring: R) -> Result<Self, RingError> {
         let write = load_index(&ring, Word::WriteIndex)?;
         let read = load_index(&ring, Word::ReadIndex)?;
-        Ok(Self { write, published: write, read_seen: read, ..Self::new(ring) })
+        Ok(Self {
+            write,
+            published: write,
+            read_seen: read,
+            ..Self::new(ring)
+        })
     }
 
     /// The ring.
@@ -170,17 +199,27 @@ impl<R: RingMemory> Producer<R> {
     /// [`WriteError::Full`], [`WriteError::TooLong`], [`WriteError::Corrupt`].
     #[inline]
     pub fn write(&mut self, packet: &Outgoing<'_>) -> Result<(), WriteError> {
-        debug_assert!(packet.header.len().is_multiple_of(8), "header of {} bytes", packet.header.len());
+        debug_assert!(
+            packet.header.len().is_multiple_of(8),
+            "header of {} bytes",
+            packet.header.len()
+        );
         let needed = packet.ring_bytes();
         if needed > self.max_packet_bytes() {
-            return Err(WriteError::TooLong { needed, limit: self.max_packet_bytes() });
+            return Err(WriteError::TooLong {
+                needed,
+                limit: self.max_packet_bytes(),
+            });
         }
         let needed = needed as u32;
         if needed >= raw_free(self.write, self.read_seen, self.size) {
             self.read_seen = load_index(&self.ring, Word::ReadIndex)?;
             let raw = raw_free(self.write, self.read_seen, self.size);
             if needed >= raw {
-                return Err(WriteError::Full { needed, free: raw.saturating_sub(8) });
+                return Err(WriteError::Full {
+                    needed,
+                    free: raw.saturating_sub(8),
+                });
             }
         }
         let start = self.write;
@@ -189,51 +228,18 @@ impl<R: RingMemory> Producer<R> {
             packet_type: packet.packet_type,
             header_bytes: (DESCRIPTOR_BYTES + packet.header.len()) as u32,
             packet_bytes,
-            flags: if packet.completion_requested { FLAG_COMPLETION_REQUESTED } else { 0 },
+            flags: if packet.completion_requested {
+                FLAG_COMPLETION_REQUESTED
+            } else {
+                0
+            },
             transaction_id: packet.transaction_id,
         }
         .to_words();
-        let trailer = (u64::from(start) << 32).to_le_bytes();
-
-        // What netvsc sends most (completions, section sends) is at most 64 bytes: gathered here, copied once.
-        const SMALL: usize = 88;
-        if packet.header.is_empty() && packet.payload.len() <= SMALL - DESCRIPTOR_BYTES - TRAILER_BYTES {
-            let mut all = [0u8; SMALL];
-            all[..8].copy_from_slice(&first.to_le_bytes());
-            all[8..16].copy_from_slice(&id.to_le_bytes());
-            all[16..16 + packet.payload.len()].copy_from_slice(packet.payload);
-            let end = packet_bytes as usize;
-            all[end..end + 8].copy_from_slice(&trailer);
-            self.put(start, &all[..end + 8]);
-        } else {
-            let mut descriptor = [0u8; DESCRIPTOR_BYTES];
-            descriptor[..8].copy_from_slice(&first.to_le_bytes());
-            descriptor[8..].copy_from_slice(&id.to_le_bytes());
-            let mut at = self.put(start, &descriptor);
-            at = self.put(at, packet.header);
-            at = self.put(at, packet.payload);
-            // Zero padding and trailer in one piece.
-            let pad = packet.payload.len().next_multiple_of(8) - packet.payload.len();
-            let mut tail = [0u8; 16];
-            tail[pad..pad + 8].copy_from_slice(&trailer);
-            self.put(at, &tail[..pad + 8]);
-        }
+        self.ring
+            .write_packet(start, [first, id], packet.header, packet.payload);
         self.write = advance(start, needed, self.size);
         Ok(())
-    }
-
-    /// Copies bytes to ring offset `at`, round the end if need be; returns the offset behind them.
-    #[inline]
-    fn put(&self, at: u32, bytes: &[u8]) -> u32 {
-        let room = (self.size - at) as usize;
-        if bytes.len() <= room {
-            self.ring.write(at, bytes);
-        } else {
-            let (head, tail) = bytes.split_at(room);
-            self.ring.write(at, head);
-            self.ring.write(0, tail);
-        }
-        advance(at, bytes.len() as u32, self.size)
     }
 
     /// Whether packets wait to be published.
@@ -263,7 +269,11 @@ impl<R: RingMemory> Producer<R> {
         // After the mask: a consumer that had not emptied the ring yet will see the new index before it sleeps.
         let read = load_index(&self.ring, Word::ReadIndex)?;
         self.read_seen = read;
-        Ok(if read == before { Signal::Needed } else { Signal::NotNeeded })
+        Ok(if read == before {
+            Signal::Needed
+        } else {
+            Signal::NotNeeded
+        })
     }
 
     /// Forgets the packets that were written and not published.
@@ -311,6 +321,9 @@ impl<R: RingMemory> Producer<R> {
 
     /// The consumer's state, for watchdogs: its read index and mask, unchecked.
     pub fn consumer_state(&self) -> (u32, u32) {
-        (self.ring.load(Word::ReadIndex), self.ring.load(Word::InterruptMask))
+        (
+            self.ring.load(Word::ReadIndex),
+            self.ring.load(Word::InterruptMask),
+        )
     }
 }

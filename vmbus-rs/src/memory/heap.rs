@@ -1,0 +1,136 @@
+//! Shared memory on the heap: both sides live in one process.
+
+use alloc::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
+use alloc::sync::Arc;
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use super::{OutOfBounds, PAGE_SIZE, SharedMemory};
+use crate::gpadl::GpadlId;
+
+/// Owns the allocation.
+#[derive(Debug)]
+struct Block {
+    base: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the bytes are reached only through atomics and the copy primitive, from any thread.
+unsafe impl Send for Block {}
+// SAFETY: as above.
+unsafe impl Sync for Block {}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `HeapMemory::zeroed` with this layout, and freed only here.
+        unsafe { dealloc(self.base.as_ptr(), self.layout) };
+    }
+}
+
+/// Zeroed, page-aligned memory on the heap, shared by clones and [slices](Self::slice).
+///
+/// This is what in-process backends are made of, those of other people included: it can carry guest physical
+/// addresses and a GPADL, and needs no `unsafe` code from whoever uses it.
+#[derive(Debug, Clone)]
+pub struct HeapMemory {
+    block: Arc<Block>,
+    offset: usize,
+    len: usize,
+    gpa: Option<u64>,
+    gpadl: Option<GpadlId>,
+}
+
+impl HeapMemory {
+    /// Allocates `bytes`, rounded up to whole pages, all zero.
+    ///
+    /// # Panics
+    /// If `bytes` is 0 or more than `isize::MAX` less one page. Aborts when memory runs out.
+    pub fn zeroed(bytes: usize) -> Self {
+        let len = bytes.next_multiple_of(PAGE_SIZE);
+        assert!(len > 0, "shared memory of no bytes");
+        let layout = Layout::from_size_align(len, PAGE_SIZE)
+            .expect("shared memory larger than the address space");
+        // SAFETY: the layout's size is not 0, as asserted.
+        let base = unsafe { alloc_zeroed(layout) };
+        let Some(base) = NonNull::new(base) else {
+            handle_alloc_error(layout)
+        };
+        Self {
+            block: Arc::new(Block { base, layout }),
+            offset: 0,
+            len,
+            gpa: None,
+            gpadl: None,
+        }
+    }
+
+    /// A part of this memory: `len` bytes from `offset`, a multiple of 8. It keeps the whole alive and has no GPADL of its own.
+    pub fn slice(&self, offset: usize, len: usize) -> Result<Self, OutOfBounds> {
+        use super::SharedMemoryExt;
+        self.check(offset, len)?;
+        if !offset.is_multiple_of(8) {
+            return Err(OutOfBounds {
+                offset,
+                len,
+                size: self.len,
+            });
+        }
+        Ok(Self {
+            block: Arc::clone(&self.block),
+            offset: self.offset + offset,
+            len,
+            gpa: self.gpa.map(|gpa| gpa + offset as u64),
+            gpadl: None,
+        })
+    }
+
+    /// The same memory, its first byte at guest physical address `gpa`.
+    #[must_use]
+    pub fn with_gpa(mut self, gpa: u64) -> Self {
+        self.gpa = Some(gpa);
+        self
+    }
+
+    /// The same memory, known to the host as `gpadl`.
+    #[must_use]
+    pub fn with_gpadl(mut self, gpadl: GpadlId) -> Self {
+        self.gpadl = Some(gpadl);
+        self
+    }
+
+    /// Whether `other` is (a part of) the same allocation.
+    pub fn same_block(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.block, &other.block)
+    }
+
+    /// How many clones and slices of this allocation exist, this one included.
+    pub fn handles(&self) -> usize {
+        Arc::strong_count(&self.block)
+    }
+}
+
+// SAFETY: `offset..offset+len` lies inside the block (checked in `zeroed` and `slice`), which is live, initialised
+// (zeroed) and never moves until the last clone drops; page-aligned plus a multiple of 8; no reference to its bytes
+// is ever made.
+unsafe impl SharedMemory for HeapMemory {
+    #[inline]
+    fn base(&self) -> NonNull<u8> {
+        // SAFETY: inside the block by the type's invariant.
+        unsafe { self.block.base.add(self.offset) }
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    fn gpadl(&self) -> Option<GpadlId> {
+        self.gpadl
+    }
+
+    #[inline]
+    fn gpa(&self, offset: usize) -> Option<u64> {
+        self.gpa.map(|gpa| gpa + offset as u64)
+    }
+}
