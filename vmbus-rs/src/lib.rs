@@ -33,6 +33,8 @@
 extern crate alloc;
 
 pub mod bus;
+#[cfg(feature = "alloc")]
+pub mod client;
 pub mod error;
 pub mod gpadl;
 pub mod guid;
