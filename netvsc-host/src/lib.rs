@@ -24,9 +24,12 @@
 //! | `tokio` | | `Host::spawn` |
 #![forbid(unsafe_code)]
 
+pub mod fault;
 mod host;
+pub mod port;
 pub mod profile;
 mod report;
+pub mod switch;
 pub mod violation;
 
 pub use host::{Host, HostBuilder, HostThread, NicId, NicOptions, Stepped};

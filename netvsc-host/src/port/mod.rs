@@ -1,0 +1,89 @@
+//! Ports of the virtual switch: what a frame enters and leaves by.
+//!
+//! [`Port`] is the whole contract between the [`Switch`](crate::switch::Switch) and what is plugged into it. The switch
+//! calls [`deliver`](Port::deliver) for each frame towards the port, [`flush`](Port::flush) once after a batch of them,
+//! and [`poll`](Port::poll) for frames from it. All calls come from one thread at a time.
+//!
+//! | port | far end |
+//! |---|---|
+//! | [`MemorySwitchPort`] | a [`MemoryPort`] in the same process: a test, an appliance, a TCP/IP stack |
+//! | [`LoopbackPort`] | nothing: every frame comes back |
+//! | [`NullPort`] | nothing: every frame is swallowed |
+
+//! | `TapPort` (feature `tap`) | a Linux TAP interface |
+//!
+//! # For those who implement a port
+//!
+//! A port that gets frames from elsewhere keeps the waker given to [`register_waker`](Port::register_waker) and wakes it
+//! when there is something to poll for. The host's thread sleeps until then.
+
+mod buffers;
+mod frame;
+
+mod loopback;
+mod memory;
+mod null;
+
+use core::task::Waker;
+use core::time::Duration;
+
+pub use frame::{Frame, FrameMeta};
+
+pub use loopback::LoopbackPort;
+pub use memory::{
+    MemoryPort, MemorySwitchPort, ReceivedFrame, SendError, TryRecvError, memory_pair,
+};
+pub use null::NullPort;
+
+/// The switch's view of one port.
+pub trait Port: Send {
+    /// Takes a frame from the switch; false means that it was dropped, which the switch counts.
+    ///
+    /// The bytes are the switch's: a port that keeps the frame copies it.
+    fn deliver(&mut self, frame: Frame<'_>) -> bool;
+
+    /// Says that a batch of [`deliver`](Self::deliver) calls is over: publish and signal now, once.
+    fn flush(&mut self) {}
+
+    /// Gives at most `budget` frames to `out` and returns how many they were.
+    ///
+    /// `now` is the host's clock, counted from its start. A return value equal to `budget` means that there may be
+    /// more, and that the caller must come back without waiting for a waker.
+    fn poll(&mut self, now: Duration, budget: usize, out: &mut dyn FnMut(Frame<'_>)) -> usize;
+
+    /// Keeps a clone of `waker`, in place of an earlier one, and wakes it whenever `poll` has something new to give.
+    ///
+    /// The waker stays registered after it was woken. If frames already wait, it is woken at once, so that registering
+    /// after the last `poll` loses nothing. Ports that never have news from outside ignore it.
+    fn register_waker(&mut self, waker: &Waker) {
+        let _ = waker;
+    }
+
+    /// How long after `now` the port wants to be polled again although nothing wakes it; zero is "at once".
+    fn next_timeout(&self, now: Duration) -> Option<Duration> {
+        let _ = now;
+        None
+    }
+}
+
+impl<P: Port + ?Sized> Port for Box<P> {
+    fn deliver(&mut self, frame: Frame<'_>) -> bool {
+        (**self).deliver(frame)
+    }
+
+    fn flush(&mut self) {
+        (**self).flush();
+    }
+
+    fn poll(&mut self, now: Duration, budget: usize, out: &mut dyn FnMut(Frame<'_>)) -> usize {
+        (**self).poll(now, budget, out)
+    }
+
+    fn register_waker(&mut self, waker: &Waker) {
+        (**self).register_waker(waker);
+    }
+
+    fn next_timeout(&self, now: Duration) -> Option<Duration> {
+        (**self).next_timeout(now)
+    }
+}
