@@ -97,3 +97,8 @@ pub use error::{EmitError, ParseError};
 pub use message::{MESSAGE_HEADER_LEN, Message, MessageHeader, MessageType, RequestId};
 pub use oid::Oid;
 pub use status::Status;
+
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

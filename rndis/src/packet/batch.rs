@@ -9,6 +9,7 @@ use super::PacketMsg;
 use crate::bytes::wire_len;
 use crate::control::InitializeComplete;
 use crate::error::ParseError;
+use crate::message::MessageType;
 
 /// Bytes of padding that make `len` a multiple of `alignment`, which is a power of two.
 ///
@@ -85,6 +86,17 @@ impl<'a> Batch<'a> {
         let mut count = 0_u32;
         let mut rest = section;
         loop {
+            // A control message may be shorter than a packet's header: say what it is, not that it is short.
+            if let Some(word) = rest.first_chunk() {
+                let (value, expected) = (u32::from_le_bytes(*word), MessageType::PACKET.0);
+                if value != expected {
+                    return Err(ParseError::Unexpected {
+                        field: "MessageType",
+                        value,
+                        expected,
+                    });
+                }
+            }
             // An empty section is a message too short.
             let message = PacketMsg::parse(rest)?;
             count += 1;
