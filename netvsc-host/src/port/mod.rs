@@ -9,7 +9,7 @@
 //! | [`MemorySwitchPort`] | a [`MemoryPort`] in the same process: a test, an appliance, a TCP/IP stack |
 //! | [`LoopbackPort`] | nothing: every frame comes back |
 //! | [`NullPort`] | nothing: every frame is swallowed |
-
+//! | [`GeneratorPort`] | a paced source of numbered frames, which also checks what comes back |
 //! | `TapPort` (feature `tap`) | a Linux TAP interface |
 //!
 //! # For those who implement a port
@@ -19,21 +19,27 @@
 
 mod buffers;
 mod frame;
-
+mod generator;
 mod loopback;
 mod memory;
 mod null;
+#[cfg(all(feature = "tap", target_os = "linux"))]
+mod tap;
 
 use core::task::Waker;
 use core::time::Duration;
 
 pub use frame::{Frame, FrameMeta};
-
+pub use generator::{
+    GeneratorConfig, GeneratorHandle, GeneratorPort, GeneratorStats, InvalidGenerator,
+};
 pub use loopback::LoopbackPort;
 pub use memory::{
     MemoryPort, MemorySwitchPort, ReceivedFrame, SendError, TryRecvError, memory_pair,
 };
 pub use null::NullPort;
+#[cfg(all(feature = "tap", target_os = "linux"))]
+pub use tap::{TapConfig, TapError, TapHandle, TapPort, TapStats, TapStep};
 
 /// The switch's view of one port.
 pub trait Port: Send {
