@@ -30,6 +30,7 @@ use crate::error::ErrorType;
 use crate::gpadl::GpadlId;
 use crate::guid::Guid;
 use crate::memory::SharedMemory;
+use crate::monitor::MonitorId;
 pub use crate::protocol::RelId;
 
 /// Tells the host to look at a channel.
@@ -87,13 +88,13 @@ pub struct ChannelInfo {
     /// 0 for the primary channel.
     pub subchannel_index: u16,
     /// Bit in the monitor page by which the host is signalled, if it gave one.
-    pub monitor_id: Option<u8>,
+    pub monitor: Option<MonitorId>,
 }
 
 impl ChannelInfo {
     /// A channel of `instance` of class `interface`, without monitor.
     pub fn new(id: RelId, interface: Guid, instance: Guid, subchannel_index: u16) -> Self {
-        Self { id, interface, instance, subchannel_index, monitor_id: None }
+        Self { id, interface, instance, subchannel_index, monitor: None }
     }
 
     /// Whether this is the primary channel.
@@ -217,7 +218,7 @@ pub trait Bus: ErrorType + Send + 'static {
     /// Memory of rings and buffers.
     type Memory: SharedMemory;
     /// An open channel.
-    type Channel: Channel<Memory = Self::Memory, Error = Self::Error>;
+    type Channel: Channel<Memory = Self::Memory>;
 
     /// Zeroed, page-aligned memory. For [`Purpose::Receive`] and [`Purpose::Send`] its GPADL is being established on
     /// `channel`: wait for [`BusEvent::GpadlCreated`] before the host is told of it.

@@ -38,6 +38,8 @@ pub mod client;
 pub mod error;
 pub mod gpadl;
 pub mod guid;
+#[cfg(feature = "mem")]
+pub mod mem;
 #[expect(unsafe_code, reason = "the one module that touches memory which the host also writes")]
 pub mod memory;
 pub mod monitor;

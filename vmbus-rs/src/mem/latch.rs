@@ -76,7 +76,7 @@ mod tests {
         let latch = Latch::new();
         let setter = latch.clone();
         let thread = std::thread::spawn(move || setter.set());
-        futures::executor::block_on(std::future::poll_fn(|cx| latch.poll(cx)));
+        tokio_test::block_on(std::future::poll_fn(|cx| latch.poll(cx)));
         thread.join().unwrap();
     }
 }

@@ -60,7 +60,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn post(queue: &Mutex<VecDeque<PostedMessage>>, connection_id: ConnectionId, bytes: &[u8]) -> Result<(), MessageTooLong> {
+fn post(
+    queue: &Mutex<VecDeque<PostedMessage>>,
+    connection_id: ConnectionId,
+    bytes: &[u8],
+) -> Result<(), MessageTooLong> {
     if bytes.len() > MAX_MESSAGE_BYTES {
         return Err(MessageTooLong { bytes: bytes.len() });
     }

@@ -14,10 +14,12 @@
 //! run on another thread, as a task, or only when the guest lets it ([`HostPort::set_runner`], single-threaded and
 //! deterministic).
 
+mod bus;
 mod guest_memory;
 mod latch;
 mod link;
 
+pub use bus::{MemBus, MemChannel, MemDoorbell, MemError, MemInterrupt};
 pub use guest_memory::{GuestMemory, Unmapped};
 pub use latch::Latch;
 pub use link::{GuestPort, HostPort, MAX_MESSAGE_BYTES, MessageTooLong, PostedMessage, connection};

@@ -1,0 +1,536 @@
+//! [`MemBus`]: the in-process connection as a [`Bus`].
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::{GuestPort, Latch};
+use crate::bus::{
+    BufferWish, Bus, BusEvent, Channel, ChannelInfo, ChannelParts, Doorbell, Interrupt, PartsOf, Purpose, RingSizes,
+};
+use crate::client::{self, Client, Failure, OpenRequest};
+use crate::error::{Error, ErrorKind, ErrorType};
+use crate::gpadl::{GpaRangeError, GpadlId, RangeList};
+use crate::memory::{HeapMemory, OutOfBounds, PAGE_SIZE, SharedMemory};
+use crate::protocol::RelId;
+
+/// The client's deadlines are the device driver's business, which has one for each of its steps: here time stands still.
+const NOW: Duration = Duration::ZERO;
+
+/// Why something cannot be done on an in-process bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MemError {
+    /// The control plane does not allow it now.
+    Request(client::RequestError),
+    /// The channel is not one of this device's.
+    UnknownChannel(RelId),
+    /// The channel is being opened or open already.
+    AlreadyOpen(RelId),
+    /// A ring needs a control page and at least one page of data, and whole pages.
+    RingBytes {
+        /// What was wished.
+        value: usize,
+    },
+    /// The memory has more pages than a GPADL can list.
+    Ranges(GpaRangeError),
+    /// A request for no memory.
+    Empty,
+}
+
+impl std::fmt::Display for MemError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Request(error) => error.fmt(f),
+            Self::UnknownChannel(channel) => write!(f, "channel {channel} was not offered"),
+            Self::AlreadyOpen(channel) => write!(f, "channel {channel} is open already"),
+            Self::RingBytes { value } => {
+                write!(f, "ring of {value} bytes: a multiple of {PAGE_SIZE}, at least {}, is needed", 2 * PAGE_SIZE)
+            }
+            Self::Ranges(error) => error.fmt(f),
+            Self::Empty => f.write_str("memory of no bytes was asked for"),
+        }
+    }
+}
+
+impl std::error::Error for MemError {}
+
+impl Error for MemError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Request(client::RequestError::NotConnected) => ErrorKind::Gone,
+            _ => ErrorKind::Misuse,
+        }
+    }
+}
+
+impl From<client::RequestError> for MemError {
+    fn from(error: client::RequestError) -> Self {
+        Self::Request(error)
+    }
+}
+
+/// What became of a channel's opening.
+#[derive(Debug)]
+enum Opening {
+    /// Not open.
+    Closed,
+    /// Its rings' GPADL is being made.
+    Rings(GpadlId),
+    /// OPENCHANNEL is under way.
+    Asked(GpadlId),
+    /// Open.
+    Open(GpadlId),
+}
+
+#[derive(Debug)]
+struct Known {
+    info: ChannelInfo,
+    sizes: RingSizes,
+    opening: Opening,
+    ready: Option<MemChannel>,
+}
+
+/// An in-process connection as one device's [`Bus`].
+///
+/// It connects at the first [`poll_event`](Bus::poll_event), and serves the first device that the host offers.
+/// Dropping it unloads the connection.
+#[derive(Debug)]
+pub struct MemBus {
+    port: GuestPort,
+    client: Client,
+    connecting: bool,
+    gone: bool,
+    channels: HashMap<RelId, Known>,
+    /// Memory that the host knows, by GPADL.
+    lent: HashMap<GpadlId, HeapMemory>,
+    /// GPADLs that are none of the driver's business (any more): rings, which the bus makes and tears down by itself.
+    own: HashSet<GpadlId>,
+    /// GPADLs to tear down as soon as they exist.
+    unwanted: HashSet<GpadlId>,
+    events: VecDeque<BusEvent>,
+}
+
+impl MemBus {
+    /// A bus at the guest's end of a connection.
+    pub fn new(port: GuestPort) -> Self {
+        Self::with_config(port, client::Config::default())
+    }
+
+    /// As [`new`](Self::new), with settings of the control plane: which versions to offer.
+    ///
+    /// # Panics
+    /// If the settings contradict each other, as [`Client::new`] says.
+    pub fn with_config(port: GuestPort, config: client::Config) -> Self {
+        Self {
+            port,
+            client: Client::new(config).expect("consistent settings"),
+            connecting: false,
+            gone: false,
+            channels: HashMap::new(),
+            lent: HashMap::new(),
+            own: HashSet::new(),
+            unwanted: HashSet::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// The guest's end of the connection.
+    pub fn port(&self) -> &GuestPort {
+        &self.port
+    }
+
+    /// The control plane's version and features, once connected.
+    pub fn context(&self) -> Option<crate::protocol::Context> {
+        self.client.context()
+    }
+
+    /// Posts what the client has to say.
+    fn transmit(&mut self) {
+        let mut message = [0; crate::protocol::MAX_MESSAGE];
+        while let Some(outgoing) = self.client.poll_transmit(&mut message) {
+            // Never longer than the transport takes: both are 240 bytes.
+            let posted = self.port.post_message(outgoing.connection_id, &message[..outgoing.len]);
+            debug_assert!(posted.is_ok());
+        }
+    }
+
+    /// Lends memory to the host; the memory with its GPADL.
+    fn lend(&mut self, channel: RelId, memory: &HeapMemory) -> Result<GpadlId, MemError> {
+        let ranges = RangeList::for_buffer(memory.len(), |offset| memory.gpa(offset)).map_err(MemError::Ranges)?;
+        let gpadl = self.client.create_gpadl(NOW, channel, ranges)?;
+        self.lent.insert(gpadl, memory.clone().with_gpadl(gpadl));
+        self.transmit();
+        Ok(gpadl)
+    }
+
+    /// Asks for lent memory back; it is freed when the host has let go.
+    fn take_back(&mut self, gpadl: GpadlId) {
+        match self.client.teardown_gpadl(NOW, gpadl) {
+            Ok(()) => {}
+            // What the client does not know (any more) the host does not touch.
+            Err(client::RequestError::UnknownGpadl { .. } | client::RequestError::NotConnected) => {
+                self.free(gpadl);
+            }
+            // Still being made. (Or being torn down: then nothing of it is heard again but that.)
+            Err(_) => {
+                self.unwanted.insert(gpadl);
+            }
+        }
+        self.transmit();
+    }
+
+    /// The host has let go of memory; whether the driver has to know.
+    fn free(&mut self, gpadl: GpadlId) -> bool {
+        if let Some(memory) = self.lent.remove(&gpadl) {
+            self.port.memory().free(&memory);
+        }
+        self.unwanted.remove(&gpadl);
+        !self.own.remove(&gpadl)
+    }
+
+    /// The channel whose rings are behind `gpadl`.
+    fn ring_owner(&self, gpadl: GpadlId) -> Option<RelId> {
+        self.channels.iter().find_map(|(&relid, known)| match known.opening {
+            Opening::Rings(ring) | Opening::Asked(ring) | Opening::Open(ring) if ring == gpadl => Some(relid),
+            _ => None,
+        })
+    }
+
+    fn client_event(&mut self, event: client::Event) {
+        use client::Event as E;
+        match event {
+            E::ConnectFailed(_) => self.vanish(),
+            E::Offered(offer) => {
+                let mine = self.channels.values().all(|known| known.info.instance == offer.instance_id);
+                if mine {
+                    let mut info =
+                        ChannelInfo::new(offer.relid, offer.interface_id, offer.instance_id, offer.sub_channel_index);
+                    info.monitor = offer.monitor();
+                    let known = Known { info, sizes: RingSizes::default(), opening: Opening::Closed, ready: None };
+                    self.channels.insert(offer.relid, known);
+                    self.events.push_back(BusEvent::Offered(info));
+                }
+            }
+            E::GpadlCreated { gpadl, .. } => {
+                if self.unwanted.remove(&gpadl) {
+                    self.take_back(gpadl);
+                } else if let Some(channel) = self.ring_owner(gpadl) {
+                    self.rings_are_ready(channel, gpadl);
+                } else {
+                    self.events.push_back(BusEvent::GpadlCreated(gpadl));
+                }
+            }
+            E::GpadlFailed { gpadl, reason, .. } => {
+                let owner = self.ring_owner(gpadl);
+                let status = status_of(reason);
+                let tell = self.free(gpadl);
+                if let Some(channel) = owner {
+                    self.open_failed(channel, status);
+                } else if tell {
+                    self.events.push_back(BusEvent::GpadlFailed { gpadl, status });
+                }
+            }
+            E::GpadlTornDown { gpadl, .. } => {
+                let tell = self.free(gpadl);
+                self.events.extend(tell.then_some(BusEvent::GpadlTornDown(gpadl)));
+            }
+            E::Opened { relid } => self.opened(relid),
+            E::OpenFailed { relid, reason } => {
+                if let Some(known) = self.channels.get_mut(&relid)
+                    && let Opening::Asked(gpadl) = std::mem::replace(&mut known.opening, Opening::Closed)
+                {
+                    self.take_back(gpadl);
+                }
+                self.open_failed(relid, status_of(reason));
+            }
+            E::Rescinded { relid, .. } if self.channels.contains_key(&relid) => {
+                self.port.interrupt(relid).set();
+                self.events.push_back(BusEvent::Rescinded(relid));
+            }
+            // Connected, all offers delivered; moved interrupts; late answers, which have no deadline here; unloaded.
+            _ => {}
+        }
+    }
+
+    fn rings_are_ready(&mut self, channel: RelId, gpadl: GpadlId) {
+        let Some(known) = self.channels.get_mut(&channel) else { return };
+        known.opening = Opening::Asked(gpadl);
+        let pages = (known.sizes.outgoing_bytes / PAGE_SIZE) as u32;
+        if self.client.open_channel(NOW, OpenRequest::new(channel, gpadl, pages)).is_err() {
+            // Rescinded meanwhile: that event follows or has come.
+            self.open_failed(channel, u32::MAX);
+        }
+        self.transmit();
+    }
+
+    fn open_failed(&mut self, channel: RelId, status: u32) {
+        if let Some(known) = self.channels.get_mut(&channel) {
+            known.opening = Opening::Closed;
+            self.events.push_back(BusEvent::OpenFailed { channel, status });
+        }
+    }
+
+    fn opened(&mut self, channel: RelId) {
+        let Some(known) = self.channels.get_mut(&channel) else { return };
+        let Opening::Asked(gpadl) = known.opening else { return };
+        let Some(rings) = self.lent.get(&gpadl) else { return };
+        let RingSizes { outgoing_bytes, incoming_bytes } = known.sizes;
+        let halves: Result<_, OutOfBounds> = rings
+            .slice(0, outgoing_bytes)
+            .and_then(|outgoing| Ok((outgoing, rings.slice(outgoing_bytes, incoming_bytes)?)));
+        // Checked when the opening was asked for.
+        let Ok((outgoing, incoming)) = halves else { return };
+        known.opening = Opening::Open(gpadl);
+        known.ready = Some(MemChannel {
+            parts: ChannelParts {
+                info: known.info,
+                outgoing,
+                incoming,
+                ring_header_bytes: PAGE_SIZE,
+                doorbell: MemDoorbell(self.port.doorbell()),
+                interrupt: MemInterrupt(self.port.interrupt(channel)),
+            },
+        });
+        self.events.push_back(BusEvent::Opened(channel));
+    }
+
+    fn vanish(&mut self) {
+        if !self.gone {
+            self.gone = true;
+            self.events.push_back(BusEvent::Gone);
+        }
+    }
+
+    /// Does all that can be done without waiting.
+    fn advance(&mut self) {
+        if !self.connecting {
+            self.connecting = true;
+            // Not connected yet: cannot fail.
+            let _ = self.client.connect(NOW);
+        }
+        self.transmit();
+        while let Some(message) = self.port.take_message() {
+            // A message that cannot be is counted by the client, and means nothing.
+            let _ = self.client.handle_message(NOW, &message.bytes);
+            self.transmit();
+        }
+        while let Some(event) = self.client.poll_event() {
+            self.client_event(event);
+            self.transmit();
+        }
+        if self.port.host_is_gone() {
+            self.vanish();
+        }
+    }
+}
+
+fn status_of(failure: Failure) -> u32 {
+    match failure {
+        Failure::Refused(status) => status.0,
+        Failure::Rescinded | Failure::NotSent(_) => u32::MAX,
+    }
+}
+
+impl ErrorType for MemBus {
+    type Error = MemError;
+}
+
+impl Bus for MemBus {
+    type Memory = HeapMemory;
+    type Channel = MemChannel;
+
+    fn allocate(&mut self, channel: RelId, wish: BufferWish) -> Result<HeapMemory, MemError> {
+        if wish.bytes == 0 {
+            return Err(MemError::Empty);
+        }
+        let memory = self.port.memory().allocate(wish.bytes);
+        if wish.purpose == Purpose::Direct {
+            return Ok(memory);
+        }
+        match self.lend(channel, &memory) {
+            Ok(gpadl) => Ok(memory.with_gpadl(gpadl)),
+            Err(error) => {
+                self.port.memory().free(&memory);
+                Err(error)
+            }
+        }
+    }
+
+    fn release(&mut self, _channel: RelId, memory: HeapMemory) {
+        match memory.gpadl() {
+            Some(gpadl) => self.take_back(gpadl),
+            None => self.port.memory().free(&memory),
+        }
+    }
+
+    fn open(&mut self, channel: RelId, rings: RingSizes) -> Result<(), MemError> {
+        let known = self.channels.get(&channel).ok_or(MemError::UnknownChannel(channel))?;
+        if !matches!(known.opening, Opening::Closed) {
+            return Err(MemError::AlreadyOpen(channel));
+        }
+        for value in [rings.outgoing_bytes, rings.incoming_bytes] {
+            if value < 2 * PAGE_SIZE || !value.is_multiple_of(PAGE_SIZE) {
+                return Err(MemError::RingBytes { value });
+            }
+        }
+        let memory = self.port.memory().allocate(rings.outgoing_bytes + rings.incoming_bytes);
+        let gpadl = self.lend(channel, &memory).inspect_err(|_| self.port.memory().free(&memory))?;
+        self.own.insert(gpadl);
+        if let Some(known) = self.channels.get_mut(&channel) {
+            known.sizes = rings;
+            known.opening = Opening::Rings(gpadl);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, channel: RelId) -> Option<MemChannel> {
+        self.channels.get_mut(&channel)?.ready.take()
+    }
+
+    fn close(&mut self, channel: RelId) {
+        let Some(known) = self.channels.get_mut(&channel) else { return };
+        known.ready = None;
+        match std::mem::replace(&mut known.opening, Opening::Closed) {
+            Opening::Closed => {}
+            Opening::Rings(gpadl) | Opening::Asked(gpadl) | Opening::Open(gpadl) => {
+                // Not open, or gone: then there is nothing to close.
+                let _ = self.client.close_channel(channel);
+                self.take_back(gpadl);
+            }
+        }
+        self.transmit();
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<BusEvent, MemError>> {
+        loop {
+            self.advance();
+            if let Some(event) = self.events.pop_front() {
+                return Poll::Ready(Ok(event));
+            }
+            if self.port.latch().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn run_host(&mut self) -> bool {
+        self.port.run_host()
+    }
+}
+
+impl Drop for MemBus {
+    fn drop(&mut self) {
+        // Refused where there is no way back from it; the host then sees the guest's end itself.
+        if self.client.unload(NOW).is_ok() {
+            self.transmit();
+        }
+        for (_, memory) in self.lent.drain() {
+            self.port.memory().free(&memory);
+        }
+    }
+}
+
+/// An open in-process channel.
+#[derive(Debug)]
+pub struct MemChannel {
+    parts: PartsOf<Self>,
+}
+
+impl ErrorType for MemChannel {
+    type Error = Infallible;
+}
+
+impl Channel for MemChannel {
+    type Memory = HeapMemory;
+    type Doorbell = MemDoorbell;
+    type Interrupt = MemInterrupt;
+
+    fn info(&self) -> &ChannelInfo {
+        &self.parts.info
+    }
+
+    fn into_parts(self) -> PartsOf<Self> {
+        self.parts
+    }
+}
+
+/// The signal to an in-process host.
+#[derive(Debug, Clone)]
+pub struct MemDoorbell(Latch);
+
+impl ErrorType for MemDoorbell {
+    type Error = Infallible;
+}
+
+impl Doorbell for MemDoorbell {
+    fn signal(&self) -> Result<(), Infallible> {
+        self.0.set();
+        Ok(())
+    }
+}
+
+/// The signal from an in-process host.
+#[derive(Debug)]
+pub struct MemInterrupt(Latch);
+
+impl ErrorType for MemInterrupt {
+    type Error = Infallible;
+}
+
+impl Interrupt for MemInterrupt {
+    fn poll_latched(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll(cx).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::mem::connection;
+
+    fn poll(bus: &mut MemBus) -> Poll<BusEvent> {
+        bus.poll_event(&mut Context::from_waker(Waker::noop())).map(Result::unwrap)
+    }
+
+    #[test]
+    fn contacts_the_host_and_sees_it_go() {
+        let (guest, host) = connection();
+        let mut bus = MemBus::new(guest);
+        assert!(poll(&mut bus).is_pending());
+        let contact = host.take_message().expect("a message");
+        assert_eq!(contact.bytes[0], 14, "INITIATE_CONTACT");
+        drop(host);
+        assert_eq!(poll(&mut bus), Poll::Ready(BusEvent::Gone));
+        assert!(poll(&mut bus).is_pending(), "once");
+    }
+
+    #[test]
+    fn falls_back_and_unloads_at_its_end() {
+        let (guest, host) = connection();
+        let mut bus = MemBus::new(guest);
+        let mut versions = 0;
+        while poll(&mut bus).is_pending() {
+            let Some(message) = host.take_message() else { break };
+            let mut answer = [0; 16];
+            answer[0] = 15;
+            if message.bytes[0] == 14 {
+                versions += 1;
+                // Refused until 4.0, then accepted.
+                let version = u32::from_le_bytes(message.bytes[8..12].try_into().unwrap());
+                answer[8] = u8::from(version == 0x4_0000);
+                answer[12..16].copy_from_slice(&version.to_le_bytes());
+                host.post_message(&answer).unwrap();
+            }
+        }
+        assert!(versions > 1, "newer versions were tried first");
+        assert!(bus.context().is_some());
+        drop(bus);
+        let last = std::iter::from_fn(|| host.take_message()).last().expect("a message");
+        assert_eq!(last.bytes[0], 16, "UNLOAD");
+        assert!(host.guest_is_gone());
+    }
+}
