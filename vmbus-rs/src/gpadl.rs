@@ -106,16 +106,10 @@ impl fmt::Display for PageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Unknown { offset } => {
-                write!(
-                    f,
-                    "no guest-physical address is known at offset {offset:#x}"
-                )
+                write!(f, "no guest-physical address is known at offset {offset:#x}")
             }
             Self::Unaligned { offset, gpa } => {
-                write!(
-                    f,
-                    "guest-physical address {gpa:#x} at offset {offset:#x} starts no page"
-                )
+                write!(f, "guest-physical address {gpa:#x} at offset {offset:#x} starts no page")
             }
         }
     }
@@ -150,24 +144,11 @@ impl<'a> GpadlMessages<'a> {
     /// # Errors
     /// [`GpaRangeError::TooLarge`] if the range data is longer than [`MAX_RANGE_BYTES`], and what [`GpaRanges::parse`]
     /// finds wrong with it.
-    pub fn new(
-        relid: RelId,
-        gpadl: GpadlId,
-        range_count: u16,
-        ranges: &'a [u8],
-    ) -> Result<Self, GpaRangeError> {
-        let range_buflen = u16::try_from(ranges.len()).map_err(|_| GpaRangeError::TooLarge {
-            range_bytes: ranges.len(),
-            limit: MAX_RANGE_BYTES,
-        })?;
+    pub fn new(relid: RelId, gpadl: GpadlId, range_count: u16, ranges: &'a [u8]) -> Result<Self, GpaRangeError> {
+        let range_buflen = u16::try_from(ranges.len())
+            .map_err(|_| GpaRangeError::TooLarge { range_bytes: ranges.len(), limit: MAX_RANGE_BYTES })?;
         GpaRanges::parse(ranges, u32::from(range_count))?;
-        Ok(Self {
-            relid,
-            gpadl,
-            range_count,
-            range_buflen,
-            ranges,
-        })
+        Ok(Self { relid, gpadl, range_count, range_buflen, ranges })
     }
 
     /// How many there are; at least one.
@@ -179,10 +160,7 @@ impl<'a> GpadlMessages<'a> {
 
     /// Message `index`: the header at 0, then the bodies.
     pub fn get(&self, index: usize) -> Option<Message<'a>> {
-        let (head, tail) = self
-            .ranges
-            .split_at_checked(HEADER_RANGE_BYTES)
-            .unwrap_or((self.ranges, &[]));
+        let (head, tail) = self.ranges.split_at_checked(HEADER_RANGE_BYTES).unwrap_or((self.ranges, &[]));
         let Some(body) = index.checked_sub(1) else {
             return Some(Message::GpadlHeader(GpadlHeader {
                 relid: self.relid,
@@ -193,11 +171,7 @@ impl<'a> GpadlMessages<'a> {
             }));
         };
         let data = tail.chunks(BODY_RANGE_BYTES).nth(body)?;
-        Some(Message::GpadlBody(GpadlBody {
-            message_number: 0,
-            gpadl: self.gpadl,
-            data,
-        }))
+        Some(Message::GpadlBody(GpadlBody { message_number: 0, gpadl: self.gpadl, data }))
     }
 
     /// All of them, in order.

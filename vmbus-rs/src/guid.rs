@@ -58,10 +58,7 @@ impl Guid {
         let b = data2.to_le_bytes();
         let c = data3.to_le_bytes();
         let d = tail.to_be_bytes();
-        Self([
-            a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], d[0], d[1], d[2], d[3], d[4], d[5],
-            d[6], d[7],
-        ])
+        Self([a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]])
     }
 
     /// A GUID from its wire form.
@@ -96,11 +93,7 @@ impl fmt::Display for Guid {
             }
         }
         let text = core::str::from_utf8(&text).map_err(|_| fmt::Error)?;
-        if f.alternate() {
-            write!(f, "{{{text}}}")
-        } else {
-            f.pad(text)
-        }
+        if f.alternate() { write!(f, "{{{text}}}") } else { f.pad(text) }
     }
 }
 
@@ -116,17 +109,12 @@ impl FromStr for Guid {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bare = match text.strip_prefix('{') {
-            Some(rest) => rest
-                .strip_suffix('}')
-                .ok_or(ParseGuidError::UnbalancedBraces)?,
+            Some(rest) => rest.strip_suffix('}').ok_or(ParseGuidError::UnbalancedBraces)?,
             None => text,
         };
         let bytes = bare.as_bytes();
         if bytes.len() != 36 {
-            return Err(ParseGuidError::BadLength {
-                len: bytes.len(),
-                expected: 36,
-            });
+            return Err(ParseGuidError::BadLength { len: bytes.len(), expected: 36 });
         }
         let mut guid = [0; 16];
         let mut nibbles = 0;
@@ -138,9 +126,7 @@ impl FromStr for Guid {
                 }
                 continue;
             }
-            let digit = char::from(byte)
-                .to_digit(16)
-                .and_then(|d| u8::try_from(d).ok());
+            let digit = char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
             let digit = digit.ok_or(bad)?;
             // 36 bytes less four hyphens are 32 nibbles, so `nibbles / 2` stays below 16.
             let target = &mut guid[PRINTED[nibbles / 2]];
@@ -192,8 +178,5 @@ impl core::error::Error for ParseGuidError {}
 /// The two lower-case hexadecimal digits of a byte.
 fn hex_pair(byte: u8) -> [u8; 2] {
     const DIGITS: [u8; 16] = *b"0123456789abcdef";
-    [
-        DIGITS[usize::from(byte >> 4)],
-        DIGITS[usize::from(byte & 0xf)],
-    ]
+    [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]]
 }

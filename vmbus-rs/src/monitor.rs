@@ -27,10 +27,7 @@ pub struct PageBit {
 impl PageBit {
     /// Bit `index` of an array of bits at `base`, which is a multiple of 4.
     const fn new(base: usize, index: u32) -> Self {
-        Self {
-            word_offset: base + (index / 32) as usize * 4,
-            mask: 1 << (index % 32),
-        }
+        Self { word_offset: base + (index / 32) as usize * 4, mask: 1 << (index % 32) }
     }
 
     /// Offset of the byte that holds the bit.
@@ -54,11 +51,7 @@ impl MonitorId {
 
     /// The monitor of this number, if there is one. Offers without a monitor tend to hold 255.
     pub const fn new(id: u8) -> Option<Self> {
-        if id < Self::COUNT {
-            Some(Self(id))
-        } else {
-            None
-        }
+        if id < Self::COUNT { Some(Self(id)) } else { None }
     }
 
     /// The number.
@@ -78,18 +71,12 @@ impl MonitorId {
 
     /// The bit to set in order to signal the host.
     pub const fn pending(self) -> PageBit {
-        PageBit {
-            word_offset: TRIGGER_GROUPS + self.group() * 8,
-            mask: 1 << self.bit(),
-        }
+        PageBit { word_offset: TRIGGER_GROUPS + self.group() * 8, mask: 1 << self.bit() }
     }
 
     /// The hypervisor's own bit beside it.
     pub const fn armed(self) -> PageBit {
-        PageBit {
-            word_offset: TRIGGER_GROUPS + self.group() * 8 + 4,
-            mask: 1 << self.bit(),
-        }
+        PageBit { word_offset: TRIGGER_GROUPS + self.group() * 8 + 4, mask: 1 << self.bit() }
     }
 
     /// Offset of the 32-bit time at which the hypervisor looks next.
@@ -178,18 +165,12 @@ impl SignalPath {
     /// d0da5c60e). `low_latency` is the device's wish for the faster path.
     pub fn choose(offer: &Offer, version: Version, target_vp: VpIndex, low_latency: bool) -> Self {
         let bit = interrupt_page_send(offer.relid);
-        let monitor = offer
-            .monitor()
-            .filter(|_| !low_latency && target_vp != VpIndex::INTERRUPTS_DISABLED);
+        let monitor = offer.monitor().filter(|_| !low_latency && target_vp != VpIndex::INTERRUPTS_DISABLED);
         match monitor {
-            Some(monitor) => Self {
-                interrupt_page: bit,
-                trigger: Trigger::Monitor(monitor),
-            },
+            Some(monitor) => Self { interrupt_page: bit, trigger: Trigger::Monitor(monitor) },
             None => Self {
                 // Below 1.1 no channel has an interrupt of its own.
-                interrupt_page: bit
-                    .filter(|_| !offer.is_dedicated_interrupt || version < Version::V1_1),
+                interrupt_page: bit.filter(|_| !offer.is_dedicated_interrupt || version < Version::V1_1),
                 trigger: Trigger::Hypercall(offer.signal_connection(version)),
             },
         }

@@ -51,10 +51,7 @@ pub fn sint_offset(sint: u8) -> Option<usize> {
 pub fn event_flag(sint: u8, flag: u32) -> Option<PageBit> {
     let base = sint_offset(sint)?;
     let word_offset = base + usize::try_from(flag / 32).ok()? * 4;
-    (flag < EVENT_FLAGS).then_some(PageBit {
-        word_offset,
-        mask: 1 << (flag % 32),
-    })
+    (flag < EVENT_FLAGS).then_some(PageBit { word_offset, mask: 1 << (flag % 32) })
 }
 
 /// A message from the host, in a private copy of its slot.
@@ -81,10 +78,7 @@ impl<'a> Slot<'a> {
         if message_type == 0 {
             return Ok(None);
         }
-        let too_long = SlotError::PayloadTooLong {
-            payload_size: *payload_size,
-            limit: MAX_MESSAGE,
-        };
+        let too_long = SlotError::PayloadTooLong { payload_size: *payload_size, limit: MAX_MESSAGE };
         let (id, payload) = rest.split_first_chunk().ok_or(too_long)?;
         Ok(Some(Self {
             message_type,
@@ -101,11 +95,7 @@ impl<'a> Slot<'a> {
     pub fn to_bytes(&self) -> Result<[u8; SLOT_LEN], SlotError> {
         let payload_size = payload_size(self.payload)?;
         let mut slot = [0; SLOT_LEN];
-        let flags = if self.more_pending {
-            FLAG_MORE_PENDING
-        } else {
-            0
-        };
+        let flags = if self.more_pending { FLAG_MORE_PENDING } else { 0 };
         fill(&mut slot, &self.message_type.to_le_bytes(), 0);
         fill(&mut slot, &[payload_size, flags], 4);
         fill(&mut slot, &self.id.to_le_bytes(), 8);
@@ -131,25 +121,7 @@ impl<'a> PostMessage<'a> {
     /// # Errors
     /// [`SlotError::PostTooLong`] if it claims more than [`MAX_MESSAGE`] bytes.
     pub fn parse(input: &'a [u8; SLOT_LEN]) -> Result<Self, SlotError> {
-        let [
-            c0,
-            c1,
-            c2,
-            c3,
-            _,
-            _,
-            _,
-            _,
-            t0,
-            t1,
-            t2,
-            t3,
-            s0,
-            s1,
-            s2,
-            s3,
-            payload @ ..,
-        ] = input;
+        let [c0, c1, c2, c3, _, _, _, _, t0, t1, t2, t3, s0, s1, s2, s3, payload @ ..] = input;
         let payload_size = u32::from_le_bytes([*s0, *s1, *s2, *s3]);
         Ok(Self {
             connection_id: ConnectionId(u32::from_le_bytes([*c0, *c1, *c2, *c3])),
@@ -157,10 +129,7 @@ impl<'a> PostMessage<'a> {
             payload: usize::try_from(payload_size)
                 .ok()
                 .and_then(|len| payload.get(..len))
-                .ok_or(SlotError::PostTooLong {
-                    payload_size,
-                    limit: MAX_MESSAGE,
-                })?,
+                .ok_or(SlotError::PostTooLong { payload_size, limit: MAX_MESSAGE })?,
         })
     }
 
@@ -196,10 +165,7 @@ impl SignalEvent {
 
     /// From the register; its upper 16 bits are reserved and ignored.
     pub const fn from_u64(input: u64) -> Self {
-        Self {
-            connection_id: ConnectionId((input & 0xffff_ffff) as u32),
-            flag_number: (input >> 32 & 0xffff) as u16,
-        }
+        Self { connection_id: ConnectionId((input & 0xffff_ffff) as u32), flag_number: (input >> 32 & 0xffff) as u16 }
     }
 }
 
@@ -219,10 +185,7 @@ impl HypercallStatus {
 
     /// Whether the same call may succeed later. Not for INITIATE_CONTACT and an invalid connection id.
     pub fn is_transient(self) -> bool {
-        matches!(
-            self,
-            Self::INSUFFICIENT_MEMORY | Self::INVALID_CONNECTION_ID | Self::INSUFFICIENT_BUFFERS
-        )
+        matches!(self, Self::INSUFFICIENT_MEMORY | Self::INVALID_CONNECTION_ID | Self::INSUFFICIENT_BUFFERS)
     }
 }
 
@@ -255,14 +218,8 @@ pub enum SlotError {
 impl fmt::Display for SlotError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (size, limit) = match *self {
-            Self::PayloadTooLong {
-                payload_size,
-                limit,
-            } => (u32::from(payload_size), limit),
-            Self::PostTooLong {
-                payload_size,
-                limit,
-            } => (payload_size, limit),
+            Self::PayloadTooLong { payload_size, limit } => (u32::from(payload_size), limit),
+            Self::PostTooLong { payload_size, limit } => (payload_size, limit),
         };
         write!(f, "payload_size is {size}, limit {limit}")
     }
@@ -279,10 +236,7 @@ const FLAG_MORE_PENDING: u8 = 0x1;
 /// The length of a payload to write.
 fn payload_size(payload: &[u8]) -> Result<u8, SlotError> {
     let limit = MAX_MESSAGE;
-    let too_long = SlotError::PostTooLong {
-        payload_size: u32::try_from(payload.len()).unwrap_or(u32::MAX),
-        limit,
-    };
+    let too_long = SlotError::PostTooLong { payload_size: u32::try_from(payload.len()).unwrap_or(u32::MAX), limit };
     match u8::try_from(payload.len()) {
         Ok(size) if payload.len() <= limit => Ok(size),
         _ => Err(too_long),

@@ -159,9 +159,7 @@ impl Config {
 
     /// The newest version in the range that is not newer than `version`.
     pub(super) fn version_up_to(&self, version: Version) -> Option<Version> {
-        Version::ALL
-            .into_iter()
-            .find(|known| (self.oldest..=self.newest.min(version)).contains(known))
+        Version::ALL.into_iter().find(|known| (self.oldest..=self.newest.min(version)).contains(known))
     }
 
     /// The next version to try after `version`.
@@ -171,11 +169,7 @@ impl Config {
 
     /// The features to ask for with `version`.
     pub(super) fn features_at(&self, version: Version) -> FeatureFlags {
-        if version >= Version::V6_0 {
-            self.features
-        } else {
-            FeatureFlags::NONE
-        }
+        if version >= Version::V6_0 { self.features } else { FeatureFlags::NONE }
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
@@ -184,28 +178,17 @@ impl Config {
             return Err(ConfigError::Features { unsupported });
         }
         if self.version_up_to(self.newest).is_none() {
-            return Err(ConfigError::Versions {
-                newest: self.newest,
-                oldest: self.oldest,
-            });
+            return Err(ConfigError::Versions { newest: self.newest, oldest: self.oldest });
         }
         if self.features.contains(FeatureFlags::CLIENT_ID) != self.client_id.is_some() {
             return Err(ConfigError::ClientId);
         }
         if self.sint >= SINT_COUNT {
-            return Err(ConfigError::Sint {
-                sint: self.sint,
-                count: SINT_COUNT,
-            });
+            return Err(ConfigError::Sint { sint: self.sint, count: SINT_COUNT });
         }
-        let MonitorPages {
-            parent_to_child,
-            child_to_parent,
-        } = self.monitor_pages;
+        let MonitorPages { parent_to_child, child_to_parent } = self.monitor_pages;
         if (parent_to_child == 0) != (child_to_parent == 0) {
-            return Err(ConfigError::OneMonitorPage {
-                pages: self.monitor_pages,
-            });
+            return Err(ConfigError::OneMonitorPage { pages: self.monitor_pages });
         }
         Ok(())
     }

@@ -54,12 +54,7 @@ impl fmt::Display for Violation {
             Self::DuplicateRelId { relid } => {
                 write!(f, "offer has child_relid {relid}, which is in use")
             }
-            Self::DuplicateChannel {
-                relid,
-                existing,
-                instance_id,
-                sub_channel_index,
-            } => write!(
+            Self::DuplicateChannel { relid, existing, instance_id, sub_channel_index } => write!(
                 f,
                 "offer {relid} repeats channel {sub_channel_index} of {instance_id}, \
                  which is channel {existing}"
@@ -176,29 +171,18 @@ impl fmt::Display for RequestError {
             Self::ForeignGpadl { gpadl, owner } => {
                 write!(f, "gpadl {gpadl} belongs to channel {owner}")
             }
-            Self::RingOffset {
-                downstream_page_offset,
-                pages,
-            } => write!(
-                f,
-                "downstream_page_offset is {downstream_page_offset}, the gpadl has {pages} pages"
-            ),
+            Self::RingOffset { downstream_page_offset, pages } => {
+                write!(f, "downstream_page_offset is {downstream_page_offset}, the gpadl has {pages} pages")
+            }
             Self::Ranges(_) => f.write_str("ranges cannot be lent"),
             Self::TargetVp { relid } => {
-                write!(
-                    f,
-                    "interrupts of channel {relid} cannot be disabled or enabled"
-                )
+                write!(f, "interrupts of channel {relid} cannot be disabled or enabled")
             }
             Self::NeedsVersion { needed, version } => {
                 write!(f, "needs version {needed}, connection has {version}")
             }
             Self::NeedsFeature { needed, features } => {
-                write!(
-                    f,
-                    "needs feature {:#x}, connection has {:#x}",
-                    needed.0, features.0
-                )
+                write!(f, "needs feature {:#x}, connection has {:#x}", needed.0, features.0)
             }
         }
     }
@@ -216,9 +200,7 @@ impl core::error::Error for RequestError {
 impl crate::error::Error for RequestError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotConnected | Self::UnknownChannel { .. } | Self::Rescinded { .. } => {
-                ErrorKind::Gone
-            }
+            Self::NotConnected | Self::UnknownChannel { .. } | Self::Rescinded { .. } => ErrorKind::Gone,
             Self::NeedsVersion { .. } | Self::NeedsFeature { .. } => ErrorKind::Refused,
             _ => ErrorKind::Misuse,
         }

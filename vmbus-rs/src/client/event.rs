@@ -2,8 +2,7 @@
 
 use crate::gpadl::GpadlId;
 use crate::protocol::{
-    ConnectionState, FeatureFlags, MessageType, MonitorPages, Offer, RelId, Status, Version,
-    VpIndex,
+    ConnectionState, FeatureFlags, MessageType, MonitorPages, Offer, RelId, Status, Version, VpIndex,
 };
 use crate::synic::HypercallStatus;
 

@@ -8,8 +8,8 @@ use super::state::{Channel, ChannelState, Connection, GpadlState, Modify, Offers
 use super::{Client, ConnectFailure, Event, Failure, ModifyOutcome, TornDown, Violation};
 use crate::gpadl::GpadlId;
 use crate::protocol::{
-    ConnectionState, Context, Direction, FeatureFlags, GpadlCreated, Message,
-    ModifyChannelResponse, Offer, OpenResult, RelId, Status, Version, VersionResponse,
+    ConnectionState, Context, Direction, FeatureFlags, GpadlCreated, Message, ModifyChannelResponse, Offer, OpenResult,
+    RelId, Status, Version, VersionResponse,
 };
 
 /// Nothing was waiting for the message.
@@ -32,9 +32,7 @@ impl Client {
         let message = Message::parse(bytes, self.parse_context())?;
         let message_type = message.message_type();
         if message_type.direction() == Some(Direction::GuestToHost) {
-            return Err(Violation::WrongDirection {
-                message: message_type,
-            });
+            return Err(Violation::WrongDirection { message: message_type });
         }
         let handled = match message {
             Message::Offer(offer) => return self.offered(offer),
@@ -58,13 +56,10 @@ impl Client {
     /// What decides the form of incoming messages.
     fn parse_context(&self) -> Context {
         match &self.state {
-            State::Connecting { version, .. } => Context {
-                version: *version,
-                features: self.config.features_at(*version),
-            },
-            State::Connected(Connection { context, .. }) | State::Unloading { context, .. } => {
-                *context
+            State::Connecting { version, .. } => {
+                Context { version: *version, features: self.config.features_at(*version) }
             }
+            State::Connected(Connection { context, .. }) | State::Unloading { context, .. } => *context,
             // Leftovers of an earlier connection have to be recognised, in order to be ignored.
             State::Disconnected => Context::new(Version::V5_3),
         }
@@ -74,11 +69,7 @@ impl Client {
         self.counters.unexpected = self.counters.unexpected.saturating_add(1);
     }
 
-    fn version_response(
-        &mut self,
-        now: Duration,
-        response: &VersionResponse,
-    ) -> Result<(), Unexpected> {
+    fn version_response(&mut self, now: Duration, response: &VersionResponse) -> Result<(), Unexpected> {
         let State::Connecting { version, .. } = self.state else {
             return Err(Unexpected);
         };
@@ -90,11 +81,7 @@ impl Client {
         // Below 2.4 the byte is padding.
         if state != ConnectionState::SUCCESSFUL && version >= Version::V2_4 {
             self.disconnect();
-            self.events
-                .push_back(Event::ConnectFailed(ConnectFailure::Refused {
-                    version,
-                    state,
-                }));
+            self.events.push_back(Event::ConnectFailed(ConnectFailure::Refused { version, state }));
             return Ok(());
         }
         let supported = response.supported_features.unwrap_or(FeatureFlags::NONE);
@@ -104,18 +91,12 @@ impl Client {
         self.state = State::Connected(Connection {
             context: Context { version, features },
             message_connection: response.message_connection(version),
-            offers: Offers::Requested {
-                deadline: Some(now.saturating_add(self.config.timeouts.offers)),
-            },
+            offers: Offers::Requested { deadline: Some(now.saturating_add(self.config.timeouts.offers)) },
             channels: BTreeMap::new(),
             gpadls: BTreeMap::new(),
         });
         let monitor_pages = response.monitor_pages;
-        self.events.push_back(Event::Connected {
-            version,
-            features,
-            monitor_pages,
-        });
+        self.events.push_back(Event::Connected { version, features, monitor_pages });
         Ok(())
     }
 
@@ -126,10 +107,7 @@ impl Client {
         };
         let relid = offer.relid;
         if !relid.is_valid() {
-            return Err(Violation::RelIdOutOfRange {
-                relid,
-                limit: RelId::MAX,
-            });
+            return Err(Violation::RelIdOutOfRange { relid, limit: RelId::MAX });
         }
         if connection.channels.contains_key(&relid) {
             return Err(Violation::DuplicateRelId { relid });
@@ -149,13 +127,7 @@ impl Client {
                 sub_channel_index: offer.sub_channel_index,
             });
         }
-        connection.channels.insert(
-            relid,
-            Channel {
-                offer,
-                state: ChannelState::Offered,
-            },
-        );
+        connection.channels.insert(relid, Channel { offer, state: ChannelState::Offered });
         self.events.push_back(Event::Offered(offer));
         Ok(())
     }
@@ -175,24 +147,14 @@ impl Client {
     fn open_result(&mut self, result: &OpenResult) -> Result<(), Unexpected> {
         let relid = result.relid;
         let state = self.channel_state(relid).ok_or(Unexpected)?;
-        let ChannelState::Opening {
-            open_id,
-            ring,
-            target_vp,
-            ..
-        } = *state
-        else {
+        let ChannelState::Opening { open_id, ring, target_vp, .. } = *state else {
             return Err(Unexpected);
         };
         if open_id != result.open_id {
             return Err(Unexpected);
         }
         if result.status.is_success() {
-            *state = ChannelState::Open {
-                ring,
-                target_vp,
-                modify: None,
-            };
+            *state = ChannelState::Open { ring, target_vp, modify: None };
             self.events.push_back(Event::Opened { relid });
         } else {
             *state = ChannelState::Offered;
@@ -203,11 +165,7 @@ impl Client {
     }
 
     fn gpadl_created(&mut self, created: &GpadlCreated) -> Result<(), Unexpected> {
-        let GpadlCreated {
-            relid,
-            gpadl,
-            status,
-        } = *created;
+        let GpadlCreated { relid, gpadl, status } = *created;
         let State::Connected(connection) = &mut self.state else {
             return Err(Unexpected);
         };
@@ -225,14 +183,9 @@ impl Client {
             return Ok(());
         }
         connection.gpadls.remove(&gpadl);
-        self.outbox
-            .retain(|item| !matches!(item, Item::Gpadl { gpadl: queued, .. } if *queued == gpadl));
+        self.outbox.retain(|item| !matches!(item, Item::Gpadl { gpadl: queued, .. } if *queued == gpadl));
         let reason = Failure::Refused(status);
-        self.events.push_back(Event::GpadlFailed {
-            relid,
-            gpadl,
-            reason,
-        });
+        self.events.push_back(Event::GpadlFailed { relid, gpadl, reason });
         Ok(())
     }
 
@@ -247,23 +200,14 @@ impl Client {
         let relid = entry.relid;
         connection.gpadls.remove(&gpadl);
         let cause = TornDown::Acknowledged;
-        self.events.push_back(Event::GpadlTornDown {
-            relid,
-            gpadl,
-            cause,
-        });
+        self.events.push_back(Event::GpadlTornDown { relid, gpadl, cause });
         Ok(())
     }
 
     fn modify_response(&mut self, response: &ModifyChannelResponse) -> Result<(), Unexpected> {
         let relid = response.relid;
         let state = self.channel_state(relid).ok_or(Unexpected)?;
-        let ChannelState::Open {
-            target_vp: current,
-            modify,
-            ..
-        } = state
-        else {
+        let ChannelState::Open { target_vp: current, modify, .. } = state else {
             return Err(Unexpected);
         };
         let Modify { target_vp, .. } = modify.take().ok_or(Unexpected)?;
@@ -274,11 +218,7 @@ impl Client {
             }
             status => ModifyOutcome::Failed(Failure::Refused(status)),
         };
-        self.events.push_back(Event::ModifyDone {
-            relid,
-            target_vp,
-            outcome,
-        });
+        self.events.push_back(Event::ModifyDone { relid, target_vp, outcome });
         Ok(())
     }
 
@@ -309,39 +249,24 @@ impl Client {
             ChannelState::Open { modify, .. } => {
                 if let Some(Modify { target_vp, .. }) = modify {
                     let outcome = ModifyOutcome::Failed(reason);
-                    self.events.push_back(Event::ModifyDone {
-                        relid,
-                        target_vp,
-                        outcome,
-                    });
+                    self.events.push_back(Event::ModifyDone { relid, target_vp, outcome });
                 }
                 true
             }
         };
-        channel.state = ChannelState::Rescinded {
-            must_close,
-            told: false,
-        };
+        channel.state = ChannelState::Rescinded { must_close, told: false };
         connection.gpadls.retain(|&gpadl, entry| {
             if entry.relid != relid {
                 return true;
             }
             match entry.state {
                 GpadlState::Creating { .. } => {
-                    self.events.push_back(Event::GpadlFailed {
-                        relid,
-                        gpadl,
-                        reason,
-                    });
+                    self.events.push_back(Event::GpadlFailed { relid, gpadl, reason });
                     false
                 }
                 GpadlState::TearingDown { .. } => {
                     let cause = TornDown::Rescinded;
-                    self.events.push_back(Event::GpadlTornDown {
-                        relid,
-                        gpadl,
-                        cause,
-                    });
+                    self.events.push_back(Event::GpadlTornDown { relid, gpadl, cause });
                     false
                 }
                 GpadlState::Ready | GpadlState::Void => {
@@ -358,8 +283,7 @@ impl Client {
             Item::Message(Message::GpadlTeardown(m)) => m.relid != relid,
             Item::Message(_) => true,
         });
-        self.events
-            .push_back(Event::Rescinded { relid, must_close });
+        self.events.push_back(Event::Rescinded { relid, must_close });
         Ok(())
     }
 }

@@ -43,6 +43,8 @@ mod incoming;
 mod outbox;
 mod request;
 mod state;
+#[cfg(test)]
+mod tests;
 mod timeout;
 
 pub use config::{Config, ConfigError, Timeouts};
@@ -55,8 +57,7 @@ use core::time::Duration;
 
 use crate::gpadl::GpadlId;
 use crate::protocol::{
-    ConnectionId, ContactTarget, Context, InitiateContact, MAX_MESSAGE, Message, Offer, RelId,
-    RelIdReleased, Version,
+    ConnectionId, ContactTarget, Context, InitiateContact, MAX_MESSAGE, Message, Offer, RelId, RelIdReleased, Version,
 };
 use crate::synic::HypercallStatus;
 use outbox::{Item, Outbox};
@@ -144,9 +145,7 @@ impl Client {
         let contact = matches!(item, Item::Message(Message::InitiateContact(_)));
         if contact && status == HypercallStatus::INVALID_CONNECTION_ID {
             self.try_older_version(now);
-        } else if !(status.is_transient()
-            && self.outbox.retry(item, now, self.config.post_attempts))
-        {
+        } else if !(status.is_transient() && self.outbox.retry(item, now, self.config.post_attempts)) {
             self.give_up(item, status);
         }
     }
@@ -206,16 +205,11 @@ impl Client {
     fn write_item(&self, item: Item, buf: &mut [u8; MAX_MESSAGE]) -> Option<(usize, bool)> {
         match item {
             Item::Message(message) => Some((message.emit(buf).ok()?, false)),
-            Item::Gpadl {
-                relid,
-                gpadl,
-                index,
-            } => {
+            Item::Gpadl { relid, gpadl, index } => {
                 let State::Connected(connection) = &self.state else {
                     return None;
                 };
-                let GpadlState::Creating { ranges, .. } = &connection.gpadls.get(&gpadl)?.state
-                else {
+                let GpadlState::Creating { ranges, .. } = &connection.gpadls.get(&gpadl)?.state else {
                     return None;
                 };
                 let messages = ranges.messages(relid, gpadl).ok()?;
@@ -228,15 +222,10 @@ impl Client {
     /// Where messages go now.
     fn connection_id(&self) -> ConnectionId {
         match &self.state {
-            State::Connecting { version, .. } if *version >= Version::V5_0 => {
-                self.config.contact_connection
+            State::Connecting { version, .. } if *version >= Version::V5_0 => self.config.contact_connection,
+            State::Connected(Connection { message_connection, .. }) | State::Unloading { message_connection, .. } => {
+                *message_connection
             }
-            State::Connected(Connection {
-                message_connection, ..
-            })
-            | State::Unloading {
-                message_connection, ..
-            } => *message_connection,
             State::Disconnected | State::Connecting { .. } => ConnectionId::MESSAGE,
         }
     }
@@ -271,12 +260,7 @@ impl Client {
             (State::Unloading { .. }, Item::Message(Message::Unload)) => return true,
             _ => return false,
         };
-        let channel = |relid: RelId| {
-            connection
-                .channels
-                .get(&relid)
-                .map(|channel| &channel.state)
-        };
+        let channel = |relid: RelId| connection.channels.get(&relid).map(|channel| &channel.state);
         match item {
             Item::Message(Message::OpenChannel(m)) => {
                 matches!(channel(m.relid), Some(ChannelState::Opening { .. }))
@@ -292,9 +276,7 @@ impl Client {
                 let gpadl = connection.gpadls.get(&gpadl).map(|gpadl| &gpadl.state);
                 matches!(gpadl, Some(GpadlState::Creating { .. }))
             }
-            Item::Message(
-                Message::CloseChannel(_) | Message::RelIdReleased(_) | Message::RequestOffers,
-            ) => true,
+            Item::Message(Message::CloseChannel(_) | Message::RelIdReleased(_) | Message::RequestOffers) => true,
             Item::Message(_) => false,
         }
     }
@@ -305,49 +287,31 @@ impl Client {
         let (message, relid, gpadl) = match item {
             Item::Message(Message::InitiateContact(_)) => {
                 self.disconnect();
-                self.events
-                    .push_back(Event::ConnectFailed(ConnectFailure::NotSent { status }));
+                self.events.push_back(Event::ConnectFailed(ConnectFailure::NotSent { status }));
                 return;
             }
             Item::Message(Message::OpenChannel(m)) => {
                 if let Some(state) = self.channel_state(m.relid) {
                     *state = ChannelState::Offered;
-                    self.events.push_back(Event::OpenFailed {
-                        relid: m.relid,
-                        reason,
-                    });
+                    self.events.push_back(Event::OpenFailed { relid: m.relid, reason });
                 }
                 return;
             }
             Item::Gpadl { relid, gpadl, .. } => {
-                self.outbox.retain(
-                    |item| !matches!(item, Item::Gpadl { gpadl: queued, .. } if *queued == gpadl),
-                );
+                self.outbox.retain(|item| !matches!(item, Item::Gpadl { gpadl: queued, .. } if *queued == gpadl));
                 if let State::Connected(connection) = &mut self.state
                     && connection.gpadls.remove(&gpadl).is_some()
                 {
-                    self.events.push_back(Event::GpadlFailed {
-                        relid,
-                        gpadl,
-                        reason,
-                    });
+                    self.events.push_back(Event::GpadlFailed { relid, gpadl, reason });
                 }
                 return;
             }
             Item::Message(Message::ModifyChannel(m)) => {
-                if let Some(ChannelState::Open {
-                    modify: modify @ Some(_),
-                    ..
-                }) = self.channel_state(m.relid)
-                {
+                if let Some(ChannelState::Open { modify: modify @ Some(_), .. }) = self.channel_state(m.relid) {
                     *modify = None;
                     let outcome = ModifyOutcome::Failed(reason);
                     let (relid, target_vp) = (m.relid, m.target_vp);
-                    self.events.push_back(Event::ModifyDone {
-                        relid,
-                        target_vp,
-                        outcome,
-                    });
+                    self.events.push_back(Event::ModifyDone { relid, target_vp, outcome });
                     return;
                 }
                 (Message::ModifyChannel(m), Some(m.relid), None)
@@ -366,12 +330,7 @@ impl Client {
             Item::Message(message) => (message, None, None),
         };
         let message = message.message_type();
-        self.events.push_back(Event::NotSent {
-            message,
-            relid,
-            gpadl,
-            status,
-        });
+        self.events.push_back(Event::NotSent { message, relid, gpadl, status });
     }
 
     /// Asks for a connection with `version`.
@@ -379,16 +338,8 @@ impl Client {
         let config = &self.config;
         let features = config.features_at(version);
         let target = if version >= Version::V5_0 {
-            let vtl = if version >= Version::V5_1 {
-                config.vtl
-            } else {
-                0
-            };
-            ContactTarget::Synic {
-                sint: config.sint,
-                vtl,
-                features,
-            }
+            let vtl = if version >= Version::V5_1 { config.vtl } else { 0 };
+            ContactTarget::Synic { sint: config.sint, vtl, features }
         } else {
             ContactTarget::InterruptPage(config.interrupt_page)
         };
@@ -413,8 +364,7 @@ impl Client {
             self.contact(now, older);
         } else {
             self.disconnect();
-            self.events
-                .push_back(Event::ConnectFailed(ConnectFailure::NoCommonVersion));
+            self.events.push_back(Event::ConnectFailed(ConnectFailure::NoCommonVersion));
         }
     }
 
@@ -427,10 +377,7 @@ impl Client {
     /// A channel's state, if there is such a channel.
     fn channel_state(&mut self, relid: RelId) -> Option<&mut ChannelState> {
         match &mut self.state {
-            State::Connected(connection) => connection
-                .channels
-                .get_mut(&relid)
-                .map(|channel| &mut channel.state),
+            State::Connected(connection) => connection.channels.get_mut(&relid).map(|channel| &mut channel.state),
             _ => None,
         }
     }
@@ -442,16 +389,9 @@ impl Client {
         let Some(state) = self.channel_state(relid) else {
             return;
         };
-        if matches!(
-            state,
-            ChannelState::Rescinded {
-                must_close: false,
-                told: true
-            }
-        ) {
+        if matches!(state, ChannelState::Rescinded { must_close: false, told: true }) {
             *state = ChannelState::Releasing;
-            self.outbox
-                .push(Message::RelIdReleased(RelIdReleased { relid }));
+            self.outbox.push(Message::RelIdReleased(RelIdReleased { relid }));
         }
     }
 }

@@ -10,11 +10,7 @@ use crate::protocol::{Message, RelId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Item {
     Message(Message<'static>),
-    Gpadl {
-        relid: RelId,
-        gpadl: GpadlId,
-        index: usize,
-    },
+    Gpadl { relid: RelId, gpadl: GpadlId, index: usize },
 }
 
 /// The queue.
@@ -37,11 +33,7 @@ impl Outbox {
 
     /// Appends the messages that describe memory.
     pub(super) fn push_gpadl(&mut self, relid: RelId, gpadl: GpadlId) {
-        self.queue.push_back(Item::Gpadl {
-            relid,
-            gpadl,
-            index: 0,
-        });
+        self.queue.push_back(Item::Gpadl { relid, gpadl, index: 0 });
     }
 
     /// The next message, unless one has to be waited for.
@@ -67,20 +59,8 @@ impl Outbox {
             return;
         };
         self.last = Some(item);
-        if let (
-            true,
-            Item::Gpadl {
-                relid,
-                gpadl,
-                index,
-            },
-        ) = (more, item)
-        {
-            self.queue.push_front(Item::Gpadl {
-                relid,
-                gpadl,
-                index: index.saturating_add(1),
-            });
+        if let (true, Item::Gpadl { relid, gpadl, index }) = (more, item) {
+            self.queue.push_front(Item::Gpadl { relid, gpadl, index: index.saturating_add(1) });
         }
     }
 
@@ -96,8 +76,7 @@ impl Outbox {
             self.failures = 0;
             return false;
         }
-        if let (Item::Gpadl { gpadl, .. }, Some(Item::Gpadl { gpadl: front, .. })) =
-            (item, self.queue.front())
+        if let (Item::Gpadl { gpadl, .. }, Some(Item::Gpadl { gpadl: front, .. })) = (item, self.queue.front())
             && gpadl == *front
         {
             self.queue.pop_front();

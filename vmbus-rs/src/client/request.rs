@@ -6,8 +6,8 @@ use super::state::{Channel, ChannelState, Connection, Gpadl, GpadlState, Modify,
 use super::{Client, Event, ModifyOutcome, RequestError, TornDown};
 use crate::gpadl::{GpadlId, RangeList};
 use crate::protocol::{
-    CloseChannel, FeatureFlags, GpadlTeardown, Message, ModifyChannel, OpenChannel, OpenFlags,
-    OpenId, RelId, SignalParameters, USER_DEFINED_LEN, Version, VpIndex,
+    CloseChannel, FeatureFlags, GpadlTeardown, Message, ModifyChannel, OpenChannel, OpenFlags, OpenId, RelId,
+    SignalParameters, USER_DEFINED_LEN, Version, VpIndex,
 };
 
 /// How to open a channel.
@@ -74,11 +74,7 @@ impl Client {
         self.outbox.clear();
         self.outbox.push(Message::Unload);
         let deadline = Some(now.saturating_add(self.config.timeouts.unload));
-        self.state = State::Unloading {
-            context,
-            message_connection,
-            deadline,
-        };
+        self.state = State::Unloading { context, message_connection, deadline };
         Ok(())
     }
 
@@ -88,12 +84,7 @@ impl Client {
     ///
     /// # Errors
     /// No connection or no such channel, a rescinded channel, or an empty list.
-    pub fn create_gpadl(
-        &mut self,
-        now: Duration,
-        relid: RelId,
-        ranges: RangeList,
-    ) -> Result<GpadlId, RequestError> {
+    pub fn create_gpadl(&mut self, now: Duration, relid: RelId, ranges: RangeList) -> Result<GpadlId, RequestError> {
         let deadline = Some(now.saturating_add(self.config.timeouts.gpadl));
         let candidate = self.next_gpadl;
         let connection = self.connection()?;
@@ -104,19 +95,8 @@ impl Client {
         while connection.gpadls.contains_key(&gpadl) {
             gpadl = GpadlId(gpadl.0.wrapping_add(1).max(1));
         }
-        let state = GpadlState::Creating {
-            ranges,
-            sent: false,
-            deadline,
-        };
-        connection.gpadls.insert(
-            gpadl,
-            Gpadl {
-                relid,
-                pages,
-                state,
-            },
-        );
+        let state = GpadlState::Creating { ranges, sent: false, deadline };
+        connection.gpadls.insert(gpadl, Gpadl { relid, pages, state });
         self.next_gpadl = GpadlId(gpadl.0.wrapping_add(1));
         self.outbox.push_gpadl(relid, gpadl);
         Ok(gpadl)
@@ -130,10 +110,7 @@ impl Client {
     pub fn teardown_gpadl(&mut self, now: Duration, gpadl: GpadlId) -> Result<(), RequestError> {
         let deadline = Some(now.saturating_add(self.config.timeouts.teardown));
         let connection = self.connection()?;
-        let entry = connection
-            .gpadls
-            .get_mut(&gpadl)
-            .ok_or(RequestError::UnknownGpadl { gpadl })?;
+        let entry = connection.gpadls.get_mut(&gpadl).ok_or(RequestError::UnknownGpadl { gpadl })?;
         let relid = entry.relid;
         match entry.state {
             GpadlState::Ready => {
@@ -143,23 +120,15 @@ impl Client {
                     return Err(RequestError::GpadlBusy { gpadl, state });
                 }
                 entry.state = GpadlState::TearingDown { deadline };
-                self.outbox
-                    .push(Message::GpadlTeardown(GpadlTeardown { relid, gpadl }));
+                self.outbox.push(Message::GpadlTeardown(GpadlTeardown { relid, gpadl }));
             }
             GpadlState::Void => {
                 connection.gpadls.remove(&gpadl);
                 let cause = TornDown::Rescinded;
-                self.events.push_back(Event::GpadlTornDown {
-                    relid,
-                    gpadl,
-                    cause,
-                });
+                self.events.push_back(Event::GpadlTornDown { relid, gpadl, cause });
             }
             GpadlState::Creating { .. } | GpadlState::TearingDown { .. } => {
-                return Err(RequestError::GpadlBusy {
-                    gpadl,
-                    state: entry.state.name(),
-                });
+                return Err(RequestError::GpadlBusy { gpadl, state: entry.state.name() });
             }
         }
         Ok(())
@@ -174,27 +143,15 @@ impl Client {
     /// belongs to another channel, or is too short; signal parameters without their feature.
     pub fn open_channel(&mut self, now: Duration, open: OpenRequest) -> Result<(), RequestError> {
         let deadline = Some(now.saturating_add(self.config.timeouts.open));
-        let OpenRequest {
-            relid,
-            ring_gpadl: gpadl,
-            downstream_page_offset,
-            target_vp,
-            ..
-        } = open;
+        let OpenRequest { relid, ring_gpadl: gpadl, downstream_page_offset, target_vp, .. } = open;
         let connection = self.connection()?;
         let features = connection.context.features;
         let ring = connection.gpadls.get(&gpadl);
         let ring = ring.map(|entry| (entry.relid, entry.pages, entry.state.name()));
-        let ready = connection
-            .gpadls
-            .get(&gpadl)
-            .is_some_and(|entry| matches!(entry.state, GpadlState::Ready));
+        let ready = connection.gpadls.get(&gpadl).is_some_and(|entry| matches!(entry.state, GpadlState::Ready));
         let channel = live_channel(connection, relid)?;
         if !matches!(channel.state, ChannelState::Offered) {
-            return Err(RequestError::WrongState {
-                relid,
-                state: channel.state.name(),
-            });
+            return Err(RequestError::WrongState { relid, state: channel.state.name() });
         }
         let (owner, pages, state) = ring.ok_or(RequestError::UnknownGpadl { gpadl })?;
         if owner != relid {
@@ -204,20 +161,12 @@ impl Client {
             return Err(RequestError::GpadlBusy { gpadl, state });
         }
         if downstream_page_offset == 0 || u64::from(downstream_page_offset) >= pages {
-            return Err(RequestError::RingOffset {
-                downstream_page_offset,
-                pages,
-            });
+            return Err(RequestError::RingOffset { downstream_page_offset, pages });
         }
         let signal = signal_parameters(&open, channel, features)?;
         // As Linux does it; any value is echoed.
         let open_id = OpenId(relid.0);
-        channel.state = ChannelState::Opening {
-            open_id,
-            ring: gpadl,
-            target_vp,
-            deadline,
-        };
+        channel.state = ChannelState::Opening { open_id, ring: gpadl, target_vp, deadline };
         self.outbox.push(Message::OpenChannel(OpenChannel {
             relid,
             open_id,
@@ -238,28 +187,15 @@ impl Client {
     /// No connection or no such channel, or one that is not open.
     pub fn close_channel(&mut self, relid: RelId) -> Result<(), RequestError> {
         let connection = self.connection()?;
-        let channel = connection
-            .channels
-            .get_mut(&relid)
-            .ok_or(RequestError::UnknownChannel { relid })?;
+        let channel = connection.channels.get_mut(&relid).ok_or(RequestError::UnknownChannel { relid })?;
         channel.state = match channel.state {
             ChannelState::Open { .. } => ChannelState::Offered,
-            ChannelState::Rescinded {
-                must_close: true,
-                told,
-            } => ChannelState::Rescinded {
-                must_close: false,
-                told,
-            },
+            ChannelState::Rescinded { must_close: true, told } => ChannelState::Rescinded { must_close: false, told },
             ref state => {
-                return Err(RequestError::WrongState {
-                    relid,
-                    state: state.name(),
-                });
+                return Err(RequestError::WrongState { relid, state: state.name() });
             }
         };
-        self.outbox
-            .push(Message::CloseChannel(CloseChannel { relid }));
+        self.outbox.push(Message::CloseChannel(CloseChannel { relid }));
         self.release_if_done(relid);
         Ok(())
     }
@@ -271,45 +207,27 @@ impl Client {
     /// # Errors
     /// No connection or no such channel; a channel that is not open, is being moved, or has no interrupts; a connection
     /// below version 4.1.
-    pub fn modify_channel(
-        &mut self,
-        now: Duration,
-        relid: RelId,
-        target_vp: VpIndex,
-    ) -> Result<(), RequestError> {
+    pub fn modify_channel(&mut self, now: Duration, relid: RelId, target_vp: VpIndex) -> Result<(), RequestError> {
         let deadline = Some(now.saturating_add(self.config.timeouts.modify));
         let connection = self.connection()?;
         needs_version(connection, Version::V4_1)?;
         let answered = connection.context.version >= Version::V5_3;
         let channel = live_channel(connection, relid)?;
         let name = channel.state.name();
-        let ChannelState::Open {
-            target_vp: current,
-            modify: modify @ None,
-            ..
-        } = &mut channel.state
-        else {
+        let ChannelState::Open { target_vp: current, modify: modify @ None, .. } = &mut channel.state else {
             return Err(RequestError::WrongState { relid, state: name });
         };
         if [target_vp, *current].contains(&VpIndex::INTERRUPTS_DISABLED) {
             return Err(RequestError::TargetVp { relid });
         }
         if answered {
-            *modify = Some(Modify {
-                target_vp,
-                deadline,
-            });
+            *modify = Some(Modify { target_vp, deadline });
         } else {
             *current = target_vp;
             let outcome = ModifyOutcome::Unacknowledged;
-            self.events.push_back(Event::ModifyDone {
-                relid,
-                target_vp,
-                outcome,
-            });
+            self.events.push_back(Event::ModifyDone { relid, target_vp, outcome });
         }
-        self.outbox
-            .push(Message::ModifyChannel(ModifyChannel { relid, target_vp }));
+        self.outbox.push(Message::ModifyChannel(ModifyChannel { relid, target_vp }));
         Ok(())
     }
 
@@ -332,11 +250,7 @@ fn live_channel(connection: &mut Connection, relid: RelId) -> Result<&mut Channe
 
 fn needs_version(connection: &Connection, needed: Version) -> Result<(), RequestError> {
     let version = connection.context.version;
-    if version < needed {
-        Err(RequestError::NeedsVersion { needed, version })
-    } else {
-        Ok(())
-    }
+    if version < needed { Err(RequestError::NeedsVersion { needed, version }) } else { Ok(()) }
 }
 
 /// What the longer OPENCHANNEL carries, if the connection uses it.

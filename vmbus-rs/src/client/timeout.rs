@@ -18,26 +18,15 @@ impl Client {
                     Offers::Requested { deadline } => deadline,
                     Offers::Delivered => None,
                 };
-                let channels =
-                    connection
-                        .channels
-                        .values()
-                        .filter_map(|channel| match channel.state {
-                            ChannelState::Opening { deadline, .. } => deadline,
-                            ChannelState::Open {
-                                modify: Some(Modify { deadline, .. }),
-                                ..
-                            } => deadline,
-                            _ => None,
-                        });
-                let gpadls = connection
-                    .gpadls
-                    .values()
-                    .filter_map(|gpadl| match gpadl.state {
-                        GpadlState::Creating { deadline, .. }
-                        | GpadlState::TearingDown { deadline } => deadline,
-                        GpadlState::Ready | GpadlState::Void => None,
-                    });
+                let channels = connection.channels.values().filter_map(|channel| match channel.state {
+                    ChannelState::Opening { deadline, .. } => deadline,
+                    ChannelState::Open { modify: Some(Modify { deadline, .. }), .. } => deadline,
+                    _ => None,
+                });
+                let gpadls = connection.gpadls.values().filter_map(|gpadl| match gpadl.state {
+                    GpadlState::Creating { deadline, .. } | GpadlState::TearingDown { deadline } => deadline,
+                    GpadlState::Ready | GpadlState::Void => None,
+                });
                 offers.into_iter().chain(channels).chain(gpadls).min()
             }
         };
@@ -74,13 +63,10 @@ impl Client {
                 }
                 for (&relid, channel) in &mut connection.channels {
                     let (deadline, exchange) = match &mut channel.state {
-                        ChannelState::Opening { deadline, .. } => {
-                            (deadline, Exchange::Open { relid })
+                        ChannelState::Opening { deadline, .. } => (deadline, Exchange::Open { relid }),
+                        ChannelState::Open { modify: Some(modify), .. } => {
+                            (&mut modify.deadline, Exchange::Modify { relid })
                         }
-                        ChannelState::Open {
-                            modify: Some(modify),
-                            ..
-                        } => (&mut modify.deadline, Exchange::Modify { relid }),
                         _ => continue,
                     };
                     if expire(deadline, now) {
@@ -90,12 +76,8 @@ impl Client {
                 for (&gpadl, entry) in &mut connection.gpadls {
                     let relid = entry.relid;
                     let (deadline, exchange) = match &mut entry.state {
-                        GpadlState::Creating { deadline, .. } => {
-                            (deadline, Exchange::CreateGpadl { relid, gpadl })
-                        }
-                        GpadlState::TearingDown { deadline } => {
-                            (deadline, Exchange::TearDownGpadl { relid, gpadl })
-                        }
+                        GpadlState::Creating { deadline, .. } => (deadline, Exchange::CreateGpadl { relid, gpadl }),
+                        GpadlState::TearingDown { deadline } => (deadline, Exchange::TearDownGpadl { relid, gpadl }),
                         GpadlState::Ready | GpadlState::Void => continue,
                     };
                     if expire(deadline, now) {

@@ -3,9 +3,7 @@
 use alloc::vec::Vec;
 
 use super::ranges::range_bytes;
-use super::{
-    GpaRangeError, GpaRanges, GpadlId, GpadlMessages, MAX_RANGE_BYTES, page_numbers, write_range,
-};
+use super::{GpaRangeError, GpaRanges, GpadlId, GpadlMessages, MAX_RANGE_BYTES, page_numbers, write_range};
 use crate::protocol::RelId;
 
 /// An owned list of ranges that fits one GPADL. An empty one cannot be lent.
@@ -25,10 +23,7 @@ impl RangeList {
     ///
     /// # Errors
     /// As [`RangeList::push`]; [`GpaRangeError::Page`] if an address is not known or not aligned.
-    pub fn for_buffer(
-        len: usize,
-        gpa_of: impl FnMut(usize) -> Option<u64>,
-    ) -> Result<Self, GpaRangeError> {
+    pub fn for_buffer(len: usize, gpa_of: impl FnMut(usize) -> Option<u64>) -> Result<Self, GpaRangeError> {
         let limit = u32::MAX;
         let byte_count = u32::try_from(len).map_err(|_| GpaRangeError::TooLong { len, limit })?;
         // Before the pages are collected: the caller's function may be slow.
@@ -51,10 +46,7 @@ impl RangeList {
         pfns: impl IntoIterator<Item = u64>,
     ) -> Result<(), GpaRangeError> {
         let needed = self.room_for(byte_count, byte_offset)?;
-        let count = self
-            .count
-            .checked_add(1)
-            .ok_or(GpaRangeError::TooManyRanges { limit: u16::MAX })?;
+        let count = self.count.checked_add(1).ok_or(GpaRangeError::TooManyRanges { limit: u16::MAX })?;
         let start = self.bytes.len();
         self.bytes.resize(needed, 0);
         let target = self.bytes.get_mut(start..).unwrap_or_default();
@@ -102,11 +94,7 @@ impl RangeList {
     ///
     /// # Errors
     /// [`GpaRangeError::NoRanges`] for an empty list.
-    pub fn messages(
-        &self,
-        relid: RelId,
-        gpadl: GpadlId,
-    ) -> Result<GpadlMessages<'_>, GpaRangeError> {
+    pub fn messages(&self, relid: RelId, gpadl: GpadlId) -> Result<GpadlMessages<'_>, GpaRangeError> {
         GpadlMessages::new(relid, gpadl, self.count, &self.bytes)
     }
 
@@ -117,10 +105,7 @@ impl RangeList {
         let more = usize::try_from(more).unwrap_or(usize::MAX);
         let range_bytes = self.bytes.len().saturating_add(more);
         if range_bytes > MAX_RANGE_BYTES {
-            return Err(GpaRangeError::TooLarge {
-                range_bytes,
-                limit: MAX_RANGE_BYTES,
-            });
+            return Err(GpaRangeError::TooLarge { range_bytes, limit: MAX_RANGE_BYTES });
         }
         Ok(range_bytes)
     }

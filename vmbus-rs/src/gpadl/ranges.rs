@@ -46,10 +46,7 @@ impl<'a> GpaRanges<'a> {
             (_, rest) = split_range(rest, index)?;
         }
         let used = bytes.len() - rest.len();
-        Ok(Self {
-            bytes: bytes.get(..used).unwrap_or(bytes),
-            count,
-        })
+        Ok(Self { bytes: bytes.get(..used).unwrap_or(bytes), count })
     }
 
     /// How many ranges there are; at least one.
@@ -135,9 +132,7 @@ impl<'a> GpaRange<'a> {
 
     /// The numbers of all pages touched: guest-physical address divided by 4096.
     pub fn pfns(&self) -> Pfns<'a> {
-        Pfns {
-            words: self.pfns.chunks_exact(PFN_LEN),
-        }
+        Pfns { words: self.pfns.chunks_exact(PFN_LEN) }
     }
 
     /// Bytes the range takes in the list.
@@ -153,9 +148,7 @@ impl<'a> GpaRange<'a> {
         self.pfns().map(move |pfn| {
             // The offset is below a page, so the difference is at least 1 and at most 4096.
             let len = left.min((PAGE_SIZE as u32).saturating_sub(offset));
-            let gpa = pfn
-                .checked_mul(PAGE_SIZE as u64)
-                .and_then(|page| page.checked_add(offset.into()));
+            let gpa = pfn.checked_mul(PAGE_SIZE as u64).and_then(|page| page.checked_add(offset.into()));
             left = left.saturating_sub(len);
             offset = 0;
             gpa.map(|gpa| (gpa, len))
@@ -206,54 +199,33 @@ pub fn write_range(
 ) -> Result<usize, GpaRangeError> {
     let range_bytes = range_bytes(byte_count, byte_offset, 0)?;
     let len = buf.len();
-    let truncated = GpaRangeError::Truncated {
-        range: 0,
-        needed: range_bytes,
-        len,
-    };
-    let target = usize::try_from(range_bytes)
-        .ok()
-        .and_then(|range_bytes| buf.get_mut(..range_bytes))
-        .ok_or(truncated)?;
+    let truncated = GpaRangeError::Truncated { range: 0, needed: range_bytes, len };
+    let target =
+        usize::try_from(range_bytes).ok().and_then(|range_bytes| buf.get_mut(..range_bytes)).ok_or(truncated)?;
     let used = target.len();
-    let (header, words) = target
-        .split_at_mut_checked(RANGE_HEADER_LEN)
-        .ok_or(truncated)?;
+    let (header, words) = target.split_at_mut_checked(RANGE_HEADER_LEN).ok_or(truncated)?;
     header.copy_from_slice(&(u64::from(byte_offset) << 32 | u64::from(byte_count)).to_le_bytes());
     let expected = page_count(byte_count, byte_offset);
     let mut pfns = pfns.into_iter();
     for (index, word) in words.chunks_exact_mut(PFN_LEN).enumerate() {
         let found = index as u64;
-        let pfn = pfns
-            .next()
-            .ok_or(GpaRangeError::PageCount { found, expected })?;
+        let pfn = pfns.next().ok_or(GpaRangeError::PageCount { found, expected })?;
         word.copy_from_slice(&pfn.to_le_bytes());
     }
     if pfns.next().is_some() {
-        return Err(GpaRangeError::PageCount {
-            found: expected.saturating_add(1),
-            expected,
-        });
+        return Err(GpaRangeError::PageCount { found: expected.saturating_add(1), expected });
     }
     Ok(used)
 }
 
 /// Bytes that a range takes in a list, if its count and offset are good.
-pub(super) fn range_bytes(
-    byte_count: u32,
-    byte_offset: u32,
-    range: u32,
-) -> Result<u64, GpaRangeError> {
+pub(super) fn range_bytes(byte_count: u32, byte_offset: u32, range: u32) -> Result<u64, GpaRangeError> {
     if byte_count == 0 {
         return Err(GpaRangeError::Empty { range });
     }
     let limit = PAGE_SIZE as u32 - 1;
     if byte_offset > limit {
-        return Err(GpaRangeError::BadOffset {
-            range,
-            byte_offset,
-            limit,
-        });
+        return Err(GpaRangeError::BadOffset { range, byte_offset, limit });
     }
     // At most 2^20 + 1 pages: far from overflowing 64 bits.
     Ok(RANGE_HEADER_LEN as u64 + PFN_LEN as u64 * page_count(byte_count, byte_offset))
@@ -263,11 +235,8 @@ pub(super) fn range_bytes(
 fn split_range(bytes: &[u8], range: u32) -> Result<(GpaRange<'_>, &[u8]), GpaRangeError> {
     let len = bytes.len();
     let header: Option<&[u8; RANGE_HEADER_LEN]> = bytes.first_chunk();
-    let &[c0, c1, c2, c3, o0, o1, o2, o3] = header.ok_or(GpaRangeError::Truncated {
-        range,
-        needed: RANGE_HEADER_LEN as u64,
-        len,
-    })?;
+    let &[c0, c1, c2, c3, o0, o1, o2, o3] =
+        header.ok_or(GpaRangeError::Truncated { range, needed: RANGE_HEADER_LEN as u64, len })?;
     let byte_count = u32::from_le_bytes([c0, c1, c2, c3]);
     let byte_offset = u32::from_le_bytes([o0, o1, o2, o3]);
     let needed = range_bytes(byte_count, byte_offset, range)?;
@@ -276,21 +245,12 @@ fn split_range(bytes: &[u8], range: u32) -> Result<(GpaRange<'_>, &[u8]), GpaRan
         .and_then(|needed| bytes.split_at_checked(needed))
         .ok_or(GpaRangeError::Truncated { range, needed, len })?;
     let pfns = own.get(RANGE_HEADER_LEN..).unwrap_or_default();
-    Ok((
-        GpaRange {
-            byte_count,
-            byte_offset,
-            pfns,
-        },
-        rest,
-    ))
+    Ok((GpaRange { byte_count, byte_offset, pfns }, rest))
 }
 
 /// The value of one word; [`ChunksExact`] yields exactly eight bytes.
 fn word(bytes: &[u8]) -> u64 {
-    bytes
-        .first_chunk()
-        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// What is wrong with a list of ranges.
@@ -357,15 +317,8 @@ impl fmt::Display for GpaRangeError {
         match *self {
             Self::NoRanges => f.write_str("range list is empty"),
             Self::Empty { range } => write!(f, "range {range} has byte_count 0"),
-            Self::BadOffset {
-                range,
-                byte_offset,
-                limit,
-            } => {
-                write!(
-                    f,
-                    "range {range} has byte_offset {byte_offset:#x}, limit {limit:#x}"
-                )
+            Self::BadOffset { range, byte_offset, limit } => {
+                write!(f, "range {range} has byte_offset {byte_offset:#x}, limit {limit:#x}")
             }
             Self::Truncated { range, needed, len } => {
                 write!(f, "range {range} needs {needed} bytes, {len} are left")
@@ -374,10 +327,7 @@ impl fmt::Display for GpaRangeError {
                 write!(f, "range has {found} page numbers, expected {expected}")
             }
             Self::TooLarge { range_bytes, limit } => {
-                write!(
-                    f,
-                    "range data has {range_bytes} bytes, range_buflen limit {limit}"
-                )
+                write!(f, "range data has {range_bytes} bytes, range_buflen limit {limit}")
             }
             Self::TooManyRanges { limit } => write!(f, "more ranges than rangecount limit {limit}"),
             Self::TooLong { len, limit } => {

@@ -63,10 +63,7 @@ pub enum Progress {
 impl Reassembler {
     /// A reassembler with these limits.
     pub fn new(limits: ReassemblyLimits) -> Self {
-        Self {
-            limits,
-            incomplete: BTreeMap::new(),
-        }
+        Self { limits, incomplete: BTreeMap::new() }
     }
 
     /// Starts a list.
@@ -81,11 +78,7 @@ impl Reassembler {
             return Err(ReassemblyError::DuplicateId { gpadl });
         }
         if self.incomplete.len() >= self.limits.incomplete {
-            return Err(ReassemblyError::TooMany {
-                relid,
-                gpadl,
-                limit: self.limits.incomplete,
-            });
+            return Err(ReassemblyError::TooMany { relid, gpadl, limit: self.limits.incomplete });
         }
         let mut list = Incomplete {
             relid,
@@ -107,17 +100,11 @@ impl Reassembler {
     /// [`ReassemblyError::BadRanges`] is to be answered with a failed GPADL_CREATED, and the list is gone.
     pub fn body(&mut self, body: &GpadlBody<'_>) -> Result<Progress, ReassemblyError> {
         let gpadl = body.gpadl;
-        let list = self
-            .incomplete
-            .get_mut(&gpadl)
-            .ok_or(ReassemblyError::UnknownId { gpadl })?;
+        let list = self.incomplete.get_mut(&gpadl).ok_or(ReassemblyError::UnknownId { gpadl })?;
         if !list.append(body.data) {
             return Ok(Progress::Incomplete);
         }
-        let list = self
-            .incomplete
-            .remove(&gpadl)
-            .ok_or(ReassemblyError::UnknownId { gpadl })?;
+        let list = self.incomplete.remove(&gpadl).ok_or(ReassemblyError::UnknownId { gpadl })?;
         list.finish(gpadl).map(Progress::Complete)
     }
 
@@ -155,8 +142,7 @@ impl Incomplete {
     /// The rest is dropped, not refused: UEFI always sends messages of 240 bytes.
     fn append(&mut self, data: &[u8]) -> bool {
         let missing = self.range_buflen.saturating_sub(self.bytes.len());
-        self.bytes
-            .extend_from_slice(data.get(..missing).unwrap_or(data));
+        self.bytes.extend_from_slice(data.get(..missing).unwrap_or(data));
         self.bytes.len() >= self.range_buflen
     }
 
@@ -164,20 +150,12 @@ impl Incomplete {
     fn finish(mut self, gpadl: GpadlId) -> Result<GpadlMemory, ReassemblyError> {
         let relid = self.relid;
         let used = GpaRanges::parse(&self.bytes, u32::from(self.range_count))
-            .map_err(|error| ReassemblyError::BadRanges {
-                relid,
-                gpadl,
-                error,
-            })?
+            .map_err(|error| ReassemblyError::BadRanges { relid, gpadl, error })?
             .as_bytes()
             .len();
         self.bytes.truncate(used);
         let ranges = RangeList::from_checked(self.bytes, self.range_count);
-        Ok(GpadlMemory {
-            relid,
-            gpadl,
-            ranges,
-        })
+        Ok(GpadlMemory { relid, gpadl, ranges })
     }
 }
 
@@ -220,15 +198,8 @@ impl fmt::Display for ReassemblyError {
         match *self {
             Self::DuplicateId { gpadl } => write!(f, "gpadl {gpadl} is already being described"),
             Self::UnknownId { gpadl } => write!(f, "no header for gpadl {gpadl}"),
-            Self::TooMany {
-                relid,
-                gpadl,
-                limit,
-            } => {
-                write!(
-                    f,
-                    "gpadl {gpadl} of channel {relid} exceeds {limit} incomplete lists"
-                )
+            Self::TooMany { relid, gpadl, limit } => {
+                write!(f, "gpadl {gpadl} of channel {relid} exceeds {limit} incomplete lists")
             }
             Self::BadRanges { relid, gpadl, .. } => {
                 write!(f, "gpadl {gpadl} of channel {relid} has bad ranges")

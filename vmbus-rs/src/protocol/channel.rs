@@ -61,12 +61,10 @@ impl OpenChannel {
 
     /// The features that make the message longer.
     pub(crate) const SIGNAL_FEATURES: FeatureFlags =
-        FeatureFlags::GUEST_SPECIFIED_SIGNAL_PARAMETERS
-            .union(FeatureFlags::CHANNEL_INTERRUPT_REDIRECTION);
+        FeatureFlags::GUEST_SPECIFIED_SIGNAL_PARAMETERS.union(FeatureFlags::CHANNEL_INTERRUPT_REDIRECTION);
 
     pub(crate) fn read(reader: &mut Reader<'_>, context: Context) -> Result<Self, ParseError> {
-        let long =
-            context.version >= Version::V6_0 && context.features.intersects(Self::SIGNAL_FEATURES);
+        let long = context.version >= Version::V6_0 && context.features.intersects(Self::SIGNAL_FEATURES);
         Ok(Self {
             relid: reader.take("relid")?,
             open_id: reader.take("open_id")?,
@@ -74,11 +72,7 @@ impl OpenChannel {
             target_vp: reader.take("target_vp")?,
             downstream_page_offset: reader.take("downstream_page_offset")?,
             user_data: reader.take("user_data")?,
-            signal: if long {
-                Some(SignalParameters::read(reader)?)
-            } else {
-                None
-            },
+            signal: if long { Some(SignalParameters::read(reader)?) } else { None },
         })
     }
 

@@ -27,20 +27,13 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `N` bytes.
-    pub(crate) fn array<const N: usize>(
-        &mut self,
-        field: &'static str,
-    ) -> Result<[u8; N], ParseError> {
-        let array = self
-            .bytes
-            .get(self.at..)
-            .and_then(<[u8]>::first_chunk)
-            .ok_or(ParseError::Truncated {
-                message: self.message,
-                field,
-                needed: self.at.saturating_add(N),
-                len: self.bytes.len(),
-            })?;
+    pub(crate) fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], ParseError> {
+        let array = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk).ok_or(ParseError::Truncated {
+            message: self.message,
+            field,
+            needed: self.at.saturating_add(N),
+            len: self.bytes.len(),
+        })?;
         self.at += N;
         Ok(*array)
     }

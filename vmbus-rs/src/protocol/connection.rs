@@ -64,19 +64,11 @@ impl InitiateContact {
     pub(crate) fn check(&self) -> Result<(), EmitError> {
         let synic = matches!(self.target, ContactTarget::Synic { .. });
         if synic != (self.version >= Version::V5_0) {
-            return Err(EmitError::Inconsistent {
-                field: "target",
-                decided_by: "version",
-                value: self.version.0,
-            });
+            return Err(EmitError::Inconsistent { field: "target", decided_by: "version", value: self.version.0 });
         }
         let features = self.features();
         if self.client_id.is_some() != features.contains(FeatureFlags::CLIENT_ID) {
-            return Err(EmitError::Inconsistent {
-                field: "client_id",
-                decided_by: "feature_flags",
-                value: features.0,
-            });
+            return Err(EmitError::Inconsistent { field: "client_id", decided_by: "feature_flags", value: features.0 });
         }
         Ok(())
     }
@@ -88,21 +80,12 @@ impl InitiateContact {
             let sint = reader.take("sint")?;
             let vtl = reader.take("vtl")?;
             let _reserved: u16 = reader.take("reserved")?;
-            ContactTarget::Synic {
-                sint,
-                vtl,
-                features: reader.take("feature_flags")?,
-            }
+            ContactTarget::Synic { sint, vtl, features: reader.take("feature_flags")? }
         } else {
             ContactTarget::InterruptPage(reader.take("interrupt_page")?)
         };
-        let mut contact = Self {
-            version,
-            target_message_vp,
-            target,
-            monitor_pages: MonitorPages::read(reader)?,
-            client_id: None,
-        };
+        let mut contact =
+            Self { version, target_message_vp, target, monitor_pages: MonitorPages::read(reader)?, client_id: None };
         if contact.features().contains(FeatureFlags::CLIENT_ID) {
             contact.client_id = Some(reader.take("client_id")?);
         }
@@ -114,11 +97,7 @@ impl InitiateContact {
         writer.put(self.target_message_vp);
         match self.target {
             ContactTarget::InterruptPage(gpa) => writer.put(gpa),
-            ContactTarget::Synic {
-                sint,
-                vtl,
-                features,
-            } => {
+            ContactTarget::Synic { sint, vtl, features } => {
                 writer.put(sint);
                 writer.put(vtl);
                 writer.put(0_u16);
@@ -168,11 +147,7 @@ impl VersionResponse {
 
     /// The connection id for all later messages, when the version asked for was this one.
     pub fn message_connection(&self, version: Version) -> ConnectionId {
-        if version >= Version::V5_0 {
-            ConnectionId(self.selected)
-        } else {
-            ConnectionId::MESSAGE
-        }
+        if version >= Version::V5_0 { ConnectionId(self.selected) } else { ConnectionId::MESSAGE }
     }
 
     /// Bytes of the body, the header not counted.
@@ -184,10 +159,10 @@ impl VersionResponse {
         }
     }
 
-    /// Checks that the monitor pages are there exactly when the flag says so.
+    /// Checks that monitor pages come with their flag. The flag may come without them, to a guest that did not ask.
     pub(crate) fn check(&self) -> Result<(), EmitError> {
         let features = self.supported_features.unwrap_or_default();
-        if self.monitor_pages.is_some() != features.contains(SERVER_PAGES) {
+        if self.monitor_pages.is_some() && !features.contains(SERVER_PAGES) {
             return Err(EmitError::Inconsistent {
                 field: "monitor_pages",
                 decided_by: "supported_features",
@@ -215,10 +190,7 @@ impl VersionResponse {
         }
         let supported: FeatureFlags = reader.take("supported_features")?;
         response.supported_features = Some(supported);
-        if supported
-            .intersection(context.features)
-            .contains(SERVER_PAGES)
-        {
+        if supported.intersection(context.features).contains(SERVER_PAGES) {
             let _padding: u32 = reader.take("padding")?;
             response.monitor_pages = Some(MonitorPages::read(reader)?);
         }
@@ -290,16 +262,8 @@ impl TlConnectRequest {
         let guest_endpoint = reader.take("guest_endpoint")?;
         let host_service = reader.take("host_service")?;
         let long = context.version >= Version::V5_2 && reader.rest().len() >= Guid::LEN;
-        let silo_id = if long {
-            Some(reader.take("silo_id")?)
-        } else {
-            None
-        };
-        Ok(Self {
-            guest_endpoint,
-            host_service,
-            silo_id,
-        })
+        let silo_id = if long { Some(reader.take("silo_id")?) } else { None };
+        Ok(Self { guest_endpoint, host_service, silo_id })
     }
 
     pub(crate) fn write(&self, writer: &mut Writer<'_>) {

@@ -50,26 +50,13 @@ impl fmt::Display for ParseError {
             Self::TooLong { len, limit } => {
                 write!(f, "control message has {len} bytes, limit {limit}")
             }
-            Self::Truncated {
-                message,
-                field,
-                needed,
-                len,
-            } => {
-                write!(
-                    f,
-                    "{message} needs {needed} bytes to hold {field} and has {len}"
-                )
+            Self::Truncated { message, field, needed, len } => {
+                write!(f, "{message} needs {needed} bytes to hold {field} and has {len}")
             }
             Self::UnknownType { message } => {
                 write!(f, "control message has unknown type {:#x}", message.0)
             }
-            Self::NotNegotiated {
-                message,
-                needed_version,
-                needed_feature,
-                version,
-            } => {
+            Self::NotNegotiated { message, needed_version, needed_feature, version } => {
                 write!(f, "{message} needs version {needed_version}")?;
                 if needed_feature != FeatureFlags::NONE {
                     write!(f, " and feature {:#x}", needed_feature.0)?;
@@ -120,16 +107,9 @@ impl fmt::Display for EmitError {
                 write!(f, "message needs {needed} bytes and the buffer has {len}")
             }
             Self::TooLong { field, len, limit } => {
-                write!(
-                    f,
-                    "{field} makes the message {len} bytes long, limit {limit}"
-                )
+                write!(f, "{field} makes the message {len} bytes long, limit {limit}")
             }
-            Self::Inconsistent {
-                field,
-                decided_by,
-                value,
-            } => {
+            Self::Inconsistent { field, decided_by, value } => {
                 write!(f, "presence of {field} contradicts {decided_by} {value:#x}")
             }
         }

@@ -61,11 +61,7 @@ impl<'a> GpadlBody<'a> {
     pub(crate) const BODY_LEN: usize = 8;
 
     pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, ParseError> {
-        Ok(Self {
-            message_number: reader.take("message_number")?,
-            gpadl: reader.take("gpadl")?,
-            data: reader.rest(),
-        })
+        Ok(Self { message_number: reader.take("message_number")?, gpadl: reader.take("gpadl")?, data: reader.rest() })
     }
 
     pub(crate) fn write(&self, writer: &mut Writer<'_>) {

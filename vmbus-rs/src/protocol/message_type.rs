@@ -120,9 +120,7 @@ impl MessageType {
 
     /// Checks that the type exists on a connection of this kind.
     pub(crate) fn check(self, context: Context) -> Result<(), ParseError> {
-        let needs = self
-            .requires()
-            .ok_or(ParseError::UnknownType { message: self })?;
+        let needs = self.requires().ok_or(ParseError::UnknownType { message: self })?;
         if context.version >= needs.version && context.features.contains(needs.features) {
             return Ok(());
         }

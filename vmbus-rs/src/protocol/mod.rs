@@ -21,13 +21,12 @@ mod offer;
 mod version;
 
 pub use channel::{
-    CloseChannel, CloseReservedChannel, CloseReservedResponse, ModifyChannel,
-    ModifyChannelResponse, OpenChannel, OpenFlags, OpenReservedChannel, OpenResult, RelIdReleased,
-    Rescind, SignalParameters,
+    CloseChannel, CloseReservedChannel, CloseReservedResponse, ModifyChannel, ModifyChannelResponse, OpenChannel,
+    OpenFlags, OpenReservedChannel, OpenResult, RelIdReleased, Rescind, SignalParameters,
 };
 pub use connection::{
-    ConnectionState, ContactTarget, InitiateContact, ModifyConnection, ModifyConnectionResponse,
-    MonitorPages, TlConnectRequest, TlConnectResult, VersionResponse,
+    ConnectionState, ContactTarget, InitiateContact, ModifyConnection, ModifyConnectionResponse, MonitorPages,
+    TlConnectRequest, TlConnectResult, VersionResponse,
 };
 pub use error::{EmitError, ParseError};
 pub use gpadl::{GpadlBody, GpadlCreated, GpadlHeader, GpadlTeardown, GpadlTorndown};
@@ -62,10 +61,7 @@ impl Context {
 
     /// A connection without optional features.
     pub const fn new(version: Version) -> Self {
-        Self {
-            version,
-            features: FeatureFlags::NONE,
-        }
+        Self { version, features: FeatureFlags::NONE }
     }
 }
 
@@ -142,10 +138,7 @@ impl<'a> Message<'a> {
     /// Any [`ParseError`]: too long, truncated, of unknown type, or not part of the agreed version and features.
     pub fn parse(bytes: &'a [u8], context: Context) -> Result<Self, ParseError> {
         if bytes.len() > MAX_MESSAGE {
-            return Err(ParseError::TooLong {
-                len: bytes.len(),
-                limit: MAX_MESSAGE,
-            });
+            return Err(ParseError::TooLong { len: bytes.len(), limit: MAX_MESSAGE });
         }
         let mut header = Reader::new(MessageType::INVALID, bytes, 0);
         let message: MessageType = header.take("message_type")?;
@@ -168,28 +161,16 @@ impl<'a> Message<'a> {
             MessageType::GPADL_TORNDOWN => Self::GpadlTorndown(GpadlTorndown::read(r)?),
             MessageType::RELID_RELEASED => Self::RelIdReleased(RelIdReleased::read(r)?),
             MessageType::INITIATE_CONTACT => Self::InitiateContact(InitiateContact::read(r)?),
-            MessageType::VERSION_RESPONSE => {
-                Self::VersionResponse(VersionResponse::read(r, context)?)
-            }
+            MessageType::VERSION_RESPONSE => Self::VersionResponse(VersionResponse::read(r, context)?),
             MessageType::UNLOAD => Self::Unload,
             MessageType::UNLOAD_RESPONSE => Self::UnloadResponse,
-            MessageType::OPEN_RESERVED_CHANNEL => {
-                Self::OpenReservedChannel(OpenReservedChannel::read(r)?)
-            }
-            MessageType::CLOSE_RESERVED_CHANNEL => {
-                Self::CloseReservedChannel(CloseReservedChannel::read(r)?)
-            }
-            MessageType::CLOSE_RESERVED_RESPONSE => {
-                Self::CloseReservedResponse(CloseReservedResponse::read(r)?)
-            }
-            MessageType::TL_CONNECT_REQUEST => {
-                Self::TlConnectRequest(TlConnectRequest::read(r, context)?)
-            }
+            MessageType::OPEN_RESERVED_CHANNEL => Self::OpenReservedChannel(OpenReservedChannel::read(r)?),
+            MessageType::CLOSE_RESERVED_CHANNEL => Self::CloseReservedChannel(CloseReservedChannel::read(r)?),
+            MessageType::CLOSE_RESERVED_RESPONSE => Self::CloseReservedResponse(CloseReservedResponse::read(r)?),
+            MessageType::TL_CONNECT_REQUEST => Self::TlConnectRequest(TlConnectRequest::read(r, context)?),
             MessageType::MODIFY_CHANNEL => Self::ModifyChannel(ModifyChannel::read(r)?),
             MessageType::TL_CONNECT_RESULT => Self::TlConnectResult(TlConnectResult::read(r)?),
-            MessageType::MODIFY_CHANNEL_RESPONSE => {
-                Self::ModifyChannelResponse(ModifyChannelResponse::read(r)?)
-            }
+            MessageType::MODIFY_CHANNEL_RESPONSE => Self::ModifyChannelResponse(ModifyChannelResponse::read(r)?),
             MessageType::MODIFY_CONNECTION => Self::ModifyConnection(ModifyConnection::read(r)?),
             MessageType::MODIFY_CONNECTION_RESPONSE => {
                 Self::ModifyConnectionResponse(ModifyConnectionResponse::read(r)?)
@@ -211,9 +192,7 @@ impl<'a> Message<'a> {
         self.check()?;
         let needed = self.encoded_len();
         let len = buf.len();
-        let target = buf
-            .get_mut(..needed)
-            .ok_or(EmitError::BufferTooSmall { needed, len })?;
+        let target = buf.get_mut(..needed).ok_or(EmitError::BufferTooSmall { needed, len })?;
         let mut writer = Writer::new(target);
         let w = &mut writer;
         w.put(self.message_type());
@@ -249,11 +228,7 @@ impl<'a> Message<'a> {
             Self::ModifyConnection(m) => m.write(w),
             Self::ModifyConnectionResponse(m) => m.write(w),
         }
-        debug_assert_eq!(
-            writer.remaining(),
-            0,
-            "message is shorter than its computed length"
-        );
+        debug_assert_eq!(writer.remaining(), 0, "message is shorter than its computed length");
         Ok(needed)
     }
 
@@ -270,9 +245,7 @@ impl<'a> Message<'a> {
                 | Self::Resume => 0,
                 Self::Offer(_) => Offer::BODY_LEN,
                 Self::Rescind(_) => Rescind::BODY_LEN,
-                Self::OpenChannel(m) => {
-                    OpenChannel::BODY_LEN + m.signal.map_or(0, |_| SignalParameters::BODY_LEN)
-                }
+                Self::OpenChannel(m) => OpenChannel::BODY_LEN + m.signal.map_or(0, |_| SignalParameters::BODY_LEN),
                 Self::OpenResult(_) => OpenResult::BODY_LEN,
                 Self::CloseChannel(_) => CloseChannel::BODY_LEN,
                 Self::GpadlHeader(m) => GpadlHeader::BODY_LEN + m.data.len(),
@@ -281,16 +254,12 @@ impl<'a> Message<'a> {
                 Self::GpadlTeardown(_) => GpadlTeardown::BODY_LEN,
                 Self::GpadlTorndown(_) => GpadlTorndown::BODY_LEN,
                 Self::RelIdReleased(_) => RelIdReleased::BODY_LEN,
-                Self::InitiateContact(m) => {
-                    InitiateContact::BODY_LEN + m.client_id.map_or(0, |_| Guid::LEN)
-                }
+                Self::InitiateContact(m) => InitiateContact::BODY_LEN + m.client_id.map_or(0, |_| Guid::LEN),
                 Self::VersionResponse(m) => m.body_len(),
                 Self::OpenReservedChannel(_) => OpenReservedChannel::BODY_LEN,
                 Self::CloseReservedChannel(_) => CloseReservedChannel::BODY_LEN,
                 Self::CloseReservedResponse(_) => CloseReservedResponse::BODY_LEN,
-                Self::TlConnectRequest(m) => {
-                    TlConnectRequest::BODY_LEN + m.silo_id.map_or(0, |_| Guid::LEN)
-                }
+                Self::TlConnectRequest(m) => TlConnectRequest::BODY_LEN + m.silo_id.map_or(0, |_| Guid::LEN),
                 Self::ModifyChannel(_) => ModifyChannel::BODY_LEN,
                 Self::TlConnectResult(_) => TlConnectResult::BODY_LEN,
                 Self::ModifyChannelResponse(_) => ModifyChannelResponse::BODY_LEN,
@@ -340,11 +309,7 @@ impl<'a> Message<'a> {
             Self::InitiateContact(contact) => contact.check(),
             Self::VersionResponse(response) => response.check(),
             Self::GpadlHeader(_) | Self::GpadlBody(_) if self.encoded_len() > MAX_MESSAGE => {
-                Err(EmitError::TooLong {
-                    field: "data",
-                    len: self.encoded_len(),
-                    limit: MAX_MESSAGE,
-                })
+                Err(EmitError::TooLong { field: "data", len: self.encoded_len(), limit: MAX_MESSAGE })
             }
             _ => Ok(()),
         }

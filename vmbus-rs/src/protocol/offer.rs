@@ -91,29 +91,19 @@ impl Offer {
     /// `monitor_id` holds a number even when none was allocated; using it then leaves the host unsignalled (DPDK commit
     /// 8e4a1b88e1).
     pub fn monitor(&self) -> Option<MonitorId> {
-        if self.monitor_allocated {
-            MonitorId::new(self.monitor_id)
-        } else {
-            None
-        }
+        if self.monitor_allocated { MonitorId::new(self.monitor_id) } else { None }
     }
 
     /// The connection id that signals this channel on a connection of this version.
     pub fn signal_connection(&self, version: Version) -> ConnectionId {
         // Below 1.1 the offer has no such field and all channels share one.
-        if version < Version::V1_1 {
-            ConnectionId::EVENT
-        } else {
-            self.connection_id
-        }
+        if version < Version::V1_1 { ConnectionId::EVENT } else { self.connection_id }
     }
 
     /// The pipe type of a channel in pipe mode.
     pub fn pipe_type(&self) -> Option<PipeType> {
         let [a, b, c, d, ..] = self.user_defined;
-        self.flags
-            .contains(OfferFlags::NAMED_PIPE_MODE)
-            .then(|| PipeType(u32::from_le_bytes([a, b, c, d])))
+        self.flags.contains(OfferFlags::NAMED_PIPE_MODE).then(|| PipeType(u32::from_le_bytes([a, b, c, d])))
     }
 
     /// What an hvsock offer says about its connection.
