@@ -114,9 +114,7 @@ impl RxMeta {
         Self {
             checksum: info.rx_checksum().map_or_else(RxChecksum::default, RxChecksum::from_wire),
             vlan: info.vlan,
-            hash: info
-                .hash_value
-                .map(|value| Hash { value, covers: info.hash_info.unwrap_or(HashInfo::EMPTY) }),
+            hash: info.hash_value.map(|value| Hash { value, covers: info.hash_info.unwrap_or(HashInfo::EMPTY) }),
             path: Path::Synthetic,
             coalesced: None,
         }

@@ -140,8 +140,8 @@ counters! {
         control_dropped,
         /// Doorbells rung.
         doorbells,
-        /// Times that an interrupt was asked for.
-        wakeups,
+        /// Times that the queue asked for an interrupt before it slept.
+        arms,
     }
 }
 
@@ -281,20 +281,42 @@ mod tests {
         assert_eq!(
             names,
             [
-                "tx_scattered", "tx_no_memory", "tx_no_space", "tx_too_big", "tx_busy", "tx_send_full", "rx_comp_busy",
-                "rx_no_memory", "stop_queue", "wake_queue", "vlan_error", "vf_rx_packets", "vf_rx_bytes",
-                "vf_tx_packets", "vf_tx_bytes", "vf_tx_dropped", "tx_queue_0_packets", "tx_queue_0_bytes",
-                "tx_queue_0_xdp_xmit", "rx_queue_0_packets", "rx_queue_0_bytes", "rx_queue_0_xdp_drop",
-                "rx_queue_0_xdp_redirect", "rx_queue_0_xdp_tx", "tx_queue_1_packets", "tx_queue_1_bytes",
-                "tx_queue_1_xdp_xmit", "rx_queue_1_packets", "rx_queue_1_bytes", "rx_queue_1_xdp_drop",
-                "rx_queue_1_xdp_redirect", "rx_queue_1_xdp_tx",
+                "tx_scattered",
+                "tx_no_memory",
+                "tx_no_space",
+                "tx_too_big",
+                "tx_busy",
+                "tx_send_full",
+                "rx_comp_busy",
+                "rx_no_memory",
+                "stop_queue",
+                "wake_queue",
+                "vlan_error",
+                "vf_rx_packets",
+                "vf_rx_bytes",
+                "vf_tx_packets",
+                "vf_tx_bytes",
+                "vf_tx_dropped",
+                "tx_queue_0_packets",
+                "tx_queue_0_bytes",
+                "tx_queue_0_xdp_xmit",
+                "rx_queue_0_packets",
+                "rx_queue_0_bytes",
+                "rx_queue_0_xdp_drop",
+                "rx_queue_0_xdp_redirect",
+                "rx_queue_0_xdp_tx",
+                "tx_queue_1_packets",
+                "tx_queue_1_bytes",
+                "tx_queue_1_xdp_xmit",
+                "rx_queue_1_packets",
+                "rx_queue_1_bytes",
+                "rx_queue_1_xdp_drop",
+                "rx_queue_1_xdp_redirect",
+                "rx_queue_1_xdp_tx",
             ]
         );
         let value = |wanted: &str| shown.iter().find(|(name, _)| name == wanted).unwrap().1;
-        assert_eq!(
-            ["tx_busy", "rx_queue_1_bytes", "rx_queue_0_bytes", "vf_tx_bytes"].map(value),
-            [5, 7, 0, 11]
-        );
+        assert_eq!(["tx_busy", "rx_queue_1_bytes", "rx_queue_0_bytes", "vf_tx_bytes"].map(value), [5, 7, 0, 11]);
     }
 
     #[test]

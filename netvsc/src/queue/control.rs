@@ -1,9 +1,15 @@
 //! What a queue carries beside frames: NVSP messages and RNDIS control messages, both ways.
 
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use core::ops::Deref;
 
 use vmbus::packet::TransactionId;
+
+use crate::stats::QueueStats;
+
+/// Longest RNDIS control message that is taken from the host; Linux has room for a page and the fixed part.
+pub(super) const MAX_CONTROL_BYTES: usize = 8192;
 
 /// The caller's name for a control message, given back with its completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,4 +64,41 @@ pub enum ControlInput {
         /// The message, without what followed it in its range.
         payload: ControlBytes,
     },
+}
+
+/// What the host said and nobody has asked for yet.
+#[derive(Debug)]
+pub(super) struct Controls {
+    inputs: VecDeque<ControlInput>,
+    limit: usize,
+    /// Only the primary channel carries control messages.
+    is_primary: bool,
+}
+
+impl Controls {
+    pub(super) fn new(is_primary: bool, limit: usize) -> Self {
+        Self { inputs: VecDeque::new(), limit, is_primary }
+    }
+
+    /// Adds what came unasked. Bounded: a host that floods us is not heard.
+    pub(super) fn push(&mut self, input: ControlInput, stats: &mut QueueStats) {
+        if self.is_primary && self.inputs.len() < self.limit {
+            self.inputs.push_back(input);
+        } else {
+            stats.extra.control_dropped += 1;
+        }
+    }
+
+    /// Adds the completion of a message of ours. Always heard: there are no more of them than slots for such messages.
+    pub(super) fn push_completion(&mut self, token: ControlToken, payload: &[u8]) {
+        self.inputs.push_back(ControlInput::Completed { token, payload: payload.into() });
+    }
+
+    pub(super) fn pop(&mut self) -> Option<ControlInput> {
+        self.inputs.pop_front()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.inputs.len()
+    }
 }

@@ -1,23 +1,77 @@
 //! One queue: everything that happens on one channel, receive and transmit.
+//!
+//! A [`Queue`] owns its channel's rings and its share of the buffers; it has no locks, and allocates when it is made and when
+//! buffers are attached, never for a frame. The order of a turn:
+//!
+//! ```text
+//! receive(&mut burst, n)      ring → backlog → frames; acknowledgments; at most one doorbell
+//! send(frame, meta) …         frames → sections, pages
+//! flush()                     sections, pages → ring; at most one doorbell
+//! poll_control()              on the primary channel
+//! arm()                       before sleeping: false = the interrupt will come
+//! ```
+//!
+//! Who does not read for a while calls [`pump`](Queue::pump): completions are then reclaimed, frames wait in the backlog, which
+//! has room for all that the host can hand over.
+//!
+//! | file | has |
+//! |---|---|
+//! | `receive` | transfer packets, ranges, messages, frames; coalesced frames |
+//! | `transmit` | frames into sections and pages; aggregation |
+//! | `outbound` | the guest→host ring: room, acknowledgments, doorbell |
+//! | `in_flight` | what is outstanding, by transaction id |
+//! | `sections`, `pages` | memory that is lent to the host for sending |
+//! | `control` | messages beside frames |
+//! | `burst` | where received frames go |
+//!
+//! The host is not trusted: what it wrote is copied, then checked, and only the copy is used. No input makes a queue panic; what is
+//! wrong is counted, and ends the queue only where the ring itself is corrupt.
 
 mod burst;
+mod checksum;
 mod control;
 mod error;
+mod in_flight;
+mod outbound;
+mod pages;
+mod receive;
+mod sections;
 mod settings;
+mod transmit;
 
+use alloc::boxed::Box;
+use alloc::vec;
 use core::time::Duration;
 
-use vmbus::bus::{Channel, Doorbell};
-use vmbus::Error as _;
+use vmbus::bus::{Channel, Interrupt};
+use vmbus::packet::{DESCRIPTOR_BYTES, PacketType, TransactionId};
+use vmbus::ring::{Consumer, MappedRing, Outgoing};
 
 pub use burst::{Burst, Frame, FrameMut, FrameSink, Frames, FramesMut};
 pub use control::{ControlBytes, ControlInput, ControlToken};
 pub use error::{QueueError, SendError};
 pub use settings::{AggregateLimits, QueueSettings, ReceiveBuffer, SendBuffer};
 
+use self::control::Controls;
+use self::in_flight::{Cargo, InFlight, Lent, Sent};
+use self::outbound::Outbound;
+use self::pages::Pages;
+use self::receive::Receive;
+use self::sections::Sections;
+use self::transmit::Transmit;
 use crate::meta::TxMeta;
 use crate::stats::QueueStats;
 use crate::time::Instant;
+
+/// Longest packet of the host without its descriptor: a transfer packet with the most ranges, as Linux reckons it
+/// (`NETVSC_MAX_PKT_SIZE`), rounded up to what a round number of ranges takes.
+const MAX_INCOMING_BYTES: usize = 8192 - DESCRIPTOR_BYTES;
+
+/// Packets that one [`Queue::pump`] takes at most: a host that writes as fast as we read must not hold us for ever.
+const MAX_PACKETS_PER_PUMP: usize = 4096;
+
+/// Id of a packet for which no completion is wanted; never given to one for which it is. As Linux.
+const NO_COMPLETION: TransactionId = TransactionId(u64::MAX - 2);
 
 /// What [`Queue::pump`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,28 +97,67 @@ pub struct Aborted {
     pub receive_packets: usize,
 }
 
-/// One queue.
+/// One queue. See the [module](self).
 #[derive(Debug)]
 pub struct Queue<C: Channel> {
     index: u16,
-    doorbell: C::Doorbell,
-    interrupt: Option<C::Interrupt>,
+    incoming: Consumer<MappedRing<C::Memory>>,
+    outbound: Outbound<C::Memory, C::Doorbell>,
+    /// The packet at hand, copied out of the ring.
+    packet: Box<[u8]>,
+    in_flight: InFlight,
+    transmit: Transmit<C::Memory>,
+    receive: Receive<C::Memory>,
+    controls: Controls,
     stats: QueueStats,
+    interrupt: Option<C::Interrupt>,
+    can_unmask: bool,
+    /// Sends completed so far, for the watchdog.
+    completed: u64,
+    /// When the watchdog first saw this count.
+    stalled: Option<(u64, Instant)>,
+}
+
+/// What the sending side works with.
+macro_rules! transmit_with {
+    ($queue:expr) => {
+        transmit::With { ring: &mut $queue.outbound, in_flight: &mut $queue.in_flight, stats: &mut $queue.stats }
+    };
+}
+
+/// What the receiving side works with.
+macro_rules! receive_with {
+    ($queue:expr) => {
+        receive::With { ring: &mut $queue.outbound, controls: &mut $queue.controls, stats: &mut $queue.stats }
+    };
 }
 
 impl<C: Channel> Queue<C> {
-    /// A queue on an open channel. Buffers are attached later.
+    /// A queue on a channel that was just opened. Buffers are attached later.
     ///
     /// # Errors
     /// [`QueueError::BadRing`].
     pub fn new(channel: C, settings: QueueSettings) -> Result<Self, QueueError> {
-        let _ = settings;
         let parts = channel.into_parts();
+        let outgoing = MappedRing::new(parts.outgoing, parts.ring_header_bytes)?;
+        let incoming = MappedRing::new(parts.incoming, parts.ring_header_bytes)?;
+        let is_primary = parts.info.is_primary();
+        let mut in_flight = InFlight::default();
+        in_flight.grow(settings.control_outstanding.max(1));
         Ok(Self {
             index: parts.info.subchannel_index,
-            doorbell: parts.doorbell,
-            interrupt: Some(parts.interrupt),
+            incoming: Consumer::new(incoming),
+            outbound: Outbound::new(outgoing, parts.doorbell),
+            packet: vec![0; MAX_INCOMING_BYTES].into_boxed_slice(),
+            in_flight,
+            transmit: Transmit::new(is_primary, settings.max_direct_pages),
+            receive: Receive::new(),
+            controls: Controls::new(is_primary, settings.control_inputs),
             stats: QueueStats::default(),
+            can_unmask: parts.interrupt.can_unmask(),
+            interrupt: Some(parts.interrupt),
+            completed: 0,
+            stalled: None,
         })
     }
 
@@ -73,33 +166,64 @@ impl<C: Channel> Queue<C> {
         self.index
     }
 
-    /// The channel's interrupt, once: waited on apart from the queue.
+    /// The channel's interrupt, once: it is waited on apart from the queue.
     pub fn take_interrupt(&mut self) -> Option<C::Interrupt> {
         self.interrupt.take()
     }
 
-    /// Sends an NVSP message in band and signals the host; with a token its completion is wanted, and comes as
+    /// Counters.
+    pub fn stats(&self) -> &QueueStats {
+        &self.stats
+    }
+
+    /// Sends an NVSP message in band and signals the host. With a token its completion is wanted, and comes as
     /// [`ControlInput::Completed`].
     ///
     /// # Errors
     /// [`SendError::Full`], [`SendError::TooLong`], [`SendError::Queue`].
     pub fn send_nvsp(&mut self, message: &[u8], completion: Option<ControlToken>) -> Result<(), SendError> {
-        let _ = (message, completion);
-        Err(SendError::NotAttached)
+        let notice = Outgoing::notice(NO_COMPLETION, message);
+        let (len, limit) = (notice.ring_bytes(), self.outbound.max_send_bytes());
+        if len > limit {
+            return Err(SendError::TooLong { len, limit });
+        }
+        self.transmit.close(&mut transmit_with!(self))?;
+        if !self.outbound.has_send_room(len)? {
+            return Err(SendError::Full);
+        }
+        let written = match completion {
+            None => self.outbound.write(&notice)?,
+            Some(token) => {
+                let sent = Sent { lent: Lent::Nothing, cargo: Cargo::Control(token) };
+                let Some(id) = self.in_flight.insert(sent) else { return Err(SendError::Full) };
+                let written = self.outbound.write(&Outgoing::request(id, message))?;
+                if !written {
+                    self.in_flight.remove(id);
+                }
+                written
+            }
+        };
+        if !written {
+            return Err(SendError::Full);
+        }
+        Ok(self.outbound.publish(&mut self.stats)?)
     }
 
-    /// Sends an RNDIS control message.
+    /// Sends an RNDIS control message and signals the host. It goes into a page of the direct memory, or into a send section;
+    /// frames leave one section free for that where there is no direct memory. The completion only says that the
+    /// message was taken; an answer comes as [`ControlInput::Rndis`], possibly before it.
     ///
     /// # Errors
-    /// [`SendError`].
+    /// [`SendError::Full`], [`SendError::TooLong`], [`SendError::NotAttached`], [`SendError::Queue`].
     pub fn send_rndis_control(&mut self, message: &[u8], token: ControlToken) -> Result<(), SendError> {
-        let _ = (message, token);
-        Err(SendError::NotAttached)
+        self.transmit.send_control(message, token, transmit_with!(self))?;
+        Ok(self.outbound.publish(&mut self.stats)?)
     }
 
-    /// The next thing the host said, apart from frames. Poll after [`pump`](Self::pump) and [`receive`](Self::receive).
+    /// The next thing that the host said, apart from frames. Poll it after [`pump`](Self::pump) and
+    /// [`receive`](Self::receive), until there is none.
     pub fn poll_control(&mut self) -> Option<ControlInput> {
-        None
+        self.controls.pop()
     }
 
     /// Gives the queue memory for GPA-direct sends.
@@ -107,16 +231,20 @@ impl<C: Channel> Queue<C> {
     /// # Errors
     /// [`QueueError::BadBuffer`] if no page's guest physical address is known.
     pub fn attach_direct(&mut self, memory: C::Memory) -> Result<(), QueueError> {
-        let _ = memory;
+        let pages = Pages::new(memory)?;
+        self.in_flight.grow(pages.count());
+        self.transmit.pages = Some(pages);
+        self.transmit.buffers_changed();
         Ok(())
     }
 
-    /// Gives the queue the receive buffer.
+    /// Gives the queue the receive buffer. It is shared by all queues; the host decides whose ranges are where.
     ///
     /// # Errors
     /// [`QueueError::BadBuffer`].
     pub fn attach_receive(&mut self, buffer: ReceiveBuffer<C::Memory>) -> Result<(), QueueError> {
-        let _ = buffer;
+        let packets = self.receive.attach(buffer)?;
+        self.outbound.reserve_acks(packets);
         Ok(())
     }
 
@@ -125,111 +253,234 @@ impl<C: Channel> Queue<C> {
     /// # Errors
     /// [`QueueError::BadBuffer`].
     pub fn attach_send(&mut self, buffer: SendBuffer<C::Memory>) -> Result<(), QueueError> {
-        let _ = buffer;
+        let sections = Sections::new(buffer)?;
+        self.in_flight.grow(sections.count());
+        self.transmit.sections = Some(sections);
+        self.transmit.buffers_changed();
         Ok(())
     }
 
-    /// Sets how messages may be put together.
+    /// Sets how messages may be put together; [`AggregateLimits::SINGLE`] until then.
     pub fn attach_limits(&mut self, limits: AggregateLimits) {
-        let _ = limits.clamped();
+        self.transmit.set_limits(limits);
     }
 
-    /// Lets go of all buffers, after the channel was closed or rescinded; says what was outstanding.
+    /// Lets go of all buffers after the channel was closed or rescinded, and says what was outstanding. The rings are not
+    /// touched. The queue is of no use afterwards.
     pub fn detach_buffers(&mut self) -> Aborted {
-        Aborted::default()
+        let mut aborted = Aborted::default();
+        self.transmit.detach(&mut self.in_flight);
+        while let Some(sent) = self.in_flight.remove_any() {
+            match sent.cargo {
+                Cargo::Frames { frames, .. } => aborted.frames += u64::from(frames),
+                Cargo::Control(_) => aborted.controls += 1,
+            }
+        }
+        self.stats.extra.tx_dropped += aborted.frames;
+        aborted.receive_packets = self.receive.detach() + self.outbound.forget_owed();
+        aborted
     }
 
-    /// Takes what is in the ring.
+    /// Takes what is in the ring: reclaims what was completed, queues control messages and ranges, writes the
+    /// acknowledgments that wait.
     ///
     /// # Errors
     /// [`QueueError`]; the queue is unusable afterwards.
     pub fn pump(&mut self) -> Result<Pumped, QueueError> {
-        Ok(Pumped::default())
+        let before = self.completed;
+        let more = self.drain(usize::MAX)?;
+        self.flush_acks()?;
+        Ok(Pumped {
+            completions: (self.completed - before) as usize,
+            ranges: self.receive.backlog(),
+            controls: self.controls.len(),
+            more,
+        })
     }
 
-    /// Copies at most `max_frames` received frames into `sink`; says how many.
+    /// Takes packets off the ring until `ranges` ranges wait or it is empty; whether something may be left.
+    #[inline]
+    fn drain(&mut self, ranges: usize) -> Result<bool, QueueError> {
+        let mut left = MAX_PACKETS_PER_PUMP;
+        while left > 0 && self.receive.backlog() < ranges {
+            let Some(incoming) = self.incoming.take(&mut self.packet)? else { break };
+            left -= 1;
+            let (header, payload) = incoming.split(&self.packet);
+            let id = incoming.descriptor.transaction_id;
+            match incoming.descriptor.packet_type {
+                PacketType::TRANSFER_PAGES => self.receive.admit(id, header, payload, &mut receive_with!(self))?,
+                PacketType::COMPLETION => match self.in_flight.remove(id) {
+                    Some(sent) => {
+                        self.completed += 1;
+                        if let Some(token) = self.transmit.completed(sent, payload, &mut self.stats) {
+                            self.controls.push_completion(token, payload);
+                        }
+                    }
+                    None => self.stats.extra.stale_completions += 1,
+                },
+                PacketType::IN_BAND => {
+                    let wants_completion = incoming.descriptor.wants_completion();
+                    let payload = payload.into();
+                    let message = ControlInput::Message { transaction_id: id, wants_completion, payload };
+                    self.controls.push(message, &mut self.stats);
+                }
+                _ => self.stats.extra.bad_packets += 1,
+            }
+        }
+        if self.incoming.commit()?.is_needed() {
+            self.outbound.signal(&mut self.stats)?;
+        }
+        Ok(left == 0 || self.receive.backlog() >= ranges)
+    }
+
+    /// Writes the acknowledgments that wait, and publishes all that was written.
+    #[inline]
+    fn flush_acks(&mut self) -> Result<(), QueueError> {
+        if self.outbound.owed() > 0 {
+            self.outbound.flush_owed()?;
+        }
+        self.outbound.publish(&mut self.stats)
+    }
+
+    /// Copies at most `max_frames` received frames into `sink`; says how many. Takes from the ring as needed. Fewer than
+    /// `max_frames` means that there are no more, or that the sink has no room; the rest waits for the next call.
     ///
     /// # Errors
-    /// [`QueueError`]; the queue is unusable afterwards.
+    /// [`QueueError`]; the queue is unusable afterwards. Frames that were copied before are in the sink.
+    #[inline]
     pub fn receive<S: FrameSink>(&mut self, sink: &mut S, max_frames: usize) -> Result<usize, QueueError> {
-        let _ = (sink, max_frames);
-        Ok(0)
+        if self.receive.backlog() < max_frames {
+            self.drain(max_frames)?;
+        }
+        let frames = self.receive.deliver(sink, max_frames, &mut receive_with!(self))?;
+        self.flush_acks()?;
+        Ok(frames)
     }
 
-    /// Takes a frame to be sent. The host learns of it by [`flush`](Self::flush).
+    /// Received ranges that were taken off the ring and wait for [`receive`](Self::receive).
+    pub fn backlog(&self) -> usize {
+        self.receive.backlog()
+    }
+
+    /// Takes a frame to be sent: copies it. The host learns of it by [`flush`](Self::flush).
     ///
     /// # Errors
-    /// [`SendError`]; nothing was taken.
+    /// [`SendError`]: the frame was not taken.
+    #[inline]
     pub fn send(&mut self, frame: &[u8], meta: &TxMeta) -> Result<(), SendError> {
-        let _ = (frame, meta);
-        Err(SendError::NotAttached)
+        self.transmit.send(frame, meta, transmit_with!(self))
     }
 
-    /// Whether a frame of `frame_len` bytes would be taken now.
+    /// Whether a frame of `frame_len` bytes, with whatever metadata, would be taken now.
     pub fn can_send(&mut self, frame_len: usize) -> bool {
-        let _ = frame_len;
-        false
+        // A corrupt ring has no room; the next call that touches it says why.
+        self.transmit.can_send(frame_len, transmit_with!(self)).unwrap_or(false)
     }
 
-    /// Hands all taken frames to the host: at most one doorbell.
+    /// Hands all frames that were taken to the host: at most one doorbell.
     ///
     /// # Errors
     /// [`QueueError`].
+    #[inline]
     pub fn flush(&mut self) -> Result<(), QueueError> {
-        Ok(())
+        self.transmit.close(&mut transmit_with!(self))?;
+        self.flush_acks()
     }
 
-    /// Whether there is something to receive or pump now.
+    /// Asks for an interrupt once a frame of `frame_len` bytes can be sent: `true` means that it can be now. Flushes.
+    ///
+    /// What it waits for is room in the ring, or a completion; both come with the channel's interrupt, if the queue is
+    /// [armed](Self::arm). Ask again after each.
     ///
     /// # Errors
     /// [`QueueError`].
-    pub fn has_work(&mut self) -> Result<bool, QueueError> {
+    pub fn want_send_room(&mut self, frame_len: usize) -> Result<bool, QueueError> {
+        self.flush()?;
+        if self.can_send(frame_len) {
+            return Ok(true);
+        }
+        let needed = self.transmit.needed_ring_bytes(frame_len);
+        if !self.outbound.has_send_room(needed as usize)? && self.outbound.wait_for_send_room(needed)? {
+            // There is room in the ring by now; is that all it took?
+            if self.can_send(frame_len) {
+                return Ok(true);
+            }
+        }
+        self.transmit.stop(&mut self.stats);
         Ok(false)
     }
 
-    /// Asks for an interrupt and looks once more: `true` means that there is work now (and no interrupt is coming).
+    /// Whether there is something to receive or to pump now.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    #[inline]
+    pub fn has_work(&mut self) -> Result<bool, QueueError> {
+        Ok(self.receive.backlog() > 0 || self.incoming.has_data()?)
+    }
+
+    /// Asks for an interrupt and looks at the ring once more: `true` means that there is something in it now, and that no
+    /// interrupt is coming. Writes acknowledgments that wait; should they still find no room, the interrupt comes for
+    /// that as well.
+    ///
+    /// The [backlog](Self::backlog) is not looked at: who has no room for frames can wait for completions all the same.
     ///
     /// # Errors
     /// [`QueueError`].
     pub fn arm(&mut self) -> Result<bool, QueueError> {
-        Ok(false)
+        self.flush_acks()?;
+        while self.outbound.owed() > 0 && self.outbound.wait_for_ack_room()? {
+            self.flush_acks()?;
+        }
+        if !self.can_unmask {
+            return Ok(self.incoming.has_data()?);
+        }
+        let work = self.incoming.unmask()?;
+        self.stats.extra.arms += u64::from(!work);
+        Ok(work)
     }
 
-    /// Asks for no interrupts.
-    pub fn mask(&mut self) {}
-
-    /// Asks for an interrupt once there is room to send: `true` means that there is room now.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub fn want_send_room(&mut self) -> Result<bool, QueueError> {
-        Ok(false)
+    /// Asks for no interrupts: while polling, and after one came.
+    #[inline]
+    pub fn mask(&mut self) {
+        self.incoming.mask();
     }
 
-    /// Sends (sections, direct sends, control messages) that the host has not completed.
+    /// Sends (frames and control messages) that the host has not completed, those that were not flushed included.
     pub fn outstanding(&self) -> usize {
-        0
+        self.in_flight.len()
     }
 
     /// Acknowledgments of receive packets that wait for room in the ring.
     pub fn owed_acks(&self) -> usize {
-        0
+        self.outbound.owed()
     }
 
-    /// How long sends have been outstanding without any being completed; `None` if nothing is outstanding.
+    /// Send sections of this queue that are free.
+    pub fn free_send_sections(&self) -> usize {
+        self.transmit.sections.as_ref().map_or(0, Sections::free)
+    }
+
+    /// Pages of direct memory that are free.
+    pub fn free_direct_pages(&self) -> usize {
+        self.transmit.pages.as_ref().map_or(0, Pages::free)
+    }
+
+    /// How long sends have been outstanding without any being completed; `None` if nothing is outstanding. A host that broke
+    /// down over a packet may just stop reading, on this channel alone.
     ///
-    /// Counted from the first call that saw the state, so call it regularly.
+    /// Counted from the first call that saw it so: call it regularly, after [`pump`](Self::pump).
     pub fn stalled_for(&mut self, now: Instant) -> Option<Duration> {
-        let _ = now;
-        None
-    }
-
-    /// Counters.
-    pub fn stats(&self) -> &QueueStats {
-        &self.stats
-    }
-
-    fn ring_doorbell(&self) -> Result<(), QueueError> {
-        self.doorbell.signal().map_err(|error| QueueError::Doorbell { kind: error.kind() })
+        if self.in_flight.len() == 0 {
+            self.stalled = None;
+            return None;
+        }
+        match self.stalled {
+            Some((completed, since)) if completed == self.completed => Some(now.saturating_since(since)),
+            _ => {
+                self.stalled = Some((self.completed, now));
+                Some(Duration::ZERO)
+            }
+        }
     }
 }

@@ -63,7 +63,7 @@ impl AggregateLimits {
     pub const SINGLE: Self = Self { max_packets: 1, max_bytes: u32::MAX, alignment: 1 };
 
     /// Most bytes of padding that are put between messages; Linux' hosts ask for 8.
-    const MAX_ALIGNMENT: u32 = 256;
+    pub(super) const MAX_ALIGNMENT: u32 = 256;
 
     /// The limits within what makes sense: at least one message; an alignment that is no power of two, or more than
     /// anyone asks for, ends aggregation rather than the session.

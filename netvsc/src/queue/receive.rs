@@ -1,0 +1,473 @@
+//! Frames on their way from the host: transfer packets, their ranges, the messages in those, and the frames in these.
+//!
+//! The host may write the receive buffer at any time. So of each range a *head* is copied first, which holds the RNDIS header
+//! and, unless they are many, the per-packet information; the copy is checked and only the copy is used. The frame is then
+//! copied once, from where the checked copy says straight into the sink's buffer.
+//!
+//! A transfer packet is acknowledged when its last range was consumed; the acknowledgment gives back all of its ranges at
+//! once, and says FAIL if any of them was unusable. Nothing trustworthy can be acknowledged about a packet whose own header
+//! makes no sense: it is counted and dropped, as in Linux.
+//!
+//! Source: Linux `drivers/net/hyperv/netvsc.c` (`netvsc_receive`), `rndis_filter.c` (`rndis_filter_receive_data`). Stricter
+//! than Linux: see [`PacketHeader`].
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use nvsp::{ChannelType, RndisPacket, Status};
+use rndis::packet::PacketHeader;
+use rndis::ppi::PacketInfo;
+use rndis::{MESSAGE_HEADER_LEN, MessageHeader, MessageType};
+use vmbus::bus::Doorbell;
+use vmbus::memory::{SharedMemory, SharedMemoryExt};
+use vmbus::packet::{TransactionId, TransferPages, TransferRange};
+
+use super::burst::FrameSink;
+use super::checksum;
+use super::control::{ControlInput, Controls, MAX_CONTROL_BYTES};
+use super::error::QueueError;
+use super::outbound::Outbound;
+use super::settings::ReceiveBuffer;
+use crate::meta::{Coalesced, RxMeta};
+use crate::stats::QueueStats;
+
+/// Bytes of a range that are copied first: the RNDIS header (44) and up to five elements of per-packet information.
+const HEAD_BYTES: usize = 128;
+
+/// A transfer packet that is not acknowledged yet.
+#[derive(Debug, Clone, Copy)]
+struct Packet {
+    id: TransactionId,
+    /// Ranges in the backlog.
+    left: u32,
+    failed: bool,
+}
+
+/// A checked fragment of a coalesced frame: where its data is in the receive buffer.
+#[derive(Debug, Clone, Copy)]
+struct Fragment {
+    offset: usize,
+    len: usize,
+}
+
+/// The receive buffer with what belongs to it.
+#[derive(Debug)]
+struct Attached<M> {
+    buffer: ReceiveBuffer<M>,
+    /// Per-packet information that is not in the head.
+    info: Box<[u8]>,
+}
+
+/// The receiving side.
+#[derive(Debug)]
+pub(super) struct Receive<M> {
+    attached: Option<Attached<M>>,
+    packets: VecDeque<Packet>,
+    /// Ranges of `packets`, in order.
+    ranges: VecDeque<TransferRange>,
+    /// Of the coalesced frame at hand.
+    fragments: Vec<Fragment>,
+}
+
+/// What the receiving side works with, besides its own.
+pub(super) struct With<'a, M, D> {
+    pub(super) ring: &'a mut Outbound<M, D>,
+    pub(super) controls: &'a mut Controls,
+    pub(super) stats: &'a mut QueueStats,
+}
+
+/// What became of the ranges at the front.
+enum Outcome {
+    /// A frame was delivered out of `ranges` ranges.
+    Frame { ranges: u32 },
+    /// `ranges` ranges were consumed without a frame.
+    Skipped { ranges: u32, failed: bool },
+    /// The sink has no room.
+    NoRoom,
+}
+
+const FAILED: Outcome = Outcome::Skipped { ranges: 1, failed: true };
+
+/// A message's parts, checked.
+struct Message {
+    /// The data, in the receive buffer.
+    data: Fragment,
+    info: PacketInfo,
+}
+
+/// Why a range has no frame.
+enum NoFrame {
+    /// It is no range of the receive buffer.
+    BadRange,
+    /// It holds no message that makes sense.
+    BadMessage,
+    /// It holds a message of another type.
+    Control,
+}
+
+impl<M: SharedMemory> Receive<M> {
+    pub(super) fn new() -> Self {
+        Self { attached: None, packets: VecDeque::new(), ranges: VecDeque::new(), fragments: Vec::new() }
+    }
+
+    /// Takes the receive buffer; says how many packets of it can be outstanding.
+    pub(super) fn attach(&mut self, buffer: ReceiveBuffer<M>) -> Result<usize, QueueError> {
+        let bad = |field, value, limit| Err(QueueError::BadBuffer { field, value, limit });
+        if buffer.section_bytes < nvsp::MIN_SECTION_SIZE {
+            let limit = nvsp::MIN_SECTION_SIZE as usize;
+            return bad("receive section size", buffer.section_bytes as usize, limit);
+        }
+        let sections = buffer.sections as usize;
+        let fit = buffer.memory.len() / buffer.section_bytes as usize;
+        if sections == 0 || sections > fit {
+            return bad("receive sections", sections, fit);
+        }
+        self.packets.reserve(sections);
+        self.ranges.reserve(sections);
+        self.fragments.reserve(nvsp::MAX_TRANSFER_RANGES_RSC);
+        let info = vec![0; buffer.section_bytes as usize].into_boxed_slice();
+        self.attached = Some(Attached { buffer, info });
+        Ok(sections)
+    }
+
+    /// Lets go of the buffer; says how many packets were not acknowledged.
+    pub(super) fn detach(&mut self) -> usize {
+        let packets = self.packets.len();
+        self.packets.clear();
+        self.ranges.clear();
+        self.attached = None;
+        packets
+    }
+
+    /// Ranges that wait.
+    #[inline]
+    pub(super) fn backlog(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// Takes in a transfer packet: its ranges wait for [`deliver`](Self::deliver).
+    #[inline]
+    pub(super) fn admit<D: Doorbell>(
+        &mut self,
+        id: TransactionId,
+        header: &[u8],
+        payload: &[u8],
+        with: &mut With<'_, M, D>,
+    ) -> Result<(), QueueError> {
+        let (Some(attached), Ok(pages), Ok(message)) =
+            (&mut self.attached, TransferPages::parse(header), RndisPacket::parse(payload))
+        else {
+            with.stats.extra.bad_packets += 1;
+            return Ok(());
+        };
+        if pages.set_id != attached.buffer.set_id {
+            with.stats.extra.bad_packets += 1;
+            return Ok(());
+        }
+        let limit = attached.buffer.sections as usize;
+        let value = self.ranges.len() + pages.len();
+        let unacknowledged = self.packets.len() + with.ring.owed();
+        if value > limit || unacknowledged >= limit {
+            return Err(QueueError::TooManyRanges { value: value.max(unacknowledged + 1), limit });
+        }
+        if message.channel_type == ChannelType::CONTROL && pages.ranges().all(|range| attached.is_control(range)) {
+            // Not behind frames for which there may be no reader.
+            let mut failed = false;
+            for range in pages.ranges() {
+                failed |= !attached.control(range, with.controls, with.stats);
+            }
+            return with.ring.ack(id, status(failed), with.stats);
+        }
+        self.ranges.extend(pages.ranges());
+        self.packets.push_back(Packet { id, left: pages.len() as u32, failed: false });
+        Ok(())
+    }
+
+    /// Copies at most `max_frames` frames into `sink`, and acknowledges the packets whose last range was consumed.
+    pub(super) fn deliver<S: FrameSink, D: Doorbell>(
+        &mut self,
+        sink: &mut S,
+        max_frames: usize,
+        with: &mut With<'_, M, D>,
+    ) -> Result<usize, QueueError> {
+        let Some(attached) = &mut self.attached else { return Ok(0) };
+        let mut frames = 0;
+        while frames < max_frames {
+            let (Some(&range), Some(packet)) = (self.ranges.front(), self.packets.front_mut()) else { break };
+            let outcome = match attached.message(range) {
+                Ok(message) if !is_fragment(&message.info) => whole(attached, &message, sink, with.stats),
+                Ok(first) => {
+                    let rest = self.ranges.range(1..).take(packet.left as usize - 1);
+                    coalesced(attached, &first, rest, &mut self.fragments, sink, with.stats)
+                }
+                Err(NoFrame::Control) => {
+                    Outcome::Skipped { ranges: 1, failed: !attached.control(range, with.controls, with.stats) }
+                }
+                Err(error) => {
+                    count(&error, with.stats);
+                    FAILED
+                }
+            };
+            let ranges = match outcome {
+                Outcome::Frame { ranges } => {
+                    frames += 1;
+                    ranges
+                }
+                Outcome::Skipped { ranges, failed } => {
+                    packet.failed |= failed;
+                    ranges
+                }
+                Outcome::NoRoom => break,
+            };
+            packet.left -= ranges;
+            if ranges == 1 {
+                self.ranges.pop_front();
+            } else {
+                self.ranges.drain(..ranges as usize);
+            }
+            if packet.left == 0 {
+                with.ring.ack(packet.id, status(packet.failed), with.stats)?;
+                self.packets.pop_front();
+            }
+        }
+        Ok(frames)
+    }
+}
+
+impl<M: SharedMemory> Attached<M> {
+    /// Checks a range's place and size.
+    #[inline]
+    fn check(&self, range: TransferRange) -> Result<(), NoFrame> {
+        let (offset, len) = (range.byte_offset as usize, range.byte_count as usize);
+        if range.byte_count > self.buffer.section_bytes
+            || len < MESSAGE_HEADER_LEN
+            || self.buffer.memory.check(offset, len).is_err()
+        {
+            return Err(NoFrame::BadRange);
+        }
+        Ok(())
+    }
+
+    /// Copies the head of a range and checks the message in it.
+    #[inline]
+    fn message(&mut self, range: TransferRange) -> Result<Message, NoFrame> {
+        self.check(range)?;
+        let offset = range.byte_offset as usize;
+        let mut head = [0; HEAD_BYTES];
+        // Two calls, so that the common one copies a constant number of bytes.
+        let head: &[u8] = if range.byte_count as usize >= HEAD_BYTES {
+            self.copy(offset, &mut head)?;
+            &head
+        } else {
+            let head = &mut head[..range.byte_count as usize];
+            self.copy(offset, head)?;
+            head
+        };
+        let Ok(header) = PacketHeader::parse(head, range.byte_count) else { return Err(not_a_packet(head)) };
+        let place = header.ppi_range();
+        let info = match head.get(place.clone()) {
+            Some(block) => PacketInfo::parse(block),
+            None => {
+                let Some(block) = self.info.get_mut(..place.len()) else { return Err(NoFrame::BadMessage) };
+                if self.buffer.memory.read(offset + place.start, block).is_err() {
+                    return Err(NoFrame::BadRange);
+                }
+                PacketInfo::parse(block)
+            }
+        };
+        let Ok(info) = info else { return Err(NoFrame::BadMessage) };
+        if header.check_frame(&info).is_err() {
+            return Err(NoFrame::BadMessage);
+        }
+        let data = header.data_range();
+        Ok(Message { data: Fragment { offset: offset + data.start, len: data.len() }, info })
+    }
+
+    #[inline]
+    fn copy(&self, offset: usize, into: &mut [u8]) -> Result<(), NoFrame> {
+        self.buffer.memory.read(offset, into).map_err(|_| NoFrame::BadRange)
+    }
+
+    /// Whether a range seems to hold a message that is no packet. Only a hint: the host may change it.
+    fn is_control(&self, range: TransferRange) -> bool {
+        let mut word = [0; 4];
+        self.check(range).is_ok()
+            && self.copy(range.byte_offset as usize, &mut word).is_ok()
+            && MessageType(u32::from_le_bytes(word)) != MessageType::PACKET
+    }
+
+    /// Hands a control message over; whether it was in order.
+    #[cold]
+    fn control(&mut self, range: TransferRange, controls: &mut Controls, stats: &mut QueueStats) -> bool {
+        let len = (range.byte_count as usize).min(MAX_CONTROL_BYTES).min(self.info.len());
+        let copied = match self.check(range) {
+            Ok(()) => {
+                let copy = &mut self.info[..len];
+                self.buffer.memory.read(range.byte_offset as usize, copy).is_ok().then_some(&*copy)
+            }
+            Err(_) => None,
+        };
+        let Some(copy) = copied else {
+            stats.extra.bad_ranges += 1;
+            return false;
+        };
+        match MessageHeader::parse(copy) {
+            Ok(header) if header.message_type != MessageType::PACKET => {
+                // The header was checked against the copy.
+                let message = copy.get(..header.message_len as usize).unwrap_or(copy);
+                controls.push(ControlInput::Rndis { payload: message.into() }, stats);
+                true
+            }
+            _ => {
+                stats.extra.bad_messages += 1;
+                false
+            }
+        }
+    }
+}
+
+/// A message that is not a packet in order: of another type, or broken.
+#[cold]
+fn not_a_packet(head: &[u8]) -> NoFrame {
+    match head.first_chunk() {
+        Some(word) if MessageType(u32::from_le_bytes(*word)) != MessageType::PACKET => NoFrame::Control,
+        _ => NoFrame::BadMessage,
+    }
+}
+
+#[cold]
+fn count(error: &NoFrame, stats: &mut QueueStats) {
+    match error {
+        NoFrame::BadRange => stats.extra.bad_ranges += 1,
+        NoFrame::BadMessage => stats.extra.bad_messages += 1,
+        NoFrame::Control => return,
+    }
+    stats.extra.rx_dropped += 1;
+}
+
+#[inline]
+fn status(failed: bool) -> Status {
+    if failed { Status::FAIL } else { Status::SUCCESS }
+}
+
+/// Part of a coalesced frame, rather than a whole one.
+#[inline]
+fn is_fragment(info: &PacketInfo) -> bool {
+    info.packet_id.is_some_and(|id| id.is_sub_allocation())
+}
+
+/// Delivers a frame that is whole in its range.
+#[inline]
+fn whole<M: SharedMemory, S: FrameSink>(
+    attached: &Attached<M>,
+    message: &Message,
+    sink: &mut S,
+    stats: &mut QueueStats,
+) -> Outcome {
+    let len = message.data.len;
+    let Some(buffer) = sink.buffer(len).and_then(|buffer| buffer.get_mut(..len)) else {
+        return no_room(len, 1, sink, stats);
+    };
+    if attached.copy(message.data.offset, buffer).is_err() {
+        return FAILED;
+    }
+    let mut meta = RxMeta::from_info(&message.info);
+    finish(buffer, &mut meta, stats);
+    sink.commit(len, meta);
+    Outcome::Frame { ranges: 1 }
+}
+
+/// Puts a coalesced frame together: `first` is the message at hand, `rest` the ranges behind it in its packet.
+///
+/// All fragments are checked before any is copied, so that the frame's length is known and its buffer asked for once.
+#[cold]
+fn coalesced<'a, M: SharedMemory, S: FrameSink>(
+    attached: &mut Attached<M>,
+    first: &Message,
+    rest: impl Iterator<Item = &'a TransferRange>,
+    fragments: &mut Vec<Fragment>,
+    sink: &mut S,
+    stats: &mut QueueStats,
+) -> Outcome {
+    fragments.clear();
+    fragments.push(first.data);
+    let mut ranges = 1;
+    let mut whole = first.info.packet_id.is_some_and(|id| id.is_first());
+    let mut ended = first.info.packet_id.is_some_and(|id| id.is_last());
+    if whole && !ended {
+        whole = false;
+        for &range in rest {
+            let message = match attached.message(range) {
+                Ok(message) => message,
+                Err(NoFrame::Control) => break,
+                Err(error) => {
+                    count(&error, stats);
+                    ranges += 1;
+                    break;
+                }
+            };
+            // A whole frame, or the start of another one, abandons what came before; it is looked at next.
+            let Some(id) = message.info.packet_id.filter(|id| id.is_sub_allocation() && !id.is_first()) else { break };
+            ranges += 1;
+            if fragments.len() < nvsp::MAX_TRANSFER_RANGES_RSC {
+                fragments.push(message.data);
+                ended = id.is_last();
+            } else if id.is_last() {
+                // Too many: all of them are consumed, none delivered.
+                break;
+            }
+            if ended {
+                whole = true;
+                break;
+            }
+        }
+    }
+    let len = fragments.iter().map(|fragment| fragment.len).sum();
+    if !whole {
+        stats.extra.bad_coalesced += 1;
+        stats.extra.rx_dropped += 1;
+        return Outcome::Skipped { ranges, failed: true };
+    }
+    let Some(buffer) = sink.buffer(len).and_then(|buffer| buffer.get_mut(..len)) else {
+        return no_room(len, ranges, sink, stats);
+    };
+    let mut rest = &mut *buffer;
+    for fragment in &*fragments {
+        // The parts add up to the whole.
+        let (part, after) = rest.split_at_mut(fragment.len);
+        if attached.copy(fragment.offset, part).is_err() {
+            return Outcome::Skipped { ranges, failed: true };
+        }
+        rest = after;
+    }
+    let mut meta = RxMeta::from_info(&first.info);
+    meta.coalesced = Some(Coalesced { fragments: fragments.len() as u16 });
+    finish(buffer, &mut meta, stats);
+    stats.extra.rx_coalesced += 1;
+    sink.commit(len, meta);
+    Outcome::Frame { ranges }
+}
+
+/// Counts a frame that was copied, and mends it where the host left that to the guest.
+#[inline]
+fn finish(frame: &mut [u8], meta: &mut RxMeta, stats: &mut QueueStats) {
+    stats.rx.packets += 1;
+    stats.rx.bytes += frame.len() as u64;
+    stats.extra.rx_multicast += u64::from(frame.first().is_some_and(|byte| byte & 1 != 0));
+    if meta.checksum.ip_stale && checksum::mend_ipv4(frame) {
+        meta.checksum.ip_stale = false;
+    }
+}
+
+/// The sink has no room, now or ever.
+#[cold]
+fn no_room<S: FrameSink>(len: usize, ranges: u32, sink: &S, stats: &mut QueueStats) -> Outcome {
+    if len <= sink.max_frame() {
+        return Outcome::NoRoom;
+    }
+    stats.global.rx_no_memory += 1;
+    stats.extra.rx_dropped += 1;
+    Outcome::Skipped { ranges, failed: true }
+}

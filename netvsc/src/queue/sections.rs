@@ -1,0 +1,76 @@
+//! A queue's share of the send buffer: which sections are free, and writing into them.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use vmbus::memory::{SharedMemory, SharedMemoryExt};
+
+use super::error::QueueError;
+use super::settings::SendBuffer;
+
+/// The share.
+#[derive(Debug)]
+pub(super) struct Sections<M> {
+    memory: M,
+    section_bytes: u32,
+    range: Range<u32>,
+    /// The last freed is used next, while it is in the cache.
+    free: Vec<u32>,
+}
+
+impl<M: SharedMemory> Sections<M> {
+    pub(super) fn new(buffer: SendBuffer<M>) -> Result<Self, QueueError> {
+        let SendBuffer { memory, section_bytes, sections } = buffer;
+        let bad = |field, value, limit| Err(QueueError::BadBuffer { field, value, limit });
+        if section_bytes < nvsp::MIN_SECTION_SIZE {
+            return bad("send section size", section_bytes as usize, nvsp::MIN_SECTION_SIZE as usize);
+        }
+        let fit = memory.len() / section_bytes as usize;
+        // The last index stands for "no section" on the wire.
+        if sections.end as usize > fit || sections.end == u32::MAX {
+            return bad("send sections", sections.end as usize, fit);
+        }
+        if sections.is_empty() {
+            return bad("send sections", 0, 1);
+        }
+        let free = sections.clone().rev().collect();
+        Ok(Self { memory, section_bytes, range: sections, free })
+    }
+
+    /// Bytes of a section.
+    #[inline]
+    pub(super) fn section_bytes(&self) -> usize {
+        self.section_bytes as usize
+    }
+
+    /// Sections that are free.
+    #[inline]
+    pub(super) fn free(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Sections of this queue.
+    pub(super) fn count(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Takes a free section.
+    #[inline]
+    pub(super) fn take(&mut self) -> Option<u32> {
+        self.free.pop()
+    }
+
+    /// Gives a section back.
+    #[inline]
+    pub(super) fn give_back(&mut self, section: u32) {
+        debug_assert!(self.range.contains(&section) && self.free.len() < self.range.len(), "section {section}");
+        self.free.push(section);
+    }
+
+    /// Writes into a section.
+    #[inline]
+    pub(super) fn write(&self, section: u32, at: usize, bytes: &[u8]) {
+        let inside = self.memory.write(section as usize * self.section_bytes as usize + at, bytes);
+        debug_assert!(inside.is_ok(), "section {section} at {at}, {} bytes", bytes.len());
+    }
+}

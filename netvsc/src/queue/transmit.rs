@@ -1,0 +1,490 @@
+//! Frames on their way to the host: into a section with others, or into pages.
+//!
+//! | the frame's message | goes |
+//! |---|---|
+//! | fits into the section that is being filled | there |
+//! | fits into a section, and one is free | into a new one; what was being filled is handed over first |
+//! | fits into a section, and none is free (`tx_send_full`) | into pages, if there are any; otherwise it is refused for now |
+//! | is longer than a section | into pages; without them it is refused for good |
+//!
+//! Every message of a section but the last is padded to the host's alignment, which is done when the next one comes. Linux
+//! also puts the headers of a frame into what is left of a section, and lists the frame's own pages beside it ("partial
+//! copy"): that saves a copy only where frames are in memory that the host can read, which here they are not.
+//!
+//! Source: Linux `drivers/net/hyperv/netvsc.c` (`netvsc_send`); limits: [MS-RNDIS] `REMOTE_NDIS_INITIALIZE_CMPLT`.
+
+use nvsp::{ChannelType, RndisPacket, RndisPacketComplete, SectionIndex};
+use rndis::packet::{MIN_FRAME_LEN, TxHeader, TxOffload, padding};
+use rndis::ppi::{Lso, TxChecksum};
+use vmbus::bus::Doorbell;
+use vmbus::memory::{PAGE_SIZE, SharedMemory};
+use vmbus::packet::{DESCRIPTOR_BYTES, PacketType, TRAILER_BYTES, TransactionId};
+use vmbus::ring::Outgoing;
+
+use super::control::ControlToken;
+use super::error::{QueueError, SendError};
+use super::in_flight::{Cargo, InFlight, Lent, Sent};
+use super::outbound::{Outbound, SECTION_PACKET_BYTES};
+use super::pages::{self, Pages};
+use super::sections::Sections;
+use super::settings::AggregateLimits;
+use crate::meta::TxMeta;
+use crate::stats::QueueStats;
+
+/// A section that is being filled. Its send is in the table already, and room for its packet is kept in the ring.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    id: TransactionId,
+    section: u32,
+    /// Bytes used.
+    used: usize,
+    /// Where the last message starts.
+    last: usize,
+    frames: u32,
+    /// Bytes of the frames alone.
+    bytes: u32,
+}
+
+/// The sending side.
+#[derive(Debug)]
+pub(super) struct Transmit<M> {
+    pub(super) sections: Option<Sections<M>>,
+    pub(super) pages: Option<Pages<M>>,
+    limits: AggregateLimits,
+    /// Most bytes in one section: its size, or less if the host says so.
+    section_limit: usize,
+    open: Option<Open>,
+    max_pages: usize,
+    /// Sections that frames leave for control messages.
+    spare_sections: usize,
+    is_primary: bool,
+    /// Sending waits for room.
+    stopped: bool,
+}
+
+/// What the sending side works with, besides its own.
+pub(super) struct With<'a, M, D> {
+    pub(super) ring: &'a mut Outbound<M, D>,
+    pub(super) in_flight: &'a mut InFlight,
+    pub(super) stats: &'a mut QueueStats,
+}
+
+impl<M: SharedMemory> Transmit<M> {
+    pub(super) fn new(is_primary: bool, max_pages: usize) -> Self {
+        Self {
+            sections: None,
+            pages: None,
+            limits: AggregateLimits::SINGLE,
+            section_limit: 0,
+            open: None,
+            max_pages: max_pages.clamp(1, nvsp::MAX_PAGE_BUFFERS),
+            spare_sections: 0,
+            is_primary,
+            stopped: false,
+        }
+    }
+
+    pub(super) fn set_limits(&mut self, limits: AggregateLimits) {
+        self.limits = limits.clamped();
+        self.buffers_changed();
+    }
+
+    /// Brings what follows from the buffers and limits up to date.
+    pub(super) fn buffers_changed(&mut self) {
+        let section_bytes = self.sections.as_ref().map_or(0, Sections::section_bytes);
+        self.section_limit = section_bytes.min(self.limits.max_bytes as usize);
+        // Control messages go into pages; where there are none they need a section, however busy the senders are.
+        let several = self.sections.as_ref().is_some_and(|sections| sections.count() > 1);
+        self.spare_sections = usize::from(self.is_primary && self.pages.is_none() && several);
+    }
+
+    /// Lets go of everything.
+    pub(super) fn detach(&mut self, in_flight: &mut InFlight) {
+        if let Some(open) = self.open.take() {
+            in_flight.update(open.id, Cargo::Frames { frames: open.frames, bytes: open.bytes });
+        }
+        self.sections = None;
+        self.pages = None;
+        self.limits = AggregateLimits::SINGLE;
+        self.buffers_changed();
+    }
+
+    /// Takes a frame.
+    #[inline]
+    pub(super) fn send<D: Doorbell>(
+        &mut self,
+        frame: &[u8],
+        meta: &TxMeta,
+        with: With<'_, M, D>,
+    ) -> Result<(), SendError> {
+        let header = header(meta)?;
+        let len = header.buffer_len() + frame.len();
+        if frame.len() < MIN_FRAME_LEN as usize {
+            return Err(SendError::TooShort { len: frame.len(), minimum: MIN_FRAME_LEN as usize });
+        }
+        if let Some(open) = &mut self.open
+            && open.frames < self.limits.max_packets
+        {
+            let pad = padding(open.used as u32, self.limits.alignment) as usize;
+            let at = open.used + pad;
+            if at + len <= self.section_limit
+                && let Some(sections) = &self.sections
+            {
+                if pad != 0 {
+                    pad_last(sections, open, pad);
+                }
+                put_message(sections, open.section, at, &header, frame)?;
+                open.last = at;
+                open.used = at + len;
+                open.frames += 1;
+                open.bytes += frame.len() as u32;
+                return Ok(());
+            }
+        }
+        self.start(frame, &header, len, with)
+    }
+
+    /// Takes a frame that does not fit into what is being filled.
+    fn start<D: Doorbell>(
+        &mut self,
+        frame: &[u8],
+        header: &TxHeader,
+        len: usize,
+        mut with: With<'_, M, D>,
+    ) -> Result<(), SendError> {
+        if len > self.section_limit {
+            self.check_len(len, with.stats)?;
+            return self.send_pages(frame, header, len, with);
+        }
+        if self.free_sections() == 0 {
+            with.stats.global.tx_send_full += 1;
+            if self.pages.is_none() {
+                return Err(SendError::Full);
+            }
+            return self.send_pages(frame, header, len, with);
+        }
+        if !with.in_flight.has_room() {
+            return Err(SendError::Full);
+        }
+        if !with.ring.has_send_room(SECTION_PACKET_BYTES as usize)? {
+            with.stats.global.tx_busy += 1;
+            return Err(SendError::Full);
+        }
+        self.close(&mut with)?;
+        let Some(sections) = &mut self.sections else { return Err(SendError::NotAttached) };
+        let Some(section) = sections.take() else { return Err(SendError::Full) };
+        if let Err(error) = put_message(sections, section, 0, header, frame) {
+            sections.give_back(section);
+            return Err(error);
+        }
+        let bytes = frame.len() as u32;
+        let cargo = Cargo::Frames { frames: 1, bytes };
+        let Some(id) = with.in_flight.insert(Sent { lent: Lent::Section(section), cargo }) else {
+            sections.give_back(section);
+            return Err(SendError::Full);
+        };
+        with.ring.keep();
+        self.open = Some(Open { id, section, used: len, last: 0, frames: 1, bytes });
+        self.went_on(with);
+        Ok(())
+    }
+
+    /// Sends a frame from pages, behind what was being filled.
+    fn send_pages<D: Doorbell>(
+        &mut self,
+        frame: &[u8],
+        header: &TxHeader,
+        len: usize,
+        mut with: With<'_, M, D>,
+    ) -> Result<(), SendError> {
+        let count = len.div_ceil(PAGE_SIZE);
+        let free = self.pages.as_ref().map_or(0, Pages::free);
+        if count > free || !with.in_flight.has_room() {
+            return Err(SendError::Full);
+        }
+        if !with.ring.has_send_room(direct_packet_bytes(count))? {
+            with.stats.global.tx_busy += 1;
+            return Err(SendError::Full);
+        }
+        let mut head = [0; TxHeader::MAX_LEN];
+        let head_len = header.emit(frame.len() as u32, 0, &mut head).map_err(SendError::BadMeta)?;
+        self.close(&mut with)?;
+        let bytes = frame.len() as u32;
+        let cargo = Cargo::Frames { frames: 1, bytes };
+        self.write_pages(&head[..head_len], frame, ChannelType::DATA, cargo, &mut with)?;
+        with.stats.extra.tx_direct += 1;
+        self.went_on(with);
+        Ok(())
+    }
+
+    /// Writes a GPA-direct packet, for which there is room.
+    fn write_pages<D: Doorbell>(
+        &mut self,
+        head: &[u8],
+        body: &[u8],
+        channel_type: ChannelType,
+        cargo: Cargo,
+        with: &mut With<'_, M, D>,
+    ) -> Result<(), SendError> {
+        let Some(pages) = &mut self.pages else { return Err(SendError::NotAttached) };
+        let Some((chain, list)) = pages.lend(head, body) else { return Err(SendError::Full) };
+        let Some(id) = with.in_flight.insert(Sent { lent: Lent::Pages(chain), cargo }) else {
+            pages.give_back(chain);
+            return Err(SendError::Full);
+        };
+        let payload: [u8; nvsp::MESSAGE_LEN] = RndisPacket::without_section(channel_type).to_array();
+        let packet = Outgoing {
+            packet_type: PacketType::GPA_DIRECT,
+            header: list.as_bytes(),
+            ..Outgoing::request(id, &payload)
+        };
+        if !with.ring.write(&packet)? {
+            with.in_flight.remove(id);
+            pages.give_back(chain);
+            return Err(SendError::Full);
+        }
+        Ok(())
+    }
+
+    /// Hands over what is being filled: writes its packet. The caller publishes.
+    #[inline]
+    pub(super) fn close<D: Doorbell>(&mut self, with: &mut With<'_, M, D>) -> Result<(), QueueError> {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        with.ring.unkeep();
+        if open.frames > 1 {
+            with.in_flight.update(open.id, Cargo::Frames { frames: open.frames, bytes: open.bytes });
+            with.stats.extra.tx_aggregates += 1;
+        }
+        let written = write_section(open.id, open.section, open.used, ChannelType::DATA, with.ring)?;
+        // Room was kept for it.
+        debug_assert!(written, "no room for the section that was being filled");
+        if !written {
+            self.lose(open, with);
+        }
+        Ok(())
+    }
+
+    /// Cannot happen; if it does, the frames are counted and the section comes back.
+    #[cold]
+    fn lose<D>(&mut self, open: Open, with: &mut With<'_, M, D>) {
+        with.stats.extra.tx_dropped += u64::from(open.frames);
+        if let Some(sent) = with.in_flight.remove(open.id) {
+            self.give_back(sent.lent);
+        }
+    }
+
+    /// Sends an RNDIS control message: from a page, or from a section.
+    pub(super) fn send_control<D: Doorbell>(
+        &mut self,
+        message: &[u8],
+        token: ControlToken,
+        mut with: With<'_, M, D>,
+    ) -> Result<(), SendError> {
+        let len = message.len();
+        let in_page = self.pages.is_some() && len <= PAGE_SIZE;
+        let section_bytes = self.sections.as_ref().map_or(0, Sections::section_bytes);
+        if !in_page && len > section_bytes {
+            let limit = if self.pages.is_some() { PAGE_SIZE.max(section_bytes) } else { section_bytes };
+            return Err(if limit == 0 { SendError::NotAttached } else { SendError::TooLong { len, limit } });
+        }
+        let needed = if in_page { direct_packet_bytes(1) } else { SECTION_PACKET_BYTES as usize };
+        if !with.in_flight.has_room() || !with.ring.has_send_room(needed)? {
+            return Err(SendError::Full);
+        }
+        self.close(&mut with)?;
+        let cargo = Cargo::Control(token);
+        if in_page && self.pages.as_ref().is_some_and(|pages| pages.free() > 0) {
+            return self.write_pages(message, &[], ChannelType::CONTROL, cargo, &mut with);
+        }
+        let Some(sections) = &mut self.sections else { return Err(SendError::Full) };
+        if len > section_bytes {
+            return Err(SendError::Full);
+        }
+        let Some(section) = sections.take() else { return Err(SendError::Full) };
+        sections.write(section, 0, message);
+        let Some(id) = with.in_flight.insert(Sent { lent: Lent::Section(section), cargo }) else {
+            sections.give_back(section);
+            return Err(SendError::Full);
+        };
+        if !write_section(id, section, len, ChannelType::CONTROL, with.ring)? {
+            with.in_flight.remove(id);
+            sections.give_back(section);
+            return Err(SendError::Full);
+        }
+        Ok(())
+    }
+
+    /// The host completed a send: gives back what it borrowed and counts. The token, if it was a control message.
+    #[inline]
+    pub(super) fn completed(&mut self, sent: Sent, payload: &[u8], stats: &mut QueueStats) -> Option<ControlToken> {
+        self.give_back(sent.lent);
+        match sent.cargo {
+            Cargo::Frames { frames, bytes } => {
+                // Whatever is not plainly a success is a failure, a short or foreign message included.
+                if RndisPacketComplete::parse(payload).is_ok_and(|complete| complete.status.is_success()) {
+                    stats.tx.packets += u64::from(frames);
+                    stats.tx.bytes += u64::from(bytes);
+                } else {
+                    stats.extra.tx_failed += 1;
+                    stats.extra.tx_dropped += u64::from(frames);
+                }
+                None
+            }
+            Cargo::Control(token) => Some(token),
+        }
+    }
+
+    #[inline]
+    pub(super) fn give_back(&mut self, lent: Lent) {
+        match lent {
+            Lent::Nothing => {}
+            Lent::Section(section) => {
+                if let Some(sections) = &mut self.sections {
+                    sections.give_back(section);
+                }
+            }
+            Lent::Pages(chain) => {
+                if let Some(pages) = &mut self.pages {
+                    pages.give_back(chain);
+                }
+            }
+        }
+    }
+
+    /// Whether a frame of `frame_len` bytes with all metadata that there is would be taken now.
+    pub(super) fn can_send<D: Doorbell>(&self, frame_len: usize, with: With<'_, M, D>) -> Result<bool, QueueError> {
+        let len = TxHeader::MAX_LEN + frame_len;
+        if let Some(open) = &self.open
+            && open.frames < self.limits.max_packets
+            && open.used + padding(open.used as u32, self.limits.alignment) as usize + len <= self.section_limit
+        {
+            return Ok(true);
+        }
+        if !with.in_flight.has_room() {
+            return Ok(false);
+        }
+        if len <= self.section_limit && self.free_sections() > 0 {
+            return Ok(with.ring.has_send_room(SECTION_PACKET_BYTES as usize)?);
+        }
+        let count = len.div_ceil(PAGE_SIZE);
+        let enough = self.pages.as_ref().is_some_and(|pages| count <= pages.free() && count <= self.max_pages);
+        Ok(enough && with.ring.has_send_room(direct_packet_bytes(count))?)
+    }
+
+    /// Ring bytes that a frame of `frame_len` bytes may take.
+    pub(super) fn needed_ring_bytes(&self, frame_len: usize) -> u32 {
+        let len = TxHeader::MAX_LEN + frame_len;
+        if len <= self.section_limit {
+            return SECTION_PACKET_BYTES;
+        }
+        direct_packet_bytes(len.div_ceil(PAGE_SIZE).min(self.max_pages)) as u32
+    }
+
+    /// Sending has to wait for room.
+    pub(super) fn stop(&mut self, stats: &mut QueueStats) {
+        if !self.stopped {
+            self.stopped = true;
+            stats.global.stop_queue += 1;
+        }
+    }
+
+    /// Sending found room.
+    #[inline]
+    fn went_on<D: Doorbell>(&mut self, with: With<'_, M, D>) {
+        with.ring.sender_goes_on();
+        if self.stopped {
+            self.stopped = false;
+            with.stats.global.wake_queue += 1;
+        }
+    }
+
+    /// Sections that a frame may take.
+    #[inline]
+    fn free_sections(&self) -> usize {
+        self.sections.as_ref().map_or(0, |sections| sections.free().saturating_sub(self.spare_sections))
+    }
+
+    /// Whether a message that no section holds can ever be sent.
+    fn check_len(&self, len: usize, stats: &mut QueueStats) -> Result<(), SendError> {
+        let limit = match &self.pages {
+            Some(pages) => (pages.count().min(self.max_pages) * PAGE_SIZE).min(self.limits.max_bytes as usize),
+            None if self.sections.is_none() => return Err(SendError::NotAttached),
+            None => self.section_limit,
+        };
+        if len > limit {
+            stats.global.tx_too_big += 1;
+            return Err(SendError::TooLong { len, limit });
+        }
+        Ok(())
+    }
+}
+
+/// Ring bytes of a packet that lists `count` pages.
+#[inline]
+fn direct_packet_bytes(count: usize) -> usize {
+    DESCRIPTOR_BYTES + pages::header_bytes(count) + nvsp::MESSAGE_LEN + TRAILER_BYTES
+}
+
+/// Writes the packet that hands a section over; `false` if there is no room.
+#[inline]
+fn write_section<M: SharedMemory, D: Doorbell>(
+    id: TransactionId,
+    section: u32,
+    used: usize,
+    channel_type: ChannelType,
+    ring: &mut Outbound<M, D>,
+) -> Result<bool, QueueError> {
+    let message = RndisPacket { channel_type, section: SectionIndex::new(section), section_bytes: used as u32 };
+    let payload: [u8; nvsp::MESSAGE_LEN] = message.to_array();
+    ring.write(&Outgoing::request(id, &payload))
+}
+
+/// Writes a frame's message into a section, where it fits.
+#[inline]
+fn put_message<M: SharedMemory>(
+    sections: &Sections<M>,
+    section: u32,
+    at: usize,
+    header: &TxHeader,
+    frame: &[u8],
+) -> Result<(), SendError> {
+    let mut head = [0; TxHeader::MAX_LEN];
+    let head_len = header.emit(frame.len() as u32, 0, &mut head).map_err(SendError::BadMeta)?;
+    sections.write(section, at, &head[..head_len]);
+    sections.write(section, at + head_len, frame);
+    Ok(())
+}
+
+/// Pads the last message of a section, since another one follows: zeros behind it, which its length counts.
+#[inline]
+fn pad_last<M: SharedMemory>(sections: &Sections<M>, open: &Open, pad: usize) {
+    /// Where a message states its length, from its first byte.
+    const MESSAGE_LEN_AT: usize = 4;
+    static ZEROS: [u8; AggregateLimits::MAX_ALIGNMENT as usize] = [0; _];
+    let len = (open.used - open.last + pad) as u32;
+    sections.write(open.section, open.used, &ZEROS[..pad]);
+    sections.write(open.section, open.last + MESSAGE_LEN_AT, &len.to_le_bytes());
+}
+
+/// The wire form of a frame's metadata.
+#[inline]
+fn header(meta: &TxMeta) -> Result<TxHeader, SendError> {
+    let offload = match (meta.segmentation, meta.checksum) {
+        (None, None) => TxOffload::None,
+        (Some(cut), _) => TxOffload::Lso(Lso::v2(cut.ip, cut.mss, cut.transport_offset).map_err(SendError::BadMeta)?),
+        (None, Some(sums)) => checksum(sums)?,
+    };
+    Ok(TxHeader { hash_value: meta.hash, vlan: meta.vlan, offload })
+}
+
+fn checksum(sums: crate::meta::TxChecksum) -> Result<TxOffload, SendError> {
+    let word = match sums.transport {
+        Some(transport) => {
+            let word = TxChecksum::transport(sums.ip, transport, sums.transport_offset).map_err(SendError::BadMeta)?;
+            if sums.ip_header { word.with_ip_header() } else { word }
+        }
+        None if sums.ip_header => TxChecksum::ipv4_header(),
+        None => return Ok(TxOffload::None),
+    };
+    Ok(TxOffload::Checksum(word))
+}
