@@ -794,6 +794,9 @@ fn take_step(client: &mut Client, now: &mut Duration, step: Step) {
 }
 
 proptest! {
+    // A case is up to 200 steps.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn no_sequence_panics_and_each_rescind_releases_at_most_once(
         steps in proptest::collection::vec(step(), 0..200),
