@@ -1,9 +1,6 @@
 //! The consumer's role.
 
-use super::{
-    FEATURE_PENDING_SEND_SIZE, RingError, RingMemory, Signal, Word, advance, load_index, raw_free,
-    used,
-};
+use super::{FEATURE_PENDING_SEND_SIZE, RingError, RingMemory, Signal, Word, advance, load_index, raw_free, used};
 use crate::packet::{DESCRIPTOR_BYTES, Descriptor, PacketError, TRAILER_BYTES};
 
 /// A packet that was taken off the ring: its checked descriptor. The bytes after the descriptor are in the caller's
@@ -58,14 +55,7 @@ impl<R: RingMemory> Consumer<R> {
     pub fn new(ring: R) -> Self {
         let size = ring.data_bytes();
         ring.store(Word::InterruptMask, 1);
-        Self {
-            ring,
-            size,
-            read: 0,
-            committed: 0,
-            write_seen: 0,
-            masked: true,
-        }
+        Self { ring, size, read: 0, committed: 0, write_seen: 0, masked: true }
     }
 
     /// The consumer of a ring that is in use, at the read index that stands there.
@@ -74,12 +64,7 @@ impl<R: RingMemory> Consumer<R> {
     /// [`RingError::BadIndex`].
     pub fn resume(ring: R) -> Result<Self, RingError> {
         let read = load_index(&ring, Word::ReadIndex)?;
-        Ok(Self {
-            read,
-            committed: read,
-            write_seen: read,
-            ..Self::new(ring)
-        })
+        Ok(Self { read, committed: read, write_seen: read, ..Self::new(ring) })
     }
 
     /// The ring.
@@ -93,14 +78,25 @@ impl<R: RingMemory> Consumer<R> {
         self.size
     }
 
+    /// Looks at the producer's index: it may be anywhere but within what was taken and not given back.
+    #[inline]
+    fn look(&mut self) -> Result<(), RingError> {
+        let write = load_index(&self.ring, Word::WriteIndex)?;
+        if used(write, self.committed, self.size) < self.uncommitted_bytes() {
+            return Err(RingError::BadMove { word: Word::WriteIndex, value: write, limit: self.committed });
+        }
+        self.write_seen = write;
+        Ok(())
+    }
+
     /// Whether a packet can be taken; looks at the ring anew.
     ///
     /// # Errors
-    /// [`RingError::BadIndex`].
+    /// [`RingError::BadIndex`], [`RingError::BadMove`].
     #[inline]
     pub fn has_data(&mut self) -> Result<bool, RingError> {
         if self.write_seen == self.read {
-            self.write_seen = load_index(&self.ring, Word::WriteIndex)?;
+            self.look()?;
         }
         Ok(self.write_seen != self.read)
     }
@@ -119,38 +115,22 @@ impl<R: RingMemory> Consumer<R> {
         }
         let available = used(self.write_seen, self.read, self.size);
         if available < (DESCRIPTOR_BYTES + TRAILER_BYTES) as u32 {
-            return Err(RingError::BadFill {
-                value: available,
-                limit: (DESCRIPTOR_BYTES + TRAILER_BYTES) as u32,
-            });
+            return Err(RingError::BadFill { value: available, limit: (DESCRIPTOR_BYTES + TRAILER_BYTES) as u32 });
         }
         let start = self.read;
         // Once, into private words: what is checked is what is used.
         let [first, id] = self.ring.read_descriptor(start);
         let descriptor = Descriptor::from_words(first, id);
-        let bad = |error| RingError::BadPacket {
-            error,
-            offset: start,
-        };
+        let bad = |error| RingError::BadPacket { error, offset: start };
         descriptor.check(available).map_err(bad)?;
         let len = descriptor.packet_bytes as usize - DESCRIPTOR_BYTES;
         let limit = body.len() as u32;
         let Some(body) = body.get_mut(..len) else {
-            return Err(bad(PacketError::TooLong {
-                value: len as u32,
-                limit,
-            }));
+            return Err(bad(PacketError::TooLong { value: len as u32, limit }));
         };
         self.get(advance(start, DESCRIPTOR_BYTES as u32, self.size), body);
-        self.read = advance(
-            start,
-            descriptor.packet_bytes + TRAILER_BYTES as u32,
-            self.size,
-        );
-        Ok(Some(Incoming {
-            descriptor,
-            ring_offset: start,
-        }))
+        self.read = advance(start, descriptor.packet_bytes + TRAILER_BYTES as u32, self.size);
+        Ok(Some(Incoming { descriptor, ring_offset: start }))
     }
 
     #[inline]
@@ -174,7 +154,7 @@ impl<R: RingMemory> Consumer<R> {
     /// Gives the room of all taken packets back and decides whether a blocked producer has to be signalled.
     ///
     /// # Errors
-    /// [`RingError`]: the producer's index moved where it cannot.
+    /// [`RingError::BadIndex`]; the room is given back all the same.
     #[inline]
     pub fn commit(&mut self) -> Result<Signal, RingError> {
         if self.read == self.committed {
@@ -196,18 +176,14 @@ impl<R: RingMemory> Consumer<R> {
         }
         let write = load_index(&self.ring, Word::WriteIndex)?;
         let free = raw_free(write, self.read, self.size);
+        // What was free before, had the producer not moved since. It may have, into what was just freed, and more may be
+        // gone than there was before: then it is not blocked, or is and has seen our index. (Linux computes this with
+        // wrapping arithmetic, to the same effect.)
         let Some(free_before) = free.checked_sub(freed) else {
-            return Err(RingError::BadFill {
-                value: free,
-                limit: freed,
-            });
+            return Ok(Signal::NotNeeded);
         };
         // Equal is not enough, one slot stays empty; and the signal is given on the crossing only.
-        Ok(if free_before <= pending && free > pending {
-            Signal::Needed
-        } else {
-            Signal::NotNeeded
-        })
+        Ok(if free_before <= pending && free > pending { Signal::Needed } else { Signal::NotNeeded })
     }
 
     /// Tells the producer not to signal. Only saves interrupts: nothing depends on it.
@@ -233,7 +209,7 @@ impl<R: RingMemory> Consumer<R> {
         self.ring.store(Word::InterruptMask, 0);
         // Pairs with the fence between the producer's store of its index and its look at the mask.
         self.ring.fence();
-        self.write_seen = load_index(&self.ring, Word::WriteIndex)?;
+        self.look()?;
         if self.write_seen != self.read {
             self.mask();
             return Ok(true);

@@ -47,26 +47,15 @@ impl<M: SharedMemory> MappedRing<M> {
     /// # Errors
     /// [`BadRing`] unless the header takes at least 4096 bytes and the data a positive multiple of 4096 below 4 GiB.
     pub fn new(memory: M, header_bytes: usize) -> Result<Self, BadRing> {
-        let bad = BadRing {
-            bytes: memory.len(),
-            header_bytes,
-        };
+        let bad = BadRing { bytes: memory.len(), header_bytes };
         let data = memory.len().checked_sub(header_bytes).ok_or(bad)?;
-        if header_bytes < CONTROL_BYTES
-            || !header_bytes.is_multiple_of(8)
-            || data == 0
-            || !data.is_multiple_of(4096)
-        {
+        if header_bytes < CONTROL_BYTES || !header_bytes.is_multiple_of(8) || data == 0 || !data.is_multiple_of(4096) {
             return Err(bad);
         }
         let header_bytes = u32::try_from(header_bytes).map_err(|_| bad)?;
         let data_bytes = u32::try_from(data).map_err(|_| bad)?;
         header_bytes.checked_add(data_bytes).ok_or(bad)?;
-        Ok(Self {
-            memory: Located::new(memory),
-            header_bytes,
-            data_bytes,
-        })
+        Ok(Self { memory: Located::new(memory), header_bytes, data_bytes })
     }
 
     /// The memory behind the ring.
@@ -84,9 +73,7 @@ impl<M: SharedMemory> RingMemory for MappedRing<M> {
     #[inline]
     fn load(&self, word: Word) -> u32 {
         // The control page is inside by construction, the fallback is never taken.
-        self.memory
-            .word32(word.offset())
-            .map_or(u32::MAX, |w| u32::from_le(w.load(Ordering::Acquire)))
+        self.memory.word32(word.offset()).map_or(u32::MAX, |w| u32::from_le(w.load(Ordering::Acquire)))
     }
 
     #[inline]
@@ -103,17 +90,13 @@ impl<M: SharedMemory> RingMemory for MappedRing<M> {
 
     #[inline]
     fn read(&self, offset: u32, into: &mut [u8]) {
-        let inside = self
-            .memory
-            .read((self.header_bytes + offset) as usize, into);
+        let inside = self.memory.read((self.header_bytes + offset) as usize, into);
         debug_assert!(inside.is_ok(), "ring data offset {offset}");
     }
 
     #[inline]
     fn write(&self, offset: u32, from: &[u8]) {
-        let inside = self
-            .memory
-            .write((self.header_bytes + offset) as usize, from);
+        let inside = self.memory.write((self.header_bytes + offset) as usize, from);
         debug_assert!(inside.is_ok(), "ring data offset {offset}");
     }
 
@@ -124,11 +107,7 @@ impl<M: SharedMemory> RingMemory for MappedRing<M> {
             // In bounds, as above.
             self.memory.read_words(at as usize).unwrap_or_default()
         } else {
-            let word = |at: u32| {
-                self.memory
-                    .word64(at as usize)
-                    .map_or(0, |w| u64::from_le(w.load(Ordering::Relaxed)))
-            };
+            let word = |at: u32| self.memory.word64(at as usize).map_or(0, |w| u64::from_le(w.load(Ordering::Relaxed)));
             [word(at), word(self.header_bytes)]
         }
     }
@@ -136,13 +115,9 @@ impl<M: SharedMemory> RingMemory for MappedRing<M> {
     #[inline]
     fn write_packet(&self, offset: u32, descriptor: [u64; 2], header: &[u8], payload: &[u8]) {
         let room = (self.data_bytes - offset) as usize;
-        if DESCRIPTOR_BYTES + header.len() + payload.len().next_multiple_of(8) + TRAILER_BYTES
-            <= room
-        {
+        if DESCRIPTOR_BYTES + header.len() + payload.len().next_multiple_of(8) + TRAILER_BYTES <= room {
             let at = (self.header_bytes + offset) as usize;
-            let inside =
-                self.memory
-                    .write_framed(at, descriptor, [header, payload], trailer(offset));
+            let inside = self.memory.write_framed(at, descriptor, [header, payload], trailer(offset));
             debug_assert!(inside.is_ok(), "ring data offset {offset}");
         } else {
             write_pieces(self, offset, descriptor, header, payload);

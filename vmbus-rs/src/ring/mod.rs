@@ -121,13 +121,7 @@ pub trait RingMemory {
 }
 
 /// [`RingMemory::write_packet`], each piece by itself.
-fn write_pieces<R: RingMemory + ?Sized>(
-    ring: &R,
-    offset: u32,
-    descriptor: [u64; 2],
-    header: &[u8],
-    payload: &[u8],
-) {
+fn write_pieces<R: RingMemory + ?Sized>(ring: &R, offset: u32, descriptor: [u64; 2], header: &[u8], payload: &[u8]) {
     const ZEROS: [u8; 8] = [0; 8];
     let [first, id] = descriptor.map(u64::to_le_bytes);
     let padding = &ZEROS[..payload.len().next_multiple_of(8) - payload.len()];
@@ -170,7 +164,16 @@ pub enum RingError {
         /// Ring offset of its descriptor.
         offset: u32,
     },
-    /// Too few bytes for a descriptor, or an index that moved backwards.
+    /// An index that moved where it cannot: over bytes that were not written, or not given back.
+    BadMove {
+        /// Which.
+        word: Word,
+        /// Where it is now.
+        value: u32,
+        /// What it cannot pass.
+        limit: u32,
+    },
+    /// Too few bytes for a packet.
     BadFill {
         /// Bytes between the indices.
         value: u32,
@@ -183,13 +186,13 @@ impl core::fmt::Display for RingError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::BadIndex { word, value, limit } => {
-                write!(
-                    f,
-                    "ring {word:?} {value} is not a multiple of 8 below {limit}"
-                )
+                write!(f, "ring {word:?} {value} is not a multiple of 8 below {limit}")
             }
             Self::BadPacket { error, offset } => {
                 write!(f, "packet at ring offset {offset}: {error}")
+            }
+            Self::BadMove { word, value, limit } => {
+                write!(f, "ring {word:?} moved to {value}, past {limit}")
             }
             Self::BadFill { value, limit } => {
                 write!(f, "ring holds {value} bytes, fewer than {limit}")
@@ -218,21 +221,13 @@ impl crate::error::Error for RingError {
 fn load_index<R: RingMemory>(ring: &R, word: Word) -> Result<u32, RingError> {
     let value = ring.load(word);
     let limit = ring.data_bytes();
-    if value < limit && value.is_multiple_of(8) {
-        Ok(value)
-    } else {
-        Err(RingError::BadIndex { word, value, limit })
-    }
+    if value < limit && value.is_multiple_of(8) { Ok(value) } else { Err(RingError::BadIndex { word, value, limit }) }
 }
 
 /// Bytes between the indices, `0..size`.
 #[inline]
 fn used(write: u32, read: u32, size: u32) -> u32 {
-    if write >= read {
-        write - read
-    } else {
-        size - read + write
-    }
+    if write >= read { write - read } else { size - read + write }
 }
 
 /// Bytes not between the indices: `size` when the ring is empty. One slot always stays free, so what fits is *less*

@@ -1,11 +1,8 @@
 //! The producer's role.
 
-use super::{
-    FEATURE_PENDING_SEND_SIZE, RingError, RingMemory, Signal, Word, advance, load_index, raw_free,
-};
+use super::{FEATURE_PENDING_SEND_SIZE, RingError, RingMemory, Signal, Word, advance, load_index, raw_free, used};
 use crate::packet::{
-    DESCRIPTOR_BYTES, Descriptor, FLAG_COMPLETION_REQUESTED, MAX_PACKET_BYTES, PacketType,
-    TRAILER_BYTES, TransactionId,
+    DESCRIPTOR_BYTES, Descriptor, FLAG_COMPLETION_REQUESTED, MAX_PACKET_BYTES, PacketType, TRAILER_BYTES, TransactionId,
 };
 
 /// Why a packet was not written.
@@ -26,6 +23,11 @@ pub enum WriteError {
         /// Most that this ring takes.
         limit: usize,
     },
+    /// The header is not a multiple of 8 bytes.
+    BadHeader {
+        /// Bytes of the header.
+        len: usize,
+    },
     /// The ring is corrupt.
     Corrupt(RingError),
 }
@@ -36,22 +38,30 @@ impl core::fmt::Display for WriteError {
             Self::Full { needed, free } => {
                 write!(f, "ring is full: {needed} bytes needed, {free} free")
             }
-            Self::TooLong { needed, limit } => write!(
-                f,
-                "packet takes {needed} bytes of a ring that holds {limit}"
-            ),
+            Self::TooLong { needed, limit } => write!(f, "packet takes {needed} bytes of a ring that holds {limit}"),
+            Self::BadHeader { len } => {
+                write!(f, "packet header of {len} bytes is not a multiple of 8")
+            }
             Self::Corrupt(error) => error.fmt(f),
         }
     }
 }
 
-impl core::error::Error for WriteError {}
+impl core::error::Error for WriteError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            // Displayed as if it were this error: so is its source.
+            Self::Corrupt(error) => error.source(),
+            _ => None,
+        }
+    }
+}
 
 impl crate::error::Error for WriteError {
     fn kind(&self) -> crate::error::ErrorKind {
         match self {
             Self::Full { .. } => crate::error::ErrorKind::Refused,
-            Self::TooLong { .. } => crate::error::ErrorKind::Misuse,
+            Self::TooLong { .. } | Self::BadHeader { .. } => crate::error::ErrorKind::Misuse,
             Self::Corrupt(_) => crate::error::ErrorKind::HostViolation,
         }
     }
@@ -82,40 +92,25 @@ impl<'a> Outgoing<'a> {
     /// Data in the ring, with a completion wanted.
     #[inline]
     pub fn request(transaction_id: TransactionId, payload: &'a [u8]) -> Self {
-        Self {
-            packet_type: PacketType::IN_BAND,
-            completion_requested: true,
-            transaction_id,
-            header: &[],
-            payload,
-        }
+        Self { packet_type: PacketType::IN_BAND, completion_requested: true, transaction_id, header: &[], payload }
     }
 
     /// Data in the ring, without a completion.
     #[inline]
     pub fn notice(transaction_id: TransactionId, payload: &'a [u8]) -> Self {
-        Self {
-            completion_requested: false,
-            ..Self::request(transaction_id, payload)
-        }
+        Self { completion_requested: false, ..Self::request(transaction_id, payload) }
     }
 
     /// The completion of the other side's packet.
     #[inline]
     pub fn completion(transaction_id: TransactionId, payload: &'a [u8]) -> Self {
-        Self {
-            packet_type: PacketType::COMPLETION,
-            ..Self::notice(transaction_id, payload)
-        }
+        Self { packet_type: PacketType::COMPLETION, ..Self::notice(transaction_id, payload) }
     }
 
     /// Bytes that it takes in a ring, trailer included.
     #[inline]
     pub fn ring_bytes(&self) -> usize {
-        DESCRIPTOR_BYTES
-            + self.header.len()
-            + self.payload.len().next_multiple_of(8)
-            + TRAILER_BYTES
+        DESCRIPTOR_BYTES + self.header.len() + self.payload.len().next_multiple_of(8) + TRAILER_BYTES
     }
 }
 
@@ -140,14 +135,7 @@ impl<R: RingMemory> Producer<R> {
         let size = ring.data_bytes();
         ring.store(Word::PendingSendSize, 0);
         ring.store(Word::FeatureBits, FEATURE_PENDING_SEND_SIZE);
-        Self {
-            ring,
-            size,
-            write: 0,
-            published: 0,
-            read_seen: 0,
-            pending: 0,
-        }
+        Self { ring, size, write: 0, published: 0, read_seen: 0, pending: 0 }
     }
 
     /// The producer of a ring that is in use, at the write index that stands there.
@@ -157,12 +145,7 @@ impl<R: RingMemory> Producer<R> {
     pub fn resume(ring: R) -> Result<Self, RingError> {
         let write = load_index(&ring, Word::WriteIndex)?;
         let read = load_index(&ring, Word::ReadIndex)?;
-        Ok(Self {
-            write,
-            published: write,
-            read_seen: read,
-            ..Self::new(ring)
-        })
+        Ok(Self { write, published: write, read_seen: read, ..Self::new(ring) })
     }
 
     /// The ring.
@@ -174,7 +157,7 @@ impl<R: RingMemory> Producer<R> {
     /// packet that fills it.
     #[inline]
     pub fn max_packet_bytes(&self) -> usize {
-        ((self.size - 16) as usize).min(MAX_PACKET_BYTES + TRAILER_BYTES)
+        (self.size.saturating_sub(16) as usize).min(MAX_PACKET_BYTES + TRAILER_BYTES)
     }
 
     /// Bytes of the data area.
@@ -183,43 +166,46 @@ impl<R: RingMemory> Producer<R> {
         self.size
     }
 
+    /// Looks at the consumer's index: it may only go on, and not past what was published.
+    #[inline]
+    fn look(&mut self) -> Result<(), RingError> {
+        let read = load_index(&self.ring, Word::ReadIndex)?;
+        if used(self.published, read, self.size) > used(self.published, self.read_seen, self.size) {
+            return Err(RingError::BadMove { word: Word::ReadIndex, value: read, limit: self.published });
+        }
+        self.read_seen = read;
+        Ok(())
+    }
+
     /// Bytes that packets may take now, trailers included.
     ///
     /// # Errors
-    /// [`RingError::BadIndex`].
+    /// [`RingError::BadIndex`], [`RingError::BadMove`].
     #[inline]
     pub fn free_bytes(&mut self) -> Result<u32, RingError> {
-        self.read_seen = load_index(&self.ring, Word::ReadIndex)?;
+        self.look()?;
         Ok(raw_free(self.write, self.read_seen, self.size).saturating_sub(8))
     }
 
     /// Writes a packet after those that wait to be published. Nothing is written on error.
     ///
     /// # Errors
-    /// [`WriteError::Full`], [`WriteError::TooLong`], [`WriteError::Corrupt`].
+    /// [`WriteError::Full`], [`WriteError::TooLong`], [`WriteError::BadHeader`], [`WriteError::Corrupt`].
     #[inline]
     pub fn write(&mut self, packet: &Outgoing<'_>) -> Result<(), WriteError> {
-        debug_assert!(
-            packet.header.len().is_multiple_of(8),
-            "header of {} bytes",
-            packet.header.len()
-        );
+        if !packet.header.len().is_multiple_of(8) {
+            return Err(WriteError::BadHeader { len: packet.header.len() });
+        }
         let needed = packet.ring_bytes();
         if needed > self.max_packet_bytes() {
-            return Err(WriteError::TooLong {
-                needed,
-                limit: self.max_packet_bytes(),
-            });
+            return Err(WriteError::TooLong { needed, limit: self.max_packet_bytes() });
         }
         let needed = needed as u32;
         if needed >= raw_free(self.write, self.read_seen, self.size) {
-            self.read_seen = load_index(&self.ring, Word::ReadIndex)?;
+            self.look()?;
             let raw = raw_free(self.write, self.read_seen, self.size);
             if needed >= raw {
-                return Err(WriteError::Full {
-                    needed,
-                    free: raw.saturating_sub(8),
-                });
+                return Err(WriteError::Full { needed, free: raw.saturating_sub(8) });
             }
         }
         let start = self.write;
@@ -228,16 +214,11 @@ impl<R: RingMemory> Producer<R> {
             packet_type: packet.packet_type,
             header_bytes: (DESCRIPTOR_BYTES + packet.header.len()) as u32,
             packet_bytes,
-            flags: if packet.completion_requested {
-                FLAG_COMPLETION_REQUESTED
-            } else {
-                0
-            },
+            flags: if packet.completion_requested { FLAG_COMPLETION_REQUESTED } else { 0 },
             transaction_id: packet.transaction_id,
         }
         .to_words();
-        self.ring
-            .write_packet(start, [first, id], packet.header, packet.payload);
+        self.ring.write_packet(start, [first, id], packet.header, packet.payload);
         self.write = advance(start, needed, self.size);
         Ok(())
     }
@@ -251,7 +232,7 @@ impl<R: RingMemory> Producer<R> {
     /// Publishes all written packets and decides whether the consumer has to be signalled.
     ///
     /// # Errors
-    /// [`RingError::BadIndex`]; the packets are published all the same.
+    /// [`RingError::BadIndex`], [`RingError::BadMove`]; the packets are published all the same.
     #[inline]
     pub fn publish(&mut self) -> Result<Signal, RingError> {
         if self.write == self.published {
@@ -267,13 +248,8 @@ impl<R: RingMemory> Producer<R> {
             return Ok(Signal::NotNeeded);
         }
         // After the mask: a consumer that had not emptied the ring yet will see the new index before it sleeps.
-        let read = load_index(&self.ring, Word::ReadIndex)?;
-        self.read_seen = read;
-        Ok(if read == before {
-            Signal::Needed
-        } else {
-            Signal::NotNeeded
-        })
+        self.look()?;
+        Ok(if self.read_seen == before { Signal::Needed } else { Signal::NotNeeded })
     }
 
     /// Forgets the packets that were written and not published.
@@ -288,15 +264,15 @@ impl<R: RingMemory> Producer<R> {
     /// size interrupts. Publish first: what is not published is never freed.
     ///
     /// # Errors
-    /// [`RingError::BadIndex`].
+    /// [`RingError::BadIndex`], [`RingError::BadMove`].
     pub fn wait_for_space(&mut self, bytes: u32) -> Result<bool, RingError> {
         debug_assert!(!self.has_unpublished(), "publish before waiting for space");
-        let wanted = bytes.next_multiple_of(8).clamp(8, self.size - 8);
+        let wanted = bytes.next_multiple_of(8).min(self.size.saturating_sub(8)).max(8);
         self.pending = wanted;
         self.ring.store(Word::PendingSendSize, wanted);
         // Pairs with the fence between the consumer's store of its index and its look at the pending size.
         self.ring.fence();
-        self.read_seen = load_index(&self.ring, Word::ReadIndex)?;
+        self.look()?;
         if raw_free(self.write, self.read_seen, self.size) > wanted {
             self.stop_waiting();
             return Ok(true);
@@ -321,9 +297,6 @@ impl<R: RingMemory> Producer<R> {
 
     /// The consumer's state, for watchdogs: its read index and mask, unchecked.
     pub fn consumer_state(&self) -> (u32, u32) {
-        (
-            self.ring.load(Word::ReadIndex),
-            self.ring.load(Word::InterruptMask),
-        )
+        (self.ring.load(Word::ReadIndex), self.ring.load(Word::InterruptMask))
     }
 }
