@@ -112,33 +112,19 @@ impl TapPort {
         let mtu = device.mtu().map_err(at(TapStep::Query))?;
         device.enabled(true).map_err(at(TapStep::Up))?;
         // Writes must never block the host, and reads come after a poll.
-        device
-            .set_nonblocking(true)
-            .map_err(at(TapStep::NonBlocking))?;
+        device.set_nonblocking(true).map_err(at(TapStep::NonBlocking))?;
         let stop = Arc::new(InterruptEvent::new().map_err(at(TapStep::Reader))?);
         let device = Arc::new(device);
-        let shared = Arc::new(Mutex::new(Shared::new(
-            config.capacity.unwrap_or(Self::DEFAULT_CAPACITY),
-        )));
+        let shared = Arc::new(Mutex::new(Shared::new(config.capacity.unwrap_or(Self::DEFAULT_CAPACITY))));
         let reader = Reader {
             device: Arc::clone(&device),
             shared: Arc::clone(&shared),
             stop: Arc::clone(&stop),
             frame_bytes: usize::from(mtu) + ETHERNET_AND_VLAN_BYTES,
         };
-        let thread = thread::Builder::new()
-            .name(format!("{name}-reader"))
-            .spawn(move || reader.run());
+        let thread = thread::Builder::new().name(format!("{name}-reader")).spawn(move || reader.run());
         let reader = Some(thread.map_err(at(TapStep::Reader))?);
-        Ok(Self {
-            device,
-            shared,
-            reader,
-            stop,
-            batch: Vec::new(),
-            name,
-            mac,
-        })
+        Ok(Self { device, shared, reader, stop, batch: Vec::new(), name, mac })
     }
 
     /// Frames from the kernel that wait for the host, unless the configuration says otherwise.
@@ -156,9 +142,7 @@ impl TapPort {
 
     /// A view of the counters that stays when the port is given to a switch.
     pub fn handle(&self) -> TapHandle {
-        TapHandle {
-            shared: Arc::clone(&self.shared),
-        }
+        TapHandle { shared: Arc::clone(&self.shared) }
     }
 }
 
@@ -234,10 +218,7 @@ impl Drop for TapPort {
 
 impl fmt::Debug for TapPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TapPort")
-            .field("name", &self.name)
-            .field("mac", &self.mac)
-            .finish_non_exhaustive()
+        f.debug_struct("TapPort").field("name", &self.name).field("mac", &self.mac).finish_non_exhaustive()
     }
 }
 
@@ -314,8 +295,7 @@ impl TapError {
 
     /// Whether there is no `/dev/net/tun`, or no driver behind it.
     pub fn is_missing_device(&self) -> bool {
-        self.step == TapStep::Create
-            && (self.source.kind() == io::ErrorKind::NotFound || self.is_no_such_device())
+        self.step == TapStep::Create && (self.source.kind() == io::ErrorKind::NotFound || self.is_no_such_device())
     }
 
     fn is_no_such_device(&self) -> bool {
@@ -361,20 +341,13 @@ struct Shared {
 
 impl Shared {
     fn new(capacity: usize) -> Self {
-        Self {
-            queue: FrameQueue::new(capacity),
-            host: None,
-            stats: TapStats::default(),
-        }
+        Self { queue: FrameQueue::new(capacity), host: None, stats: TapStats::default() }
     }
 }
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
-            .field("pending", &self.queue.len())
-            .field("stats", &self.stats)
-            .finish_non_exhaustive()
+        f.debug_struct("Shared").field("pending", &self.queue.len()).field("stats", &self.stats).finish_non_exhaustive()
     }
 }
 
@@ -388,7 +361,7 @@ struct Reader {
 
 impl Reader {
     fn run(self) {
-        let mut buffer = Vec::new();
+        let mut buffer = Vec::with_capacity(self.frame_bytes + 1);
         loop {
             // One byte more than the longest frame: the kernel cuts what does not fit, and here that shows.
             buffer.resize(self.frame_bytes + 1, 0);
@@ -429,10 +402,7 @@ impl Reader {
 
 /// Whether reading may go on after this error.
 fn is_passing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-    )
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }
 
 /// Locks; nothing panics under this lock, so poisoned state is still whole.
