@@ -32,6 +32,8 @@
 #[cfg(feature = "alloc")]
 extern crate alloc;
 
+#[cfg(feature = "tokio")]
+pub mod aio;
 pub mod bus;
 #[cfg(feature = "alloc")]
 pub mod client;

@@ -283,16 +283,8 @@ impl MemBus {
         // Checked when the opening was asked for.
         let Ok((outgoing, incoming)) = halves else { return };
         known.opening = Opening::Open(gpadl);
-        known.ready = Some(MemChannel {
-            parts: ChannelParts {
-                info: known.info,
-                outgoing,
-                incoming,
-                ring_header_bytes: PAGE_SIZE,
-                doorbell: MemDoorbell(self.port.doorbell()),
-                interrupt: MemInterrupt(self.port.interrupt(channel)),
-            },
-        });
+        let (doorbell, interrupt) = (self.port.doorbell(), self.port.interrupt(channel));
+        known.ready = Some(MemChannel::new(known.info, outgoing, incoming, doorbell, interrupt));
         self.events.push_back(BusEvent::Opened(channel));
     }
 
@@ -436,6 +428,20 @@ impl Drop for MemBus {
 #[derive(Debug)]
 pub struct MemChannel {
     parts: PartsOf<Self>,
+}
+
+impl MemChannel {
+    /// A channel over rings that exist: `outgoing` to the other side, `incoming` from it, whole pages each.
+    pub fn new(
+        info: ChannelInfo,
+        outgoing: HeapMemory,
+        incoming: HeapMemory,
+        doorbell: Latch,
+        interrupt: Latch,
+    ) -> Self {
+        let (doorbell, interrupt) = (MemDoorbell(doorbell), MemInterrupt(interrupt));
+        Self { parts: ChannelParts { info, outgoing, incoming, ring_header_bytes: PAGE_SIZE, doorbell, interrupt } }
+    }
 }
 
 impl ErrorType for MemChannel {
