@@ -7,6 +7,7 @@ use core::fmt;
 use core::time::Duration;
 
 use nvsp::Version;
+use rndis::value::PacketFilter;
 use vmbus::bus::RingSizes;
 use vmbus::memory::PAGE_SIZE;
 
@@ -15,13 +16,11 @@ pub const DEFAULT_RECEIVE_SECTIONS: u32 = 9709;
 /// Fewest sections of either buffer.
 pub const MIN_SECTIONS: u32 = 10;
 /// Most sections of the receive buffer: 31 MiB of 1728 bytes each. Up to NVSP 2 the limit is 9102 (15 MiB).
-pub const MAX_RECEIVE_SECTIONS: u32 =
-    (nvsp::MAX_RECEIVE_BUFFER / nvsp::DEFAULT_RECEIVE_SECTION_SIZE as usize) as u32;
+pub const MAX_RECEIVE_SECTIONS: u32 = (nvsp::MAX_RECEIVE_BUFFER / nvsp::DEFAULT_RECEIVE_SECTION_SIZE as usize) as u32;
 /// Sections of the send buffer unless configured: 1 MiB of 6144 bytes each.
 pub const DEFAULT_SEND_SECTIONS: u32 = 170;
 /// Most sections of the send buffer: 15 MiB of 6144 bytes each.
-pub const MAX_SEND_SECTIONS: u32 =
-    (nvsp::MAX_SEND_BUFFER / nvsp::DEFAULT_SEND_SECTION_SIZE as usize) as u32;
+pub const MAX_SEND_SECTIONS: u32 = (nvsp::MAX_SEND_BUFFER / nvsp::DEFAULT_SEND_SECTION_SIZE as usize) as u32;
 /// Smallest MTU.
 pub const MIN_MTU: u32 = 68;
 /// Largest MTU, from NVSP 2 on; before it is 1500.
@@ -69,7 +68,7 @@ pub struct Config {
     pub(crate) mtu: u32,
     pub(crate) nvsp_max: Version,
     pub(crate) rings: RingSizes,
-    pub(crate) packet_filter: u32,
+    pub(crate) packet_filter: PacketFilter,
     pub(crate) step_deadline: Duration,
     pub(crate) close_deadline: Duration,
     pub(crate) link_pace: Duration,
@@ -88,7 +87,7 @@ impl Default for Config {
             mtu: DEFAULT_MTU,
             nvsp_max: Version::V6_1,
             rings: RingSizes::default(),
-            packet_filter: 0x0D,
+            packet_filter: PacketFilter::OPEN,
             step_deadline: Duration::from_secs(30),
             close_deadline: Duration::from_secs(10),
             link_pace: Duration::from_secs(2),
@@ -155,6 +154,14 @@ impl Config {
         self
     }
 
+    /// Which frames the host shall deliver from the start on. Default [`PacketFilter::OPEN`]: directed, all multicast,
+    /// broadcast. [`PacketFilter::CLOSED`]: none, until [`Nic::set_packet_filter`](crate::Nic::set_packet_filter).
+    #[must_use]
+    pub const fn packet_filter(mut self, filter: PacketFilter) -> Self {
+        self.packet_filter = filter;
+        self
+    }
+
     /// How long the host may take for each step of the bring-up and for each request. Default 30 s, from 1 ms: hosts under
     /// load have been seen to answer after 15 s.
     #[must_use]
@@ -215,67 +222,33 @@ impl Config {
     /// error: they are clamped and the effective value is reported.
     pub fn check(&self) -> Result<(), ConfigError> {
         let at_least = |field, value: u64, minimum: u64| {
-            if value < minimum {
-                Err(ConfigError::BelowMinimum {
-                    field,
-                    value,
-                    minimum,
-                })
-            } else {
-                Ok(())
-            }
+            if value < minimum { Err(ConfigError::BelowMinimum { field, value, minimum }) } else { Ok(()) }
         };
         let at_most = |field, value: u64, limit: u64| {
-            if value > limit {
-                Err(ConfigError::AboveLimit {
-                    field,
-                    value,
-                    limit,
-                })
-            } else {
-                Ok(())
-            }
+            if value > limit { Err(ConfigError::AboveLimit { field, value, limit }) } else { Ok(()) }
         };
-        at_least(
-            "receive_sections",
-            self.receive_sections.into(),
-            MIN_SECTIONS.into(),
-        )?;
+        at_least("receive_sections", self.receive_sections.into(), MIN_SECTIONS.into())?;
         if self.send_buffer {
-            at_least(
-                "send_sections",
-                self.send_sections.into(),
-                MIN_SECTIONS.into(),
-            )?;
+            at_least("send_sections", self.send_sections.into(), MIN_SECTIONS.into())?;
         } else {
             at_least("direct_bytes", self.direct_bytes as u64, PAGE_SIZE as u64)?;
         }
         at_least("mtu", self.mtu.into(), MIN_MTU.into())?;
         at_most("mtu", self.mtu.into(), MAX_MTU.into())?;
         if !self.nvsp_max.is_released() {
-            return Err(ConfigError::UnknownVersion {
-                version: self.nvsp_max,
-            });
+            return Err(ConfigError::UnknownVersion { version: self.nvsp_max });
         }
         if self.isolated && self.nvsp_max < Version::V6_1 {
-            return Err(ConfigError::IsolatedNeedsVersion {
-                version: self.nvsp_max,
-                minimum: Version::V6_1,
-            });
+            return Err(ConfigError::IsolatedNeedsVersion { version: self.nvsp_max, minimum: Version::V6_1 });
         }
-        for (field, bytes) in [
-            ("rings.outgoing_bytes", self.rings.outgoing_bytes),
-            ("rings.incoming_bytes", self.rings.incoming_bytes),
-        ] {
+        for (field, bytes) in
+            [("rings.outgoing_bytes", self.rings.outgoing_bytes), ("rings.incoming_bytes", self.rings.incoming_bytes)]
+        {
             at_least(field, bytes as u64, MIN_RING_BYTES as u64)?;
             // The control protocol counts ring pages in 32 bits, and rings of more than 2 GiB help nobody.
             at_most(field, bytes as u64, i32::MAX as u64)?;
             if !bytes.is_multiple_of(PAGE_SIZE) {
-                return Err(ConfigError::NotMultiple {
-                    field,
-                    value: bytes as u64,
-                    unit: PAGE_SIZE as u64,
-                });
+                return Err(ConfigError::NotMultiple { field, value: bytes as u64, unit: PAGE_SIZE as u64 });
             }
         }
         let millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
@@ -292,8 +265,7 @@ impl Config {
     /// with jumbo frames; here a larger MTU makes room for OpenVMM's sections (frame and 292 bytes).
     pub(crate) fn receive_buffer_bytes(&self, version: Version) -> usize {
         let section = if self.mtu > DEFAULT_MTU {
-            (self.mtu + nvsp::ETHERNET_HEADER_LEN + RECEIVE_SECTION_OVERHEAD)
-                .max(nvsp::DEFAULT_RECEIVE_SECTION_SIZE)
+            (self.mtu + nvsp::ETHERNET_HEADER_LEN + RECEIVE_SECTION_OVERHEAD).max(nvsp::DEFAULT_RECEIVE_SECTION_SIZE)
         } else {
             nvsp::DEFAULT_RECEIVE_SECTION_SIZE
         };
@@ -302,11 +274,7 @@ impl Config {
 
     /// Bytes of the send buffer, whole pages.
     pub(crate) fn send_buffer_bytes(&self) -> usize {
-        buffer_bytes(
-            self.send_sections,
-            nvsp::DEFAULT_SEND_SECTION_SIZE,
-            nvsp::MAX_SEND_BUFFER,
-        )
+        buffer_bytes(self.send_sections, nvsp::DEFAULT_SEND_SECTION_SIZE, nvsp::MAX_SEND_BUFFER)
     }
 
     /// Receive sections below which some hosts fall silent.
@@ -319,10 +287,7 @@ impl Config {
 fn buffer_bytes(count: u32, section_bytes: u32, limit: usize) -> usize {
     // Below 2^64 + a page: cannot wrap; the limit brings it back into usize.
     let bytes = u64::from(count) * u64::from(section_bytes);
-    usize::try_from(bytes)
-        .unwrap_or(usize::MAX)
-        .min(limit)
-        .next_multiple_of(PAGE_SIZE)
+    usize::try_from(bytes).unwrap_or(usize::MAX).min(limit).next_multiple_of(PAGE_SIZE)
 }
 
 /// A value that [`Config`] cannot have. The caller is at fault.
@@ -375,9 +340,9 @@ impl ConfigError {
     #[must_use]
     pub const fn field(&self) -> &'static str {
         match *self {
-            Self::BelowMinimum { field, .. }
-            | Self::AboveLimit { field, .. }
-            | Self::NotMultiple { field, .. } => field,
+            Self::BelowMinimum { field, .. } | Self::AboveLimit { field, .. } | Self::NotMultiple { field, .. } => {
+                field
+            }
             Self::UnknownVersion { .. } | Self::IsolatedNeedsVersion { .. } => "nvsp_max",
         }
     }
@@ -386,16 +351,8 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::BelowMinimum {
-                field,
-                value,
-                minimum,
-            } => write!(f, "{field} is {value}, the minimum is {minimum}"),
-            Self::AboveLimit {
-                field,
-                value,
-                limit,
-            } => write!(f, "{field} is {value}, the limit is {limit}"),
+            Self::BelowMinimum { field, value, minimum } => write!(f, "{field} is {value}, the minimum is {minimum}"),
+            Self::AboveLimit { field, value, limit } => write!(f, "{field} is {value}, the limit is {limit}"),
             Self::NotMultiple { field, value, unit } => {
                 write!(f, "{field} is {value}, not a multiple of {unit}")
             }
@@ -403,10 +360,7 @@ impl fmt::Display for ConfigError {
                 write!(f, "nvsp_max is {version}, which is no version of NVSP")
             }
             Self::IsolatedNeedsVersion { version, minimum } => {
-                write!(
-                    f,
-                    "nvsp_max is {version}, but an isolated guest needs {minimum}"
-                )
+                write!(f, "nvsp_max is {version}, but an isolated guest needs {minimum}")
             }
         }
     }
@@ -443,8 +397,8 @@ pub enum Warning {
     },
     /// The host did not take the send buffer: every message goes by GPA-direct.
     NoSendBuffer {
-        /// The host's word.
-        status: nvsp::Status,
+        /// The host's word; `None` if there was no memory for one.
+        status: Option<nvsp::Status>,
     },
     /// More queues were wished than can be opened.
     FewQueues {
@@ -459,27 +413,19 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::FewReceiveSections { count, minimum } => {
-                write!(
-                    f,
-                    "{count} receive sections: some hosts serve no channel with fewer than {minimum}"
-                )
+                write!(f, "{count} receive sections: some hosts serve no channel with fewer than {minimum}")
             }
-            Self::Clamped {
-                field,
-                requested,
-                effective,
-            } => write!(f, "{field}: {requested} wished, {effective} given"),
-            Self::MtuLowered {
-                requested,
-                effective,
-            } => write!(f, "the host gives an MTU of {effective}, not {requested}"),
-            Self::NoSendBuffer { status } => {
+            Self::Clamped { field, requested, effective } => {
+                write!(f, "{field}: {requested} wished, {effective} given")
+            }
+            Self::MtuLowered { requested, effective } => {
+                write!(f, "the host gives an MTU of {effective}, not {requested}")
+            }
+            Self::NoSendBuffer { status: Some(status) } => {
                 write!(f, "the host did not take the send buffer: {status}")
             }
-            Self::FewQueues {
-                requested,
-                effective,
-            } => write!(f, "{requested} queues wished, {effective} given"),
+            Self::NoSendBuffer { status: None } => f.write_str("there is no memory for a send buffer"),
+            Self::FewQueues { requested, effective } => write!(f, "{requested} queues wished, {effective} given"),
         }
     }
 }
@@ -495,32 +441,17 @@ mod tests {
     fn defaults_are_those_of_linux() {
         assert!(Config::default().check().is_ok());
         assert_eq!((MAX_RECEIVE_SECTIONS, MAX_SEND_SECTIONS), (18811, 2560));
-        assert_eq!(
-            nvsp::DEFAULT_RECEIVE_BUFFER as u32 / nvsp::DEFAULT_RECEIVE_SECTION_SIZE,
-            DEFAULT_RECEIVE_SECTIONS
-        );
-        assert_eq!(
-            nvsp::DEFAULT_SEND_BUFFER as u32 / nvsp::DEFAULT_SEND_SECTION_SIZE,
-            DEFAULT_SEND_SECTIONS
-        );
+        assert_eq!(nvsp::DEFAULT_RECEIVE_BUFFER as u32 / nvsp::DEFAULT_RECEIVE_SECTION_SIZE, DEFAULT_RECEIVE_SECTIONS);
+        assert_eq!(nvsp::DEFAULT_SEND_BUFFER as u32 / nvsp::DEFAULT_SEND_SECTION_SIZE, DEFAULT_SEND_SECTIONS);
     }
 
     #[test]
     fn too_few_sections_are_refused_with_the_minimum() {
         let error = Config::default().receive_sections(9).check().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "receive_sections is 9, the minimum is 10"
-        );
+        assert_eq!(error.to_string(), "receive_sections is 9, the minimum is 10");
         let error = Config::default().send_sections(0).check().unwrap_err();
         assert_eq!(error.to_string(), "send_sections is 0, the minimum is 10");
-        assert!(
-            Config::default()
-                .receive_sections(10)
-                .send_sections(10)
-                .check()
-                .is_ok()
-        );
+        assert!(Config::default().receive_sections(10).send_sections(10).check().is_ok());
     }
 
     #[test]
@@ -535,20 +466,8 @@ mod tests {
             (config.queues(65), "queues"),
             (config.step_deadline(Duration::ZERO), "step_deadline (ms)"),
             (config.close_deadline(Duration::ZERO), "close_deadline (ms)"),
-            (
-                config.rings(RingSizes {
-                    outgoing_bytes: 4096,
-                    incoming_bytes: 8192,
-                }),
-                "rings.outgoing_bytes",
-            ),
-            (
-                config.rings(RingSizes {
-                    outgoing_bytes: 8192,
-                    incoming_bytes: 8193,
-                }),
-                "rings.incoming_bytes",
-            ),
+            (config.rings(RingSizes { outgoing_bytes: 4096, incoming_bytes: 8192 }), "rings.outgoing_bytes"),
+            (config.rings(RingSizes { outgoing_bytes: 8192, incoming_bytes: 8193 }), "rings.incoming_bytes"),
             (config.send_buffer(false).direct_bytes(0), "direct_bytes"),
         ] {
             assert_eq!(config.check().unwrap_err().field(), field);
@@ -562,28 +481,14 @@ mod tests {
         assert_eq!(wish.receive_buffer_bytes(Version::V4), 31 << 20);
         assert_eq!(wish.receive_buffer_bytes(Version::V2), 15 << 20);
         assert_eq!(wish.receive_buffer_bytes(Version::V1) / 1728, 9102);
-        assert_eq!(
-            Config::default()
-                .receive_sections(10)
-                .receive_buffer_bytes(Version::V5),
-            5 * 4096
-        );
-        assert_eq!(
-            Config::default()
-                .send_sections(u32::MAX)
-                .send_buffer_bytes()
-                / 6144,
-            2560
-        );
+        assert_eq!(Config::default().receive_sections(10).receive_buffer_bytes(Version::V5), 5 * 4096);
+        assert_eq!(Config::default().send_sections(u32::MAX).send_buffer_bytes() / 6144, 2560);
         assert_eq!(Config::default().send_buffer_bytes() / 6144, 170);
     }
 
     #[test]
     fn jumbo_frames_get_as_many_sections_as_wished() {
-        let bytes = Config::default()
-            .receive_sections(64)
-            .mtu(9000)
-            .receive_buffer_bytes(Version::V6_1);
+        let bytes = Config::default().receive_sections(64).mtu(9000).receive_buffer_bytes(Version::V6_1);
         // OpenVMM's section at this MTU.
         assert_eq!(bytes / 9306, 64);
     }

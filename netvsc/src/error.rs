@@ -4,17 +4,15 @@ use core::fmt;
 
 use vmbus::ErrorKind;
 
-use crate::queue::QueueError;
+use crate::control::NotAccepted;
 
-/// An error of [`Nic`](crate::Nic) that ends it. What the *host* refuses arrives as
+/// An error of [`Nic`](crate::Nic). What the *host* does wrong or refuses arrives as
 /// [`Event::Failed`](crate::Event::Failed) instead, after everything was undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NicError<E> {
-    /// The backend failed.
+    /// The backend failed; the device is unusable.
     Bus(E),
-    /// The primary channel's rings are unusable.
-    Queue(QueueError),
     /// The device is not up, or not any more.
     NotReady,
     /// As many requests wait as may.
@@ -29,8 +27,16 @@ impl<E: vmbus::Error> NicError<E> {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Bus(error) => error.kind(),
-            Self::Queue(error) => vmbus::Error::kind(error),
             Self::NotReady | Self::TooManyRequests { .. } => ErrorKind::Misuse,
+        }
+    }
+}
+
+impl<E> From<NotAccepted> for NicError<E> {
+    fn from(error: NotAccepted) -> Self {
+        match error {
+            NotAccepted::NotReady => Self::NotReady,
+            NotAccepted::TooMany { limit } => Self::TooManyRequests { limit },
         }
     }
 }
@@ -39,7 +45,6 @@ impl<E: fmt::Display> fmt::Display for NicError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bus(error) => write!(f, "bus: {error}"),
-            Self::Queue(error) => write!(f, "primary channel: {error}"),
             Self::NotReady => f.write_str("the device is not up"),
             Self::TooManyRequests { limit } => write!(f, "{limit} requests are waiting already"),
         }
@@ -50,8 +55,7 @@ impl<E: core::error::Error + 'static> core::error::Error for NicError<E> {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         match self {
             Self::Bus(error) => Some(error),
-            Self::Queue(error) => Some(error),
-            _ => None,
+            Self::NotReady | Self::TooManyRequests { .. } => None,
         }
     }
 }

@@ -1,26 +1,12 @@
 //! What became of the wishes: the effective values of a device that is up.
 
+use crate::queue::AggregateLimits;
 use alloc::string::String;
-use core::fmt;
-
 use nvsp::Version;
+use rndis::offload::Offload;
+use rndis::rss::RssCapabilities;
 
-/// An Ethernet address.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct MacAddress(pub [u8; 6]);
-
-impl fmt::Display for MacAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl fmt::Debug for MacAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+pub use rndis::value::{LinkSpeed, MacAddress, PacketFilter};
 
 /// A buffer divided into sections: what was wished and what there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -48,28 +34,6 @@ impl LinkState {
     #[must_use]
     pub const fn is_up(self) -> bool {
         matches!(self, Self::Up)
-    }
-}
-
-/// Speed of the link.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkSpeed {
-    /// In units of 100 bit/s, as the host counts.
-    pub units_100bps: u32,
-}
-
-impl LinkSpeed {
-    /// In bit/s.
-    #[must_use]
-    pub const fn bits_per_second(self) -> u64 {
-        // Cannot wrap: 32 bits times 100.
-        self.units_100bps as u64 * 100
-    }
-}
-
-impl fmt::Debug for LinkSpeed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bit/s", self.bits_per_second())
     }
 }
 
@@ -106,4 +70,12 @@ pub struct DeviceInfo {
     pub link_speed: Option<LinkSpeed>,
     /// The virtual function, if there is one; follows the events.
     pub virtual_function: Option<VirtualFunction>,
+    /// Which frames the host delivers; follows [`Nic::set_packet_filter`](crate::Nic::set_packet_filter).
+    pub packet_filter: PacketFilter,
+    /// How messages may be put together in one section.
+    pub limits: AggregateLimits,
+    /// What the host could offload; all of it is off so far, or left as the host has it.
+    pub offload: Offload,
+    /// What the host offers of receive side scaling; `None` below NVSP 5, or if it did not say.
+    pub rss: Option<RssCapabilities>,
 }

@@ -12,6 +12,24 @@ use super::failure::{Cause, RequestError, Step, Violation};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestHandle(pub(crate) u32);
 
+/// What the host said and was not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Steps and requests that were not answered in time.
+    pub timeouts: u64,
+    /// Answers to requests that were over: late or repeated.
+    pub late_answers: u64,
+    /// Answers to no request, or of another type than asked for.
+    pub unsolicited_answers: u64,
+    /// Messages that a guest may ignore.
+    pub ignored_messages: u64,
+    /// Messages that may not be, or not then.
+    pub violations: u64,
+    /// Notices that nobody fetched.
+    pub dropped_events: u64,
+}
+
 /// What is left when a device was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -49,6 +67,8 @@ pub enum Event {
     /// The network behind the link changed, or the link went away and came back faster than is reported: addresses should
     /// be renewed.
     NetworkChanged,
+    /// The offloads in force changed.
+    OffloadChanged(Box<rndis::offload::Offload>),
     /// The host gave a virtual function.
     VfAssociated(VirtualFunction),
     /// The host took the virtual function away.

@@ -4,6 +4,8 @@ use core::fmt;
 
 use rndis::{Oid, Status};
 
+use crate::queue::QueueError;
+
 /// What the machine was doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -91,8 +93,8 @@ pub enum Cause {
     Violation(Violation),
     /// The host took no send buffer, and there is no memory with known guest physical addresses either.
     NoWayToSend {
-        /// Its answer to the send buffer.
-        status: nvsp::Status,
+        /// Its answer to the send buffer; `None` if there was no memory for one.
+        status: Option<nvsp::Status>,
     },
     /// The backend has no such memory.
     NoMemory {
@@ -101,6 +103,8 @@ pub enum Cause {
     },
     /// A message could not be sent.
     CannotSend(vmbus::ErrorKind),
+    /// The primary channel is unusable.
+    Queue(QueueError),
 }
 
 impl Cause {
@@ -111,6 +115,8 @@ impl Cause {
         match self {
             Self::TimedOut { .. } | Self::Violation(_) => ErrorKind::HostViolation,
             Self::NoMemory { .. } => ErrorKind::System,
+            Self::Queue(QueueError::Doorbell { kind }) => *kind,
+            Self::Queue(_) => ErrorKind::HostViolation,
             Self::CannotSend(kind) => *kind,
             _ => ErrorKind::Refused,
         }
@@ -144,10 +150,15 @@ impl fmt::Display for Cause {
             Self::RefusedByBus { status } => write!(f, "the host refused: status {status:#010x}"),
             Self::Violation(violation) => violation.fmt(f),
             Self::NoWayToSend { status } => {
-                write!(f, "the host took no send buffer ({status}) and no guest physical addresses are known")
+                f.write_str("there is no send buffer")?;
+                if let Some(status) = status {
+                    write!(f, " (the host answered {status})")?;
+                }
+                f.write_str(", and no guest physical addresses are known either")
             }
             Self::NoMemory { bytes } => write!(f, "no memory of {bytes} bytes to share with the host"),
             Self::CannotSend(kind) => write!(f, "the message could not be sent ({kind:?})"),
+            Self::Queue(error) => write!(f, "primary channel: {error}"),
         }
     }
 }
@@ -156,6 +167,7 @@ impl core::error::Error for Cause {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         match self {
             Self::Violation(violation) => Some(violation),
+            Self::Queue(error) => Some(error),
             _ => None,
         }
     }
@@ -177,8 +189,31 @@ pub enum RequestError {
     },
     /// The host's answer cannot be.
     Violation(Violation),
+    /// The host did not take the message.
+    NotTaken {
+        /// Its word.
+        status: nvsp::Status,
+    },
+    /// The message could not be sent.
+    CannotSend(vmbus::ErrorKind),
+    /// The value is too large for a message.
+    CannotEncode(rndis::EmitError),
     /// The device is being closed, or is gone.
     Closed,
+}
+
+impl From<RequestError> for Cause {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Refused { status } => Self::RefusedRequest { status },
+            RequestError::TimedOut { few_receive_sections } => Self::TimedOut { few_receive_sections },
+            RequestError::Violation(violation) => Self::Violation(violation),
+            RequestError::NotTaken { status } => Self::Refused { status },
+            RequestError::CannotSend(kind) => Self::CannotSend(kind),
+            RequestError::CannotEncode(_) => Self::CannotSend(vmbus::ErrorKind::Misuse),
+            RequestError::Closed => Self::CannotSend(vmbus::ErrorKind::Gone),
+        }
+    }
 }
 
 impl fmt::Display for RequestError {
@@ -189,6 +224,9 @@ impl fmt::Display for RequestError {
                 Cause::TimedOut { few_receive_sections: *few_receive_sections }.fmt(f)
             }
             Self::Violation(violation) => violation.fmt(f),
+            Self::NotTaken { status } => write!(f, "the host did not take the message: {status}"),
+            Self::CannotSend(kind) => Cause::CannotSend(*kind).fmt(f),
+            Self::CannotEncode(error) => error.fmt(f),
             Self::Closed => f.write_str("the device is closed"),
         }
     }
@@ -235,7 +273,9 @@ impl fmt::Display for Violation {
             Self::UnexpectedNvsp { message_type } => write!(f, "NVSP message {message_type} from the host"),
             Self::UnexpectedRndis { message_type } => write!(f, "RNDIS message {message_type} from the host"),
             Self::EmptyCompletion => f.write_str("the host completed a request without its answer"),
-            Self::BadValue { field, value, limit } => write!(f, "the host says {field} is {value}, the bound is {limit}"),
+            Self::BadValue { field, value, limit } => {
+                write!(f, "the host says {field} is {value}, the bound is {limit}")
+            }
         }
     }
 }

@@ -1,0 +1,138 @@
+//! What goes into the control machine and what comes out, apart from events for the user.
+
+use alloc::vec::Vec;
+
+use vmbus::ErrorKind;
+use vmbus::bus::{BufferWish, Purpose, RingSizes};
+use vmbus::gpadl::GpadlId;
+
+use crate::queue::{AggregateLimits, ControlToken, QueueError};
+
+/// Something that happened on the bus or the primary channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Input<'a> {
+    /// The primary channel is offered.
+    Offered,
+    /// It was opened, and its queue exists.
+    Opened,
+    /// It was not.
+    OpenFailed {
+        /// The host's word.
+        status: u32,
+    },
+    /// Answers [`Action::Allocate`]: there is memory. A receive or send buffer cannot be used before
+    /// [`GpadlCreated`](Self::GpadlCreated).
+    Allocated {
+        /// What for.
+        purpose: Purpose,
+        /// How much there is, which may be more or less than wished.
+        bytes: usize,
+        /// Its GPADL, which is being established; none for [`Purpose::Direct`].
+        gpadl: Option<GpadlId>,
+    },
+    /// Answers [`Action::Allocate`]: there is no such memory.
+    NotAllocated {
+        /// What for.
+        purpose: Purpose,
+    },
+    /// The GPADL exists.
+    GpadlCreated(GpadlId),
+    /// The host refused the GPADL.
+    GpadlFailed {
+        /// Which.
+        gpadl: GpadlId,
+        /// The host's word.
+        status: u32,
+    },
+    /// The host let go of the memory.
+    GpadlTornDown(GpadlId),
+    /// The host took the channel back, or the device is gone.
+    Rescinded,
+    /// The primary channel's queue is unusable: the host broke its rings, or its doorbell is gone.
+    QueueFailed(QueueError),
+    /// A message that was sent with a token was completed.
+    Completed {
+        /// Which.
+        token: ControlToken,
+        /// The completion's payload; may be empty.
+        payload: &'a [u8],
+    },
+    /// An NVSP message from the host, in band.
+    Nvsp {
+        /// The message.
+        payload: &'a [u8],
+    },
+    /// An RNDIS message from the host that is no packet.
+    Rndis {
+        /// The message; what follows it in its range may follow here.
+        payload: &'a [u8],
+    },
+    /// A message could not be sent, and never will be.
+    NotSent {
+        /// Which; `None` for those without a token.
+        token: Option<ControlToken>,
+        /// Who is at fault.
+        kind: ErrorKind,
+    },
+    /// What the queues have not finished; wanted while [`Control::is_draining`](super::Control::is_draining).
+    Outstanding {
+        /// Sends that the host has not completed.
+        sends: usize,
+        /// Receive packets that the host has not been given back.
+        receives: usize,
+    },
+    /// Answers [`Action::Detach`]: the queues let go of the buffers.
+    Detached {
+        /// Sends that will never be completed.
+        sends: usize,
+        /// Receive packets that were not given back.
+        receives: usize,
+    },
+}
+
+/// Something to be done, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// Open the primary channel: [`Input::Opened`] or [`Input::OpenFailed`] follows.
+    Open(RingSizes),
+    /// Get memory: [`Input::Allocated`] or [`Input::NotAllocated`] follows.
+    Allocate(BufferWish),
+    /// Send an NVSP message in band.
+    SendNvsp {
+        /// The message, of the length that Linux and DPDK send at every version.
+        message: [u8; nvsp::MESSAGE_LEN],
+        /// If a completion is wanted.
+        token: Option<ControlToken>,
+    },
+    /// Send an RNDIS control message; its completion is always wanted.
+    SendRndis {
+        /// The message.
+        message: Vec<u8>,
+        /// Named by its completion.
+        token: ControlToken,
+    },
+    /// The host divided the receive buffer: the queues may use it.
+    AttachReceive {
+        /// Bytes of each section.
+        section_bytes: u32,
+        /// Sections.
+        sections: u32,
+    },
+    /// The host took the send buffer: the queues may use it.
+    AttachSend {
+        /// Bytes of each section.
+        section_bytes: u32,
+        /// Sections.
+        sections: u32,
+    },
+    /// How messages may be put together.
+    AttachLimits(AggregateLimits),
+    /// The queues must let go of all buffers: [`Input::Detached`] follows.
+    Detach,
+    /// Give memory back, and tear its GPADL down: [`Input::GpadlTornDown`] follows if there is one.
+    Release(Purpose),
+    /// Close the primary channel, or give it back if it was rescinded.
+    Close,
+}

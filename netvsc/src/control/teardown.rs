@@ -1,0 +1,253 @@
+//! Undoing what exists: the same way after a failure, on request, and when the host takes the device away.
+//!
+//! | step | when | waits for |
+//! |---|---|---|
+//! | packet filter 0 | up, and closed as wished | the answer |
+//! | RNDIS HALT | INITIALIZE was sent | its completion; the host does not answer |
+//! | drain | there is a queue | sends completed, receives acknowledged |
+//! | revoke receive, then send buffer | the host was told of it | nothing: no answer follows |
+//! | detach | there is a queue | the queue |
+//! | close, GPADL teardown | | GPADLs torn down |
+//!
+//! Hosts older than VMBus 4.0 want the GPADLs torn down before the close
+//! ([`GpadlTeardown::BeforeClose`](crate::config::GpadlTeardown)). A step that takes too long is skipped, and what it would
+//! have cleaned up stands in the [`CloseReport`]. After a rescind there is no host to talk to: it begins with "detach".
+//!
+//! Source: Linux `netvsc.c` (`netvsc_device_remove`), `rndis_filter.c` (`rndis_filter_halt_device`).
+
+use nvsp::{BufferId, RevokeReceiveBuffer, RevokeSendBuffer};
+use rndis::control::Halt;
+use rndis::value::PacketFilter;
+use vmbus::bus::Purpose;
+use vmbus::gpadl::GpadlId;
+
+use alloc::vec;
+
+use crate::config::GpadlTeardown;
+use crate::queue::QueueError;
+use crate::time::Instant;
+
+use super::Control;
+use super::event::{CloseReport, Event};
+use super::failure::{Cause, RequestError, Step};
+use super::io::Action;
+use super::requests::Origin;
+use super::setup;
+use super::state::{Closing, Phase, State, Why};
+
+impl Control {
+    /// A step failed: undoes everything.
+    pub(super) fn fail(&mut self, now: Instant, step: Step, cause: Cause) {
+        if !matches!(self.state, State::Closing(_) | State::Over) {
+            self.leave(Why::Failed { step, cause });
+            self.halt(now);
+        }
+    }
+
+    pub(super) fn close_as_wished(&mut self, now: Instant) {
+        if matches!(self.state, State::Closing(_) | State::Over) {
+            return;
+        }
+        let was_up = self.info().is_some();
+        self.leave(Why::Wished);
+        if was_up {
+            self.requests.push(Origin::Close, setup::filter(PacketFilter::CLOSED));
+        } else {
+            self.halt(now);
+        }
+    }
+
+    /// The host took the device away: nothing can be said to it any more.
+    pub(super) fn rescinded(&mut self, now: Instant) {
+        let detaching = match &self.state {
+            State::Over => return,
+            State::Closing(closing) => matches!(closing.phase, Phase::Detaching | Phase::Releasing),
+            _ => {
+                self.leave(Why::Rescinded);
+                false
+            }
+        };
+        self.cancel_requests();
+        // What would be said to the host is not said any more; what is given back is.
+        self.actions.retain(|action| matches!(action, Action::Detach | Action::Release(_) | Action::Close));
+        if let State::Closing(closing) = &mut self.state {
+            closing.report.host_gone = true;
+            if matches!(closing.phase, Phase::Releasing) {
+                return self.finish();
+            }
+        }
+        if !detaching {
+            self.detach(now);
+        }
+    }
+
+    /// The rings are unusable: nothing can be said or heard, but the host is there, and lets go of the buffers.
+    pub(super) fn queue_failed(&mut self, now: Instant, error: QueueError) {
+        match &self.state {
+            State::Over => return,
+            State::Closing(closing) if matches!(closing.phase, Phase::Detaching | Phase::Releasing) => return,
+            State::Closing(_) => self.cancel_requests(),
+            _ => self.leave(Why::Failed { step: self.step(), cause: Cause::Queue(error) }),
+        }
+        self.actions.retain(|action| matches!(action, Action::Release(_) | Action::Close));
+        self.holdings.queue = true;
+        self.detach(now);
+    }
+
+    /// Ends all that was going on.
+    fn leave(&mut self, why: Why) {
+        self.cancel_requests();
+        self.deadline = None;
+        self.state = State::Closing(Closing { why, phase: Phase::Silencing, report: CloseReport::default() });
+    }
+
+    fn cancel_requests(&mut self) {
+        for request in self.requests.cancel_all() {
+            self.events.push_back(Event::Answered { request, result: Err(RequestError::Closed) });
+        }
+    }
+
+    fn phase(&mut self, now: Instant, phase: Phase) {
+        if let State::Closing(closing) = &mut self.state {
+            closing.phase = phase;
+            self.deadline = Some(now + self.config.close_deadline);
+        }
+    }
+
+    /// The packet filter is 0, or cannot be set.
+    pub(super) fn silenced(&mut self, now: Instant) {
+        if matches!(self.state, State::Closing(Closing { phase: Phase::Silencing, .. })) {
+            self.halt(now);
+        }
+    }
+
+    fn halt(&mut self, now: Instant) {
+        if !self.holdings.rndis {
+            return self.drain(now);
+        }
+        self.holdings.rndis = false;
+        let token = self.next_token();
+        let halt = Halt { request_id: self.requests.next_id() };
+        let mut message = vec![0; Halt::LEN];
+        if halt.emit(&mut message).is_err() {
+            // Cannot be: the buffer has the message's length. The host manages without.
+            return self.drain(now);
+        }
+        self.actions.push_back(Action::SendRndis { message, token });
+        self.phase(now, Phase::Halting { token });
+    }
+
+    /// Waits until nothing is on its way.
+    pub(super) fn drain(&mut self, now: Instant) {
+        if self.holdings.queue {
+            self.phase(now, Phase::Draining);
+        } else {
+            self.detach(now);
+        }
+    }
+
+    pub(super) fn outstanding(&mut self, now: Instant, sends: usize, receives: usize) {
+        if self.is_draining() && sends == 0 && receives == 0 {
+            self.revoke(now);
+        }
+    }
+
+    fn revoke(&mut self, now: Instant) {
+        if self.holdings.receive.shared {
+            self.holdings.receive.shared = false;
+            self.send_nvsp(RevokeReceiveBuffer { id: BufferId::RECEIVE }.to_array(), None);
+        }
+        if self.holdings.send.shared {
+            self.holdings.send.shared = false;
+            self.send_nvsp(RevokeSendBuffer { id: BufferId::SEND_LINUX }.to_array(), None);
+        }
+        self.detach(now);
+    }
+
+    fn detach(&mut self, now: Instant) {
+        if self.holdings.queue {
+            self.holdings.queue = false;
+            self.actions.push_back(Action::Detach);
+            self.phase(now, Phase::Detaching);
+        } else {
+            self.release(now);
+        }
+    }
+
+    pub(super) fn detached(&mut self, now: Instant, sends: usize, receives: usize) {
+        if let State::Closing(Closing { phase: Phase::Detaching, report, .. }) = &mut self.state {
+            report.outstanding_sends = sends;
+            report.unreturned_sections = receives;
+            self.release(now);
+        }
+    }
+
+    fn release(&mut self, now: Instant) {
+        if self.config.gpadl_teardown == GpadlTeardown::AfterClose {
+            self.close_channel();
+        }
+        for (purpose, held) in [
+            (Purpose::Receive, &mut self.holdings.receive.memory),
+            (Purpose::Send, &mut self.holdings.send.memory),
+            (Purpose::Direct, &mut self.holdings.direct),
+        ] {
+            if core::mem::take(held) {
+                self.actions.push_back(Action::Release(purpose));
+            }
+        }
+        self.phase(now, Phase::Releasing);
+        let host_gone = matches!(&self.state, State::Closing(closing) if closing.report.host_gone);
+        if host_gone || self.gpadls_held() == 0 {
+            self.finish();
+        }
+    }
+
+    fn gpadls_held(&self) -> usize {
+        usize::from(self.holdings.receive.gpadl.is_some()) + usize::from(self.holdings.send.gpadl.is_some())
+    }
+
+    /// The host let go of a buffer.
+    pub(super) fn gpadl_torn_down(&mut self, gpadl: GpadlId) {
+        for held in [&mut self.holdings.receive.gpadl, &mut self.holdings.send.gpadl] {
+            held.take_if(|held| *held == gpadl);
+        }
+        let releasing = matches!(self.state, State::Closing(Closing { phase: Phase::Releasing, .. }));
+        if releasing && self.gpadls_held() == 0 {
+            self.finish();
+        }
+    }
+
+    pub(super) fn phase_timed_out(&mut self, now: Instant) {
+        let State::Closing(closing) = &self.state else { return };
+        match closing.phase {
+            // The request has its own deadline.
+            Phase::Silencing => {}
+            Phase::Halting { .. } => self.drain(now),
+            Phase::Draining => self.revoke(now),
+            Phase::Detaching => self.release(now),
+            Phase::Releasing => self.finish(),
+        }
+    }
+
+    fn close_channel(&mut self) {
+        if core::mem::take(&mut self.holdings.channel) {
+            self.actions.push_back(Action::Close);
+        }
+    }
+
+    /// Nothing is left to be done: the last event.
+    fn finish(&mut self) {
+        self.close_channel();
+        self.deadline = None;
+        let unreleased = self.gpadls_held();
+        if let State::Closing(Closing { why, mut report, .. }) = core::mem::replace(&mut self.state, State::Over) {
+            // A host that is gone holds nothing.
+            report.unreleased_buffers = if report.host_gone { 0 } else { unreleased };
+            self.events.push_back(match why {
+                Why::Wished => Event::Closed(report),
+                Why::Failed { step, cause } => Event::Failed { step, cause, report },
+                Why::Rescinded => Event::Gone(report),
+            });
+        }
+    }
+}
