@@ -19,7 +19,7 @@
 //! | 6 | INIT_COMPLETE with deprecated fields 0xffffffff; an unknown version is answered with status 0, a second INIT accepted | profile: init answer |
 //! | 7 | the RNDIS answer before the completion, or 15 s late, or never | [`Fault::AnswerFirst`], [`Fault::AnswerLate`], [`Fault::AnswerNever`] |
 //! | 8 | unsolicited messages in the middle of any exchange | [`Fault::Unsolicited`] |
-//! | 9 | nothing is delivered while the packet filter is 0 | always: [`ReceiveFilter::NONE`](crate::switch::ReceiveFilter::NONE) |
+//! | 9 | nothing is delivered while the packet filter is 0 | always: [`PacketFilter::CLOSED`](crate::switch::PacketFilter::CLOSED) |
 //! | 10 | a malformed packet kills the queue silently: the host stops reading, the mask stays 1 | profile: strictness; [`Fault::QueueSilent`] |
 //! | 11 | a completion with a stale or foreign transaction id | [`Fault::CompletionForeignId`] |
 //! | 12 | ring to the guest full: a whole batch is dropped | always; [`Fault::DropBatch`] |
@@ -45,7 +45,6 @@ mod plan;
 
 pub use kind::{Fault, UnknownFault};
 pub use outcome::{
-    AnswerFate, CompletionFate, Delivery, GuestViolation, InterruptFate, LinkFate, PacketFate,
-    Service, Upset,
+    AnswerFate, CompletionFate, Delivery, GuestViolation, InterruptFate, LinkFate, PacketFate, Service, Upset,
 };
 pub use plan::{Chance, FaultPlan, InvalidChance, When};

@@ -6,7 +6,7 @@ use core::time::Duration;
 use std::alloc::{GlobalAlloc, System};
 
 use netvsc_host::port::{GeneratorConfig, GeneratorPort, LoopbackPort, NullPort, Port, memory_pair};
-use netvsc_host::switch::{MacAddr, PortOptions, ReceiveFilter, Switch};
+use netvsc_host::switch::{MacAddress, PacketFilter, PortOptions, Switch};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -42,10 +42,10 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn nothing_is_allocated_per_frame() {
-    let own = MacAddr([2, 0, 0, 0, 0, 10]);
+    let own = MacAddress([2, 0, 0, 0, 0, 10]);
     let mut switch = Switch::<Box<dyn Port>>::default();
     let (inside, guest) = memory_pair(256);
-    let filter = ReceiveFilter::PROMISCUOUS;
+    let filter = PacketFilter::PROMISCUOUS;
     switch.add_port(Box::new(inside), PortOptions::nic(own).filter(filter)).unwrap();
     let config = GeneratorConfig::new([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 99]).frame_bytes(1514);
     let (generator, handle) = GeneratorPort::new(config).unwrap();

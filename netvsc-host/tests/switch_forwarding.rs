@@ -5,23 +5,22 @@ mod switch_support;
 use core::time::Duration;
 
 use netvsc_host::port::{Frame, LoopbackPort, MemoryPort, NullPort, Port};
-use netvsc_host::switch::{AddPortError, MacAddr, PortId, PortOptions, ReceiveFilter, Switch, SwitchConfig};
+use netvsc_host::switch::{AddPortError, MacAddress, PacketFilter, PortId, PortOptions, Switch, SwitchConfig};
 use switch_support::{Net, frame, mac};
 
 const NOW: Duration = Duration::ZERO;
-const GROUP: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
-const USUAL: ReceiveFilter =
-    ReceiveFilter(ReceiveFilter::DIRECTED.0 | ReceiveFilter::ALL_MULTICAST.0 | ReceiveFilter::BROADCAST.0);
+const BROADCAST: MacAddress = MacAddress([0xff; 6]);
+const GROUP: MacAddress = MacAddress([0x33, 0x33, 0, 0, 0, 1]);
 
 /// A NIC port that is open, as a driver opens it.
 fn open_nic(number: u8) -> PortOptions {
-    PortOptions::nic(mac(number)).filter(USUAL)
+    PortOptions::nic(mac(number)).filter(PacketFilter::OPEN)
 }
 
 #[test]
 fn group_and_unknown_frames_reach_all_but_the_sender() {
     let mut net = Net::trunks(4);
-    for destination in [MacAddr::BROADCAST, GROUP, mac(99)] {
+    for destination in [BROADCAST, GROUP, mac(99)] {
         assert_eq!(net.send(0, frame(destination, mac(1))), [1, 2, 3], "{destination}");
     }
     assert_eq!(net.counters(0).flooded, 1, "only the unknown station counts as flooded");
@@ -30,7 +29,7 @@ fn group_and_unknown_frames_reach_all_but_the_sender() {
 #[test]
 fn a_known_station_gets_its_frames_alone() {
     let mut net = Net::trunks(4);
-    net.send(2, frame(MacAddr::BROADCAST, mac(3)));
+    net.send(2, frame(BROADCAST, mac(3)));
     assert_eq!(net.switch.lookup(NOW, mac(3)), Some(net.ids[2]));
     assert_eq!(net.send(0, frame(mac(3), mac(1))), [2]);
     assert_eq!(net.send(2, frame(mac(1), mac(3))), [0]);
@@ -40,7 +39,7 @@ fn a_known_station_gets_its_frames_alone() {
 #[test]
 fn a_silent_station_is_forgotten_after_the_ageing_time() {
     let mut net = Net::trunks(3);
-    net.send(2, frame(MacAddr::BROADCAST, mac(3)));
+    net.send(2, frame(BROADCAST, mac(3)));
     net.now = Duration::from_secs(300);
     assert_eq!(net.send(0, frame(mac(3), mac(1))), [2]);
     net.now = Duration::from_secs(301);
@@ -50,8 +49,8 @@ fn a_silent_station_is_forgotten_after_the_ageing_time() {
 #[test]
 fn a_station_that_moves_is_found_at_its_new_port() {
     let mut net = Net::trunks(3);
-    net.send(1, frame(MacAddr::BROADCAST, mac(3)));
-    net.send(2, frame(MacAddr::BROADCAST, mac(3)));
+    net.send(1, frame(BROADCAST, mac(3)));
+    net.send(2, frame(BROADCAST, mac(3)));
     assert_eq!(net.send(0, frame(mac(3), mac(1))), [2]);
     assert_eq!((net.counters(1).moves, net.counters(2).moves), (0, 1));
 }
@@ -59,7 +58,7 @@ fn a_station_that_moves_is_found_at_its_new_port() {
 #[test]
 fn nothing_returns_to_the_port_it_came_from() {
     let mut net = Net::trunks(3);
-    net.send(0, frame(MacAddr::BROADCAST, mac(1)));
+    net.send(0, frame(BROADCAST, mac(1)));
     assert_eq!(net.send(0, frame(mac(1), mac(2))), [0_usize; 0]);
     assert_eq!(net.counters(0).in_drops.own_segment, 1);
 }
@@ -68,16 +67,16 @@ fn nothing_returns_to_the_port_it_came_from() {
 fn the_filter_of_a_nic_selects_its_frames() {
     let mut net = Net::trunks(1);
     net.add(PortOptions::nic(mac(10)));
-    let to_all = [mac(10), mac(99), GROUP, MacAddr::BROADCAST];
+    let to_all = [mac(10), mac(99), GROUP, BROADCAST];
     let received = |net: &mut Net| to_all.map(|to| !net.send(0, frame(to, mac(1))).is_empty());
     assert_eq!(received(&mut net), [false; 4], "a filter of 0 receives nothing");
     for (filter, expected) in [
-        (ReceiveFilter::DIRECTED, [true, false, false, false]),
-        (ReceiveFilter::ALL_MULTICAST, [false, false, true, false]),
-        (ReceiveFilter::BROADCAST, [false, false, false, true]),
-        (ReceiveFilter::PROMISCUOUS, [true; 4]),
-        (USUAL, [true, false, true, true]),
-        (ReceiveFilter::NONE, [false; 4]),
+        (PacketFilter::DIRECTED, [true, false, false, false]),
+        (PacketFilter::ALL_MULTICAST, [false, false, true, false]),
+        (PacketFilter::BROADCAST, [false, false, false, true]),
+        (PacketFilter::PROMISCUOUS, [true; 4]),
+        (PacketFilter::OPEN, [true, false, true, true]),
+        (PacketFilter::CLOSED, [false; 4]),
     ] {
         assert!(net.switch.set_filter(net.ids[1], filter));
         assert_eq!(received(&mut net), expected, "{filter:?}");
@@ -90,7 +89,7 @@ fn the_filter_of_a_nic_selects_its_frames() {
 fn a_closed_nic_still_sends() {
     let mut net = Net::trunks(1);
     net.add(PortOptions::nic(mac(10)));
-    assert_eq!(net.send(1, frame(MacAddr::BROADCAST, mac(10))), [0]);
+    assert_eq!(net.send(1, frame(BROADCAST, mac(10))), [0]);
 }
 
 #[test]
@@ -106,10 +105,10 @@ fn a_nic_sends_from_its_own_address_only() {
     let mut net = Net::trunks(1);
     net.add(open_nic(10));
     net.add(open_nic(11).spoofing(true));
-    assert_eq!(net.send(1, frame(MacAddr::BROADCAST, mac(77))), [0_usize; 0]);
+    assert_eq!(net.send(1, frame(BROADCAST, mac(77))), [0_usize; 0]);
     assert_eq!(net.counters(1).in_drops.spoofed, 1);
     assert_eq!(net.switch.lookup(NOW, mac(77)), None);
-    assert_eq!(net.send(2, frame(MacAddr::BROADCAST, mac(77))), [0, 1]);
+    assert_eq!(net.send(2, frame(BROADCAST, mac(77))), [0, 1]);
     assert_eq!(net.switch.lookup(NOW, mac(77)), Some(net.ids[2]));
 }
 
@@ -117,7 +116,7 @@ fn a_nic_sends_from_its_own_address_only() {
 fn nobody_takes_a_nics_address_away() {
     let mut net = Net::trunks(2);
     net.add(open_nic(10));
-    assert_eq!(net.send(0, frame(MacAddr::BROADCAST, mac(10))), [0_usize; 0]);
+    assert_eq!(net.send(0, frame(BROADCAST, mac(10))), [0_usize; 0]);
     assert_eq!(net.counters(0).in_drops.spoofed, 1);
     assert_eq!(net.send(1, frame(mac(10), mac(2))), [2]);
 }
@@ -125,7 +124,7 @@ fn nobody_takes_a_nics_address_away() {
 #[test]
 fn an_address_learned_earlier_goes_to_the_nic_that_owns_it() {
     let mut net = Net::trunks(2);
-    net.send(0, frame(MacAddr::BROADCAST, mac(10)));
+    net.send(0, frame(BROADCAST, mac(10)));
     net.add(open_nic(10));
     assert_eq!(net.send(1, frame(mac(10), mac(2))), [2]);
     let other = mac(12);
@@ -139,15 +138,15 @@ fn frames_that_are_no_frames_are_refused_and_counted_by_cause() {
     let mut net = Net::with_config(SwitchConfig::default().max_frame_bytes(100));
     net.add(PortOptions::trunk());
     net.add(PortOptions::trunk());
-    let good = frame(MacAddr::BROADCAST, mac(1));
+    let good = frame(BROADCAST, mac(1));
     let mut longest = good.clone();
     longest.resize(100, 0);
     let mut oversize = good.clone();
     oversize.resize(101, 0);
-    for bad in [Vec::new(), good[..13].to_vec(), oversize, frame(mac(2), GROUP), frame(mac(2), MacAddr::BROADCAST)] {
+    for bad in [Vec::new(), good[..13].to_vec(), oversize, frame(mac(2), GROUP), frame(mac(2), BROADCAST)] {
         assert_eq!(net.send(0, bad), [0_usize; 0]);
     }
-    assert_eq!(net.send(0, frame(mac(2), MacAddr([0; 6]))), [0_usize; 0]);
+    assert_eq!(net.send(0, frame(mac(2), MacAddress([0; 6]))), [0_usize; 0]);
     let counters = net.counters(0);
     assert_eq!((counters.in_drops.runt, counters.in_drops.oversize, counters.in_drops.bad_source), (2, 1, 3));
     assert_eq!((counters.in_frames, counters.in_drops.total(), net.switch.learned(NOW)), (0, 6, 0));
@@ -158,7 +157,7 @@ fn frames_that_are_no_frames_are_refused_and_counted_by_cause() {
 #[test]
 fn frames_and_bytes_are_counted_on_both_sides() {
     let mut net = Net::trunks(3);
-    let bytes = frame(MacAddr::BROADCAST, mac(1));
+    let bytes = frame(BROADCAST, mac(1));
     net.send(0, bytes.clone());
     net.send(0, bytes.clone());
     let len = bytes.len() as u64;
@@ -177,7 +176,7 @@ fn a_full_port_loses_its_copy_only() {
     net.add_with_capacity(PortOptions::trunk(), 1);
     net.add_with_capacity(PortOptions::trunk(), 16);
     for _ in 0..3 {
-        net.far[0].send(&frame(MacAddr::BROADCAST, mac(1))).unwrap();
+        net.far[0].send(&frame(BROADCAST, mac(1))).unwrap();
     }
     net.switch.poll(NOW, 64);
     assert_eq!((net.far[1].pending(), net.far[2].pending()), (1, 3));
@@ -187,7 +186,7 @@ fn a_full_port_loses_its_copy_only() {
 #[test]
 fn ports_come_and_go_and_old_ids_stay_dead() {
     let mut net = Net::trunks(3);
-    net.send(2, frame(MacAddr::BROADCAST, mac(3)));
+    net.send(2, frame(BROADCAST, mac(3)));
     let old = net.ids[2];
     assert!(net.switch.remove_port(old).is_some());
     assert!(net.switch.remove_port(old).is_none());
@@ -200,8 +199,8 @@ fn ports_come_and_go_and_old_ids_stay_dead() {
     assert_ne!(new, old);
     assert_eq!(net.switch.counters(old), None);
     assert_eq!(net.switch.counters(new).unwrap().out_frames, 0, "a new port counts from 0");
-    assert!(net.switch.port(old).is_none() && !net.switch.set_filter(old, USUAL));
-    assert_eq!(net.switch.forward(NOW, old, Frame::new(&frame(MacAddr::BROADCAST, mac(3)))), 0);
+    assert!(net.switch.port(old).is_none() && !net.switch.set_filter(old, PacketFilter::OPEN));
+    assert_eq!(net.switch.forward(NOW, old, Frame::new(&frame(BROADCAST, mac(3)))), 0);
     assert_eq!(net.switch.ports().count(), 3);
 }
 
@@ -227,7 +226,7 @@ fn addresses_and_places_are_given_once() {
 fn a_budget_bounds_each_port_and_says_that_there_is_more() {
     let mut net = Net::trunks(2);
     for _ in 0..5 {
-        net.far[0].send(&frame(MacAddr::BROADCAST, mac(1))).unwrap();
+        net.far[0].send(&frame(BROADCAST, mac(1))).unwrap();
     }
     let polled = net.switch.poll(NOW, 3);
     assert_eq!((polled.frames, polled.more), (3, true));

@@ -2,14 +2,14 @@
 //!
 //! It is a plain learning bridge (IEEE 802.1D without spanning tree) with the rules of a hypervisor's switch on top: a
 //! NIC port has an address that is never learned away from it, may send from that address only, and gets the frames
-//! that its [packet filter](ReceiveFilter) selects. Nothing is ever sent back to the port that it came from.
+//! that its [packet filter](PacketFilter) selects. Nothing is ever sent back to the port that it came from.
 //!
 //! The switch has no thread and no clock. [`Switch::poll`] takes frames out of every port and forwards them;
 //! [`Switch::forward`] does so for a frame that the caller holds. Neither allocates.
 
 mod counters;
+mod ethernet;
 mod filter;
-mod mac;
 mod options;
 mod table;
 
@@ -17,11 +17,11 @@ use core::task::Waker;
 use core::time::Duration;
 
 pub use counters::{EgressDrops, IngressDrops, PortCounters};
-pub use filter::ReceiveFilter;
-pub use mac::MacAddr;
 pub use options::{AddPortError, PortId, PortOptions, SwitchConfig};
+pub use rndis::value::{MacAddress, PacketFilter};
 
 use crate::port::{Frame, Port};
+use ethernet::is_station;
 use options::Role;
 use table::{Learned, MacTable};
 
@@ -49,7 +49,7 @@ pub struct Switch<P: Port = Box<dyn Port>> {
     slots: Vec<Slot<P>>,
     table: MacTable,
     /// Addresses of the NIC ports, sorted. They are never learned, aged or evicted.
-    owned: Vec<(MacAddr, PortId)>,
+    owned: Vec<(MacAddress, PortId)>,
     /// Slot that the next [`poll`](Self::poll) begins with, so that no port is always served first.
     next: usize,
 }
@@ -58,13 +58,7 @@ impl<P: Port> Switch<P> {
     /// A switch without ports.
     pub fn new(config: SwitchConfig) -> Self {
         let table = MacTable::new(config.table_entries, config.ageing);
-        Self {
-            config,
-            slots: Vec::new(),
-            table,
-            owned: Vec::new(),
-            next: 0,
-        }
+        Self { config, slots: Vec::new(), table, owned: Vec::new(), next: 0 }
     }
 
     /// Plugs a port in.
@@ -80,26 +74,15 @@ impl<P: Port> Switch<P> {
         let free = self.slots.iter().position(|slot| !slot.in_use);
         let index = free.unwrap_or(self.slots.len());
         if index >= self.config.max_ports {
-            return Err(AddPortError::TooManyPorts {
-                limit: self.config.max_ports,
-            });
+            return Err(AddPortError::TooManyPorts { limit: self.config.max_ports });
         }
         if free.is_none() {
             self.slots.push(Slot::empty());
         }
         let slot = &mut self.slots[index];
         // `max_ports` is at most 65 536, see `SwitchConfig::max_ports`.
-        let id = PortId {
-            index: index as u16,
-            generation: slot.generation,
-        };
-        *slot = Slot {
-            port: Some(port),
-            in_use: true,
-            dirty: false,
-            options,
-            ..Slot::empty()
-        };
+        let id = PortId { index: index as u16, generation: slot.generation };
+        *slot = Slot { port: Some(port), in_use: true, dirty: false, options, ..Slot::empty() };
         slot.generation = id.generation;
         if let Role::Nic { mac } = options.role {
             self.own(mac, id);
@@ -111,10 +94,7 @@ impl<P: Port> Switch<P> {
     pub fn remove_port(&mut self, id: PortId) -> Option<P> {
         let slot = self.slot_mut(id)?;
         let port = slot.port.take();
-        *slot = Slot {
-            generation: slot.generation.wrapping_add(1),
-            ..Slot::empty()
-        };
+        *slot = Slot { generation: slot.generation.wrapping_add(1), ..Slot::empty() };
         self.owned.retain(|&(_, owner)| owner != id);
         self.table.forget_port(id);
         port
@@ -132,10 +112,7 @@ impl<P: Port> Switch<P> {
 
     /// All ports that are plugged in.
     pub fn ports(&self) -> impl Iterator<Item = (PortId, &P)> {
-        self.slots
-            .iter()
-            .enumerate()
-            .filter_map(|(index, slot)| Some((slot.id(index), slot.port.as_ref()?)))
+        self.slots.iter().enumerate().filter_map(|(index, slot)| Some((slot.id(index), slot.port.as_ref()?)))
     }
 
     /// What was counted at a port.
@@ -144,10 +121,8 @@ impl<P: Port> Switch<P> {
     }
 
     /// Sets the packet filter of a port; false if there is no such port. 0 stops delivery.
-    pub fn set_filter(&mut self, id: PortId, filter: ReceiveFilter) -> bool {
-        self.slot_mut(id)
-            .map(|slot| slot.options.filter = filter)
-            .is_some()
+    pub fn set_filter(&mut self, id: PortId, filter: PacketFilter) -> bool {
+        self.slot_mut(id).map(|slot| slot.options.filter = filter).is_some()
     }
 
     /// Changes the address of a NIC port.
@@ -155,17 +130,9 @@ impl<P: Port> Switch<P> {
     /// # Errors
     ///
     /// [`AddPortError`] if there is no such NIC port, or if the address is not a station's or belongs to another port.
-    pub fn set_mac(&mut self, id: PortId, mac: MacAddr) -> Result<(), AddPortError> {
+    pub fn set_mac(&mut self, id: PortId, mac: MacAddress) -> Result<(), AddPortError> {
         let known = self.owner_of(mac);
-        let Some(Slot {
-            options:
-                PortOptions {
-                    role: Role::Nic { mac: own },
-                    ..
-                },
-            ..
-        }) = self.slot_mut(id)
-        else {
+        let Some(Slot { options: PortOptions { role: Role::Nic { mac: own }, .. }, .. }) = self.slot_mut(id) else {
             return Err(AddPortError::NotANicPort);
         };
         if *own == mac {
@@ -174,7 +141,7 @@ impl<P: Port> Switch<P> {
         if let Some(owner) = known {
             return Err(AddPortError::AddressInUse { mac, owner });
         }
-        if !mac.is_station() {
+        if !is_station(mac) {
             return Err(AddPortError::NotAStationAddress { mac });
         }
         *own = mac;
@@ -184,7 +151,7 @@ impl<P: Port> Switch<P> {
     }
 
     /// Where frames to `mac` go at `now`, if the switch knows.
-    pub fn lookup(&self, now: Duration, mac: MacAddr) -> Option<PortId> {
+    pub fn lookup(&self, now: Duration, mac: MacAddress) -> Option<PortId> {
         self.owner_of(mac).or_else(|| self.table.lookup(now, mac))
     }
 
@@ -213,11 +180,7 @@ impl<P: Port> Switch<P> {
             polled.frames += taken;
             polled.more |= taken >= budget && budget > 0;
         }
-        self.next = if ports == 0 {
-            0
-        } else {
-            (self.next + 1) % ports
-        };
+        self.next = if ports == 0 { 0 } else { (self.next + 1) % ports };
         self.flush();
         polled
     }
@@ -226,11 +189,7 @@ impl<P: Port> Switch<P> {
     ///
     /// Call [`flush`](Self::flush) after the last frame of a batch. An id that is not valid is ignored.
     pub fn forward(&mut self, now: Duration, from: PortId, frame: Frame<'_>) -> usize {
-        if self.slot(from).is_some() {
-            self.forward_from(now, from, frame)
-        } else {
-            0
-        }
+        if self.slot(from).is_some() { self.forward_from(now, from, frame) } else { 0 }
     }
 
     /// Flushes every port that got frames since the last flush.
@@ -255,25 +214,19 @@ impl<P: Port> Switch<P> {
 
     /// The shortest time after which a port wants to be polled.
     pub fn next_timeout(&self, now: Duration) -> Option<Duration> {
-        self.slots
-            .iter()
-            .filter_map(|slot| slot.port.as_ref()?.next_timeout(now))
-            .min()
+        self.slots.iter().filter_map(|slot| slot.port.as_ref()?.next_timeout(now)).min()
     }
 
     fn forward_from(&mut self, now: Duration, from: PortId, frame: Frame<'_>) -> usize {
         let Some(destination) = self.admit(now, from, frame) else {
             return 0;
         };
-        if destination.is_group() {
+        if destination.is_multicast() {
             return self.flood(from, destination, frame);
         }
         match self.lookup(now, destination) {
             Some(to) if to == from => {
-                self.slots[usize::from(from.index)]
-                    .counters
-                    .in_drops
-                    .own_segment += 1;
+                self.slots[usize::from(from.index)].counters.in_drops.own_segment += 1;
                 0
             }
             Some(to) => usize::from(self.slots[usize::from(to.index)].deliver(destination, frame)),
@@ -285,12 +238,12 @@ impl<P: Port> Switch<P> {
     }
 
     /// Checks a frame, learns its source and returns its destination; counts it as taken or refused.
-    fn admit(&mut self, now: Duration, from: PortId, frame: Frame<'_>) -> Option<MacAddr> {
+    fn admit(&mut self, now: Duration, from: PortId, frame: Frame<'_>) -> Option<MacAddress> {
         let len = frame.bytes.len();
         let slot = &mut self.slots[usize::from(from.index)];
         let drops = &mut slot.counters.in_drops;
         let Some((destination, source)) =
-            mac::addresses(frame.bytes).filter(|_| len >= self.config.min_frame_bytes)
+            ethernet::addresses(frame.bytes).filter(|_| len >= self.config.min_frame_bytes)
         else {
             drops.runt += 1;
             return None;
@@ -299,7 +252,7 @@ impl<P: Port> Switch<P> {
             drops.oversize += 1;
             return None;
         }
-        if !source.is_station() {
+        if !is_station(source) {
             drops.bad_source += 1;
             return None;
         }
@@ -329,22 +282,13 @@ impl<P: Port> Switch<P> {
         Some(destination)
     }
 
-    fn flood(&mut self, from: PortId, destination: MacAddr, frame: Frame<'_>) -> usize {
-        let others = self
-            .slots
-            .iter_mut()
-            .enumerate()
-            .filter(|(index, _)| *index != usize::from(from.index));
-        others
-            .filter_map(|(_, slot)| {
-                slot.in_use
-                    .then(|| usize::from(slot.deliver(destination, frame)))
-            })
-            .sum()
+    fn flood(&mut self, from: PortId, destination: MacAddress, frame: Frame<'_>) -> usize {
+        let others = self.slots.iter_mut().enumerate().filter(|(index, _)| *index != usize::from(from.index));
+        others.filter_map(|(_, slot)| slot.in_use.then(|| usize::from(slot.deliver(destination, frame)))).sum()
     }
 
-    fn check_free(&self, mac: MacAddr) -> Result<(), AddPortError> {
-        if !mac.is_station() {
+    fn check_free(&self, mac: MacAddress) -> Result<(), AddPortError> {
+        if !is_station(mac) {
             return Err(AddPortError::NotAStationAddress { mac });
         }
         match self.owner_of(mac) {
@@ -353,26 +297,22 @@ impl<P: Port> Switch<P> {
         }
     }
 
-    fn own(&mut self, mac: MacAddr, id: PortId) {
+    fn own(&mut self, mac: MacAddress, id: PortId) {
         let place = self.owned.partition_point(|&(known, _)| known < mac);
         self.owned.insert(place, (mac, id));
         self.table.forget_mac(mac);
     }
 
-    fn owner_of(&self, mac: MacAddr) -> Option<PortId> {
+    fn owner_of(&self, mac: MacAddress) -> Option<PortId> {
         find(&self.owned, mac)
     }
 
     fn slot(&self, id: PortId) -> Option<&Slot<P>> {
-        self.slots
-            .get(usize::from(id.index))
-            .filter(|slot| slot.is(id))
+        self.slots.get(usize::from(id.index)).filter(|slot| slot.is(id))
     }
 
     fn slot_mut(&mut self, id: PortId) -> Option<&mut Slot<P>> {
-        self.slots
-            .get_mut(usize::from(id.index))
-            .filter(|slot| slot.is(id))
+        self.slots.get_mut(usize::from(id.index)).filter(|slot| slot.is(id))
     }
 }
 
@@ -408,21 +348,11 @@ struct Slot<P> {
 impl<P: Port> Slot<P> {
     fn empty() -> Self {
         let counters = PortCounters::default();
-        Self {
-            port: None,
-            in_use: false,
-            dirty: false,
-            generation: 0,
-            options: PortOptions::trunk(),
-            counters,
-        }
+        Self { port: None, in_use: false, dirty: false, generation: 0, options: PortOptions::trunk(), counters }
     }
 
     fn id(&self, index: usize) -> PortId {
-        PortId {
-            index: index as u16,
-            generation: self.generation,
-        }
+        PortId { index: index as u16, generation: self.generation }
     }
 
     fn is(&self, id: PortId) -> bool {
@@ -430,12 +360,12 @@ impl<P: Port> Slot<P> {
     }
 
     /// Gives a frame to the port if its filter selects it; true if it was taken.
-    fn deliver(&mut self, destination: MacAddr, frame: Frame<'_>) -> bool {
+    fn deliver(&mut self, destination: MacAddress, frame: Frame<'_>) -> bool {
         let Some(port) = &mut self.port else {
             return false;
         };
         if let Role::Nic { mac } = self.options.role
-            && !self.options.filter.accepts(mac, destination)
+            && !filter::accepts(self.options.filter, mac, destination)
         {
             self.counters.out_drops.filtered += 1;
             return false;
@@ -451,7 +381,7 @@ impl<P: Port> Slot<P> {
     }
 }
 
-fn find(owned: &[(MacAddr, PortId)], mac: MacAddr) -> Option<PortId> {
+fn find(owned: &[(MacAddress, PortId)], mac: MacAddress) -> Option<PortId> {
     let place = owned.binary_search_by_key(&mac, |&(known, _)| known).ok()?;
     Some(owned[place].1)
 }

@@ -3,8 +3,9 @@
 use core::fmt;
 use core::time::Duration;
 
-use super::filter::ReceiveFilter;
-use super::mac::{ETHERNET_HEADER_BYTES, MacAddr};
+use rndis::value::{MacAddress, PacketFilter};
+
+use super::ethernet::ETHERNET_HEADER_BYTES;
 
 /// Names one port of one switch. The id of a port that was removed never names another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,7 +85,7 @@ impl Default for SwitchConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortOptions {
     pub(super) role: Role,
-    pub(super) filter: ReceiveFilter,
+    pub(super) filter: PacketFilter,
     pub(super) learning: bool,
     pub(super) spoofing: bool,
 }
@@ -95,7 +96,7 @@ pub(super) enum Role {
     /// A station with one address of its own.
     Nic {
         /// Its address.
-        mac: MacAddr,
+        mac: MacAddress,
     },
     /// A network: any number of stations.
     Trunk,
@@ -104,28 +105,18 @@ pub(super) enum Role {
 impl PortOptions {
     /// A NIC: owns `mac`, sends from it only, receives what its filter selects. The filter is 0 until it is set, as
     /// that of a guest that has not opened its adapter.
-    pub fn nic(mac: MacAddr) -> Self {
-        Self {
-            role: Role::Nic { mac },
-            filter: ReceiveFilter::NONE,
-            learning: true,
-            spoofing: false,
-        }
+    pub fn nic(mac: MacAddress) -> Self {
+        Self { role: Role::Nic { mac }, filter: PacketFilter::CLOSED, learning: true, spoofing: false }
     }
 
     /// A network: its addresses are learned, and it gets every frame that is not known to be elsewhere.
     pub fn trunk() -> Self {
-        Self {
-            role: Role::Trunk,
-            filter: ReceiveFilter::PROMISCUOUS,
-            learning: true,
-            spoofing: false,
-        }
+        Self { role: Role::Trunk, filter: PacketFilter::PROMISCUOUS, learning: true, spoofing: false }
     }
 
-    /// The packet filter of a NIC port; a trunk has none. Default [`ReceiveFilter::NONE`].
+    /// The packet filter of a NIC port; a trunk has none. Default [`PacketFilter::CLOSED`].
     #[must_use]
-    pub fn filter(mut self, filter: ReceiveFilter) -> Self {
+    pub fn filter(mut self, filter: PacketFilter) -> Self {
         self.filter = filter;
         self
     }
@@ -158,12 +149,12 @@ pub enum AddPortError {
     /// A group address or all zero.
     NotAStationAddress {
         /// The address.
-        mac: MacAddr,
+        mac: MacAddress,
     },
     /// Another port owns the address.
     AddressInUse {
         /// The address.
-        mac: MacAddr,
+        mac: MacAddress,
         /// Its port.
         owner: PortId,
     },

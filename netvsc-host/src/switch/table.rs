@@ -6,15 +6,16 @@
 
 use core::time::Duration;
 
+use rndis::value::MacAddress;
+
 use super::PortId;
-use super::mac::MacAddr;
 
 /// Entries that share a hash.
 const WAYS: usize = 8;
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    mac: MacAddr,
+    mac: MacAddress,
     port: PortId,
     seen: Duration,
 }
@@ -43,20 +44,13 @@ impl MacTable {
     /// A table for at least `entries` addresses.
     pub(super) fn new(entries: usize, ageing: Duration) -> Self {
         let sets = entries.div_ceil(WAYS).max(1).next_power_of_two();
-        Self {
-            sets: vec![[None; WAYS]; sets].into_boxed_slice(),
-            ageing,
-        }
+        Self { sets: vec![[None; WAYS]; sets].into_boxed_slice(), ageing }
     }
 
     /// Notes that `mac` was seen at `port`.
-    pub(super) fn learn(&mut self, now: Duration, mac: MacAddr, port: PortId) -> Learned {
+    pub(super) fn learn(&mut self, now: Duration, mac: MacAddress, port: PortId) -> Learned {
         let ageing = self.ageing;
-        let fresh = Entry {
-            mac,
-            port,
-            seen: now,
-        };
+        let fresh = Entry { mac, port, seen: now };
         let set = self.set_mut(mac);
         if let Some(entry) = set.iter_mut().flatten().find(|entry| entry.mac == mac) {
             let outcome = if is_old(entry, now, ageing) {
@@ -70,23 +64,16 @@ impl MacTable {
             return outcome;
         }
         // `None` sorts before every entry, so free places are taken first.
-        let Some(place) = set
-            .iter_mut()
-            .min_by_key(|place| place.map(|entry| entry.seen))
-        else {
+        let Some(place) = set.iter_mut().min_by_key(|place| place.map(|entry| entry.seen)) else {
             return Learned::New;
         };
         let evicts = place.is_some_and(|entry| !is_old(&entry, now, ageing));
         *place = Some(fresh);
-        if evicts {
-            Learned::Evicted
-        } else {
-            Learned::New
-        }
+        if evicts { Learned::Evicted } else { Learned::New }
     }
 
     /// Where `mac` was seen last, unless that is too long ago.
-    pub(super) fn lookup(&self, now: Duration, mac: MacAddr) -> Option<PortId> {
+    pub(super) fn lookup(&self, now: Duration, mac: MacAddress) -> Option<PortId> {
         let set = &self.sets[self.index(mac)];
         let entry = set.iter().flatten().find(|entry| entry.mac == mac)?;
         (!is_old(entry, now, self.ageing)).then_some(entry.port)
@@ -98,18 +85,13 @@ impl MacTable {
     }
 
     /// Forgets one address.
-    pub(super) fn forget_mac(&mut self, mac: MacAddr) {
+    pub(super) fn forget_mac(&mut self, mac: MacAddress) {
         self.forget(|entry| entry.mac == mac);
     }
 
     /// Addresses known at `now`.
     pub(super) fn len(&self, now: Duration) -> usize {
-        self.sets
-            .iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| !is_old(entry, now, self.ageing))
-            .count()
+        self.sets.iter().flatten().flatten().filter(|entry| !is_old(entry, now, self.ageing)).count()
     }
 
     fn forget(&mut self, mut which: impl FnMut(&Entry) -> bool) {
@@ -120,13 +102,13 @@ impl MacTable {
         }
     }
 
-    fn set_mut(&mut self, mac: MacAddr) -> &mut [Option<Entry>; WAYS] {
+    fn set_mut(&mut self, mac: MacAddress) -> &mut [Option<Entry>; WAYS] {
         let index = self.index(mac);
         &mut self.sets[index]
     }
 
     /// Multiplicative hash: the upper bits of a product depend on all bits of the address. Always below `sets.len()`.
-    fn index(&self, mac: MacAddr) -> usize {
+    fn index(&self, mac: MacAddress) -> usize {
         let [a, b, c, d, e, f] = mac.0;
         let hash = u64::from_be_bytes([0, 0, a, b, c, d, e, f]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (hash >> 32) as usize & (self.sets.len() - 1)
@@ -142,18 +124,12 @@ mod tests {
     use super::*;
 
     const AGEING: Duration = Duration::from_secs(300);
-    const ONE: PortId = PortId {
-        index: 0,
-        generation: 1,
-    };
-    const TWO: PortId = PortId {
-        index: 1,
-        generation: 1,
-    };
+    const ONE: PortId = PortId { index: 0, generation: 1 };
+    const TWO: PortId = PortId { index: 1, generation: 1 };
 
-    fn mac(number: u32) -> MacAddr {
+    fn mac(number: u32) -> MacAddress {
         let [a, b, c, d] = number.to_be_bytes();
-        MacAddr([2, 0, a, b, c, d])
+        MacAddress([2, 0, a, b, c, d])
     }
 
     fn at(seconds: u64) -> Duration {
@@ -176,10 +152,7 @@ mod tests {
         assert_eq!(table.learn(at(200), mac(1), ONE), Learned::Refreshed);
         assert_eq!(table.lookup(at(500), mac(1)), Some(ONE));
         assert_eq!(table.learn(at(400), mac(1), TWO), Learned::Moved);
-        assert_eq!(
-            (table.lookup(at(400), mac(1)), table.len(at(400))),
-            (Some(TWO), 1)
-        );
+        assert_eq!((table.lookup(at(400), mac(1)), table.len(at(400))), (Some(TWO), 1));
     }
 
     #[test]
@@ -210,10 +183,7 @@ mod tests {
         table.learn(at(0), mac(1), ONE);
         table.learn(at(0), mac(2), TWO);
         table.forget_port(ONE);
-        assert_eq!(
-            (table.lookup(at(0), mac(1)), table.lookup(at(0), mac(2))),
-            (None, Some(TWO))
-        );
+        assert_eq!((table.lookup(at(0), mac(1)), table.lookup(at(0), mac(2))), (None, Some(TWO)));
         table.forget_mac(mac(2));
         assert_eq!(table.len(at(0)), 0);
     }
