@@ -140,11 +140,7 @@ impl FromStr for Fault {
     type Err = UnknownFault;
 
     fn from_str(name: &str) -> Result<Self, UnknownFault> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|fault| fault.name() == name)
-            .ok_or_else(|| UnknownFault { name: name.into() })
+        Self::ALL.iter().copied().find(|fault| fault.name() == name).ok_or_else(|| UnknownFault { name: name.into() })
     }
 }
 
@@ -182,9 +178,6 @@ mod tests {
     fn an_unknown_name_is_answered_with_the_known_ones() {
         let error = "corupt".parse::<Fault>().unwrap_err();
         let text = error.to_string();
-        assert!(
-            text.starts_with("no fault is named \"corupt\"; the faults are corrupt, drop,"),
-            "{text}"
-        );
+        assert!(text.starts_with("no fault is named \"corupt\"; the faults are corrupt, drop,"), "{text}");
     }
 }

@@ -8,8 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use super::kind::Fault;
 use super::outcome::{
-    AnswerFate, CompletionFate, Delivery, GuestViolation, InterruptFate, LinkFate, PacketFate,
-    Service, Upset,
+    AnswerFate, CompletionFate, Delivery, GuestViolation, InterruptFate, LinkFate, PacketFate, Service, Upset,
 };
 
 /// How often an armed fault strikes. What is counted are the events that it could strike.
@@ -67,11 +66,7 @@ pub struct InvalidChance {
 
 impl fmt::Display for InvalidChance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "fault probability {} is not from 0 to 1",
-            self.probability
-        )
+        write!(f, "fault probability {} is not from 0 to 1", self.probability)
     }
 }
 
@@ -135,12 +130,7 @@ impl FaultPlan {
     pub fn arm(&mut self, fault: Fault, when: When) {
         match self.armed.iter_mut().find(|armed| armed.fault == fault) {
             Some(armed) => (armed.when, armed.events) = (when, 0),
-            None => self.armed.push(Armed {
-                fault,
-                when,
-                events: 0,
-                strikes: 0,
-            }),
+            None => self.armed.push(Armed { fault, when, events: 0, strikes: 0 }),
         }
     }
 
@@ -158,10 +148,7 @@ impl FaultPlan {
 
     /// How often a fault has struck.
     pub fn strikes(&self, fault: Fault) -> u64 {
-        self.armed
-            .iter()
-            .find(|armed| armed.fault == fault)
-            .map_or(0, |armed| armed.strikes)
+        self.armed.iter().find(|armed| armed.fault == fault).map_or(0, |armed| armed.strikes)
     }
 
     /// Whether no fault was ever armed, so that all hooks answer the usual thing.
@@ -173,31 +160,19 @@ impl FaultPlan {
     /// A frame of `frame_len` bytes is about to be copied to the guest.
     #[inline]
     pub fn on_deliver_to_guest(&mut self, frame_len: usize) -> Delivery {
-        if self.is_empty() {
-            Delivery::Pass
-        } else {
-            self.deliver_to_guest(frame_len)
-        }
+        if self.is_empty() { Delivery::Pass } else { self.deliver_to_guest(frame_len) }
     }
 
     /// A packet with a batch of `ranges` transfer ranges is about to go to the guest; 0 for one in band.
     #[inline]
     pub fn on_packet_to_guest(&mut self, ranges: usize) -> PacketFate {
-        if self.is_empty() {
-            PacketFate::Pass
-        } else {
-            self.packet_to_guest(ranges)
-        }
+        if self.is_empty() { PacketFate::Pass } else { self.packet_to_guest(ranges) }
     }
 
     /// A packet of the guest's is about to be completed.
     #[inline]
     pub fn on_completion(&mut self) -> CompletionFate {
-        if self.is_empty() {
-            CompletionFate::Now
-        } else {
-            self.completion()
-        }
+        if self.is_empty() { CompletionFate::Now } else { self.completion() }
     }
 
     /// A packet of the guest's was taken that asks for no completion: the transaction id of one to send nevertheless.
@@ -209,11 +184,7 @@ impl FaultPlan {
     /// The guest is about to be signalled.
     #[inline]
     pub fn on_interrupt(&mut self) -> InterruptFate {
-        if self.is_empty() {
-            InterruptFate::Now
-        } else {
-            self.interrupt()
-        }
+        if self.is_empty() { InterruptFate::Now } else { self.interrupt() }
     }
 
     /// A step found nothing to signal for: whether to signal nevertheless.
@@ -225,21 +196,13 @@ impl FaultPlan {
     /// An RNDIS request is about to be answered with `answer_len` bytes.
     #[inline]
     pub fn on_control_answer(&mut self, answer_len: usize) -> AnswerFate {
-        if self.is_empty() {
-            AnswerFate::Now
-        } else {
-            self.control_answer(answer_len)
-        }
+        if self.is_empty() { AnswerFate::Now } else { self.control_answer(answer_len) }
     }
 
     /// A queue is about to be read; subchannel 0 is the primary channel.
     #[inline]
     pub fn on_serve_queue(&mut self, subchannel: u16) -> Service {
-        if self.is_empty() {
-            Service::Serve
-        } else {
-            self.serve_queue(subchannel)
-        }
+        if self.is_empty() { Service::Serve } else { self.serve_queue(subchannel) }
     }
 
     /// Sends are about to be completed while the guest holds receive sections: whether to wait until it holds none.
@@ -251,11 +214,7 @@ impl FaultPlan {
     /// The pending_send_sz word is about to be written: the value to write.
     #[inline]
     pub fn on_pending_send_size(&mut self, value: u32) -> u32 {
-        if !self.is_empty() && self.strikes_now(Fault::PendingSendBits) {
-            value | 7
-        } else {
-            value
-        }
+        if !self.is_empty() && self.strikes_now(Fault::PendingSendBits) { value | 7 } else { value }
     }
 
     /// A channel is about to be opened: whether the host's mask is 1 then.
@@ -268,9 +227,7 @@ impl FaultPlan {
     #[inline]
     pub fn on_link_up(&mut self) -> LinkFate {
         if !self.is_empty() && self.strikes_now(Fault::LinkFlap) {
-            LinkFate::Flap {
-                up_after: self.link_up_after,
-            }
+            LinkFate::Flap { up_after: self.link_up_after }
         } else {
             LinkFate::Steady
         }
@@ -279,11 +236,7 @@ impl FaultPlan {
     /// A step of a NIC that is up.
     #[inline]
     pub fn on_nic_step(&mut self) -> Upset {
-        if self.is_empty() {
-            Upset::None
-        } else {
-            self.nic_step()
-        }
+        if self.is_empty() { Upset::None } else { self.nic_step() }
     }
 
     #[cold]
@@ -293,10 +246,7 @@ impl FaultPlan {
         }
         if frame_len > 0 && self.strikes_now(Fault::Corrupt) {
             let offset = self.rng.random_range(0..frame_len);
-            return Delivery::Corrupt {
-                offset,
-                xor: self.rng.random_range(1..=u8::MAX),
-            };
+            return Delivery::Corrupt { offset, xor: self.rng.random_range(1..=u8::MAX) };
         }
         if self.strikes_now(Fault::DuplicateFrame) {
             return Delivery::Duplicate;
@@ -316,8 +266,7 @@ impl FaultPlan {
             // All but `Violate` itself, which stands first.
             fault = VIOLATIONS[self.rng.random_range(1..VIOLATIONS.len())];
         }
-        self.guest_violation(fault)
-            .map_or(PacketFate::Pass, PacketFate::Violate)
+        self.guest_violation(fault).map_or(PacketFate::Pass, PacketFate::Violate)
     }
 
     fn guest_violation(&mut self, fault: Fault) -> Option<GuestViolation> {
@@ -326,31 +275,26 @@ impl FaultPlan {
             Fault::RangesOverlap => GuestViolation::RangesOverlap,
             Fault::RangeCount => GuestViolation::RangeCount,
             // The transfer set of a NIC's receive buffer is 0xcafe; any other is unknown.
-            Fault::UnknownTransferSet => GuestViolation::UnknownTransferSet {
-                id: self.rng.random_range(0..0xcafe),
-            },
+            Fault::UnknownTransferSet => GuestViolation::UnknownTransferSet { id: self.rng.random_range(0..0xcafe) },
             Fault::MessageLength => GuestViolation::MessageLength,
             Fault::DataOffset => GuestViolation::DataOffset,
             Fault::InfoSizeZero => GuestViolation::InfoSizeZero,
             // Known RNDIS types are 1 to 8, with or without the completion bit 31.
-            Fault::UnknownRndisType => GuestViolation::UnknownRndisType {
-                message_type: self.rng.random_range(0x100..0x8000_0000),
-            },
+            Fault::UnknownRndisType => {
+                GuestViolation::UnknownRndisType { message_type: self.rng.random_range(0x100..0x8000_0000) }
+            }
             // Known NVSP types end below 256.
-            Fault::UnknownNvspType => GuestViolation::UnknownNvspType {
-                message_type: self.rng.random_range(0x100..=u32::MAX),
-            },
+            Fault::UnknownNvspType => {
+                GuestViolation::UnknownNvspType { message_type: self.rng.random_range(0x100..=u32::MAX) }
+            }
             // Known VMBus packet types end at 0x10.
-            Fault::UnknownPacketType => GuestViolation::UnknownPacketType {
-                packet_type: self.rng.random_range(0x11..=u16::MAX),
-            },
-            Fault::Garbage => GuestViolation::Garbage {
-                bytes: self.rng.random_range(0..=256),
-                seed: self.rng.random(),
-            },
-            Fault::EditAfterDelivery => GuestViolation::EditAfterDelivery {
-                seed: self.rng.random(),
-            },
+            Fault::UnknownPacketType => {
+                GuestViolation::UnknownPacketType { packet_type: self.rng.random_range(0x11..=u16::MAX) }
+            }
+            Fault::Garbage => {
+                GuestViolation::Garbage { bytes: self.rng.random_range(0..=256), seed: self.rng.random() }
+            }
+            Fault::EditAfterDelivery => GuestViolation::EditAfterDelivery { seed: self.rng.random() },
             _ => return None,
         })
     }
@@ -365,13 +309,9 @@ impl FaultPlan {
             Fault::CompletionFailed,
         ]) {
             Some(Fault::Leak) => CompletionFate::Never,
-            Some(Fault::CompletionDelay) => CompletionFate::Delay {
-                steps: self.late_steps,
-            },
+            Some(Fault::CompletionDelay) => CompletionFate::Delay { steps: self.late_steps },
             Some(Fault::CompletionDuplicate) => CompletionFate::Duplicate,
-            Some(Fault::CompletionForeignId) => CompletionFate::ForeignId {
-                transaction_id: self.foreign_id(),
-            },
+            Some(Fault::CompletionForeignId) => CompletionFate::ForeignId { transaction_id: self.foreign_id() },
             Some(Fault::CompletionFailed) => CompletionFate::Failed,
             _ => CompletionFate::Now,
         }
@@ -381,9 +321,7 @@ impl FaultPlan {
     fn interrupt(&mut self) -> InterruptFate {
         match self.first_of(&[Fault::InterruptLost, Fault::InterruptLate]) {
             Some(Fault::InterruptLost) => InterruptFate::Lost,
-            Some(Fault::InterruptLate) => InterruptFate::Late {
-                steps: self.late_steps,
-            },
+            Some(Fault::InterruptLate) => InterruptFate::Late { steps: self.late_steps },
             _ => InterruptFate::Now,
         }
     }
@@ -401,18 +339,16 @@ impl FaultPlan {
             Fault::Unsolicited,
         ]) {
             Some(Fault::AnswerNever) => AnswerFate::Never,
-            Some(Fault::AnswerLate) => AnswerFate::Late {
-                delay: self.answer_delay,
-            },
+            Some(Fault::AnswerLate) => AnswerFate::Late { delay: self.answer_delay },
             Some(Fault::AnswerFirst) => AnswerFate::BeforeCompletion,
             Some(Fault::AnswerDuplicate) => AnswerFate::Duplicate,
-            Some(Fault::AnswerForeignId) => AnswerFate::ForeignId {
-                request_id: self.rng.random_range(0x8000_0000..=u32::MAX),
-            },
+            Some(Fault::AnswerForeignId) => {
+                AnswerFate::ForeignId { request_id: self.rng.random_range(0x8000_0000..=u32::MAX) }
+            }
             Some(Fault::AnswerFailed) => AnswerFate::Failed,
-            Some(Fault::AnswerShort) if answer_len > 0 => AnswerFate::Short {
-                by: self.rng.random_range(1..=answer_len),
-            },
+            Some(Fault::AnswerShort) if answer_len > 0 => {
+                AnswerFate::Short { by: self.rng.random_range(1..=answer_len) }
+            }
             Some(Fault::Unsolicited) => AnswerFate::Unsolicited,
             _ => AnswerFate::Now,
         }
@@ -420,13 +356,9 @@ impl FaultPlan {
 
     #[cold]
     fn serve_queue(&mut self, subchannel: u16) -> Service {
-        let silent = self.strikes_now(Fault::QueueSilent)
-            || (subchannel > 0 && self.strikes_now(Fault::SubchannelSilent));
-        if silent {
-            Service::Silent
-        } else {
-            Service::Serve
-        }
+        let silent =
+            self.strikes_now(Fault::QueueSilent) || (subchannel > 0 && self.strikes_now(Fault::SubchannelSilent));
+        if silent { Service::Silent } else { Service::Serve }
     }
 
     #[cold]
@@ -446,10 +378,7 @@ impl FaultPlan {
 
     /// The first of `faults` that strikes; those behind it do not count the event.
     fn first_of(&mut self, faults: &[Fault]) -> Option<Fault> {
-        faults
-            .iter()
-            .copied()
-            .find(|&fault| self.strikes_now(fault))
+        faults.iter().copied().find(|&fault| self.strikes_now(fault))
     }
 
     /// Counts an event that `fault` could strike and says whether it does.
@@ -515,9 +444,7 @@ mod tests {
 
     fn drops(when: When) -> Vec<usize> {
         let mut plan = plan(Fault::Drop, when);
-        (0..10)
-            .filter(|_| plan.on_deliver_to_guest(60) == Delivery::Drop)
-            .collect()
+        (0..10).filter(|_| plan.on_deliver_to_guest(60) == Delivery::Drop).collect()
     }
 
     #[test]
@@ -553,10 +480,7 @@ mod tests {
     #[test]
     fn chance_must_be_a_probability() {
         for probability in [-0.1, 1.1, f64::INFINITY] {
-            assert_eq!(
-                When::chance(probability),
-                Err(InvalidChance { probability })
-            );
+            assert_eq!(When::chance(probability), Err(InvalidChance { probability }));
         }
         assert!(When::chance(f64::NAN).is_err());
     }
@@ -567,9 +491,7 @@ mod tests {
             let mut plan = FaultPlan::new(seed);
             plan.arm(Fault::Corrupt, When::chance(0.5).unwrap());
             plan.arm(Fault::Violate, When::chance(0.5).unwrap());
-            (0..64)
-                .map(|_| (plan.on_deliver_to_guest(1500), plan.on_packet_to_guest(3)))
-                .collect::<Vec<_>>()
+            (0..64).map(|_| (plan.on_deliver_to_guest(1500), plan.on_packet_to_guest(3))).collect::<Vec<_>>()
         };
         assert_eq!(run(3), run(3));
         assert_ne!(run(3), run(4));
@@ -579,13 +501,8 @@ mod tests {
     fn corruption_changes_a_byte_of_the_frame() {
         let mut plan = plan(Fault::Corrupt, When::Always);
         for len in 1..200 {
-            let Delivery::Corrupt { offset, xor } = plan.on_deliver_to_guest(len) else {
-                panic!("not corrupted")
-            };
-            assert!(
-                offset < len && xor != 0,
-                "byte {offset} of {len}, xor {xor}"
-            );
+            let Delivery::Corrupt { offset, xor } = plan.on_deliver_to_guest(len) else { panic!("not corrupted") };
+            assert!(offset < len && xor != 0, "byte {offset} of {len}, xor {xor}");
         }
         assert_eq!(plan.on_deliver_to_guest(0), Delivery::Pass);
     }
@@ -609,11 +526,7 @@ mod tests {
                 plan.on_link_up() == LinkFate::Steady,
                 plan.on_nic_step() == Upset::None,
             ];
-            assert_eq!(
-                usual.iter().filter(|usual| !**usual).count(),
-                1,
-                "{fault}: exactly one hook must answer"
-            );
+            assert_eq!(usual.iter().filter(|usual| !**usual).count(), 1, "{fault}: exactly one hook must answer");
             assert_eq!(plan.strikes(fault), 1, "{fault}");
         }
     }
@@ -623,9 +536,7 @@ mod tests {
         let mut plan = plan(Fault::Violate, When::Always);
         let mut kinds = std::collections::HashSet::new();
         for _ in 0..1000 {
-            let PacketFate::Violate(violation) = plan.on_packet_to_guest(3) else {
-                panic!("not violated")
-            };
+            let PacketFate::Violate(violation) = plan.on_packet_to_guest(3) else { panic!("not violated") };
             kinds.insert(core::mem::discriminant(&violation));
         }
         assert_eq!(kinds.len(), VIOLATIONS.len() - 1);
@@ -646,10 +557,7 @@ mod tests {
         assert_eq!(plan.on_completion(), CompletionFate::Now);
         assert_eq!(plan.strikes(Fault::Leak), 1);
         plan.arm(Fault::Leak, When::Once);
-        assert_eq!(
-            (plan.on_completion(), plan.strikes(Fault::Leak)),
-            (CompletionFate::Never, 2)
-        );
+        assert_eq!((plan.on_completion(), plan.strikes(Fault::Leak)), (CompletionFate::Never, 2));
         plan.clear();
         assert!(plan.is_empty());
     }

@@ -13,11 +13,7 @@ pub(super) struct FrameQueue {
 impl FrameQueue {
     /// A queue for `capacity` frames, at least one.
     pub(super) fn new(capacity: usize) -> Self {
-        Self {
-            frames: VecDeque::new(),
-            spare: Vec::new(),
-            capacity: capacity.max(1),
-        }
+        Self { frames: VecDeque::new(), spare: Vec::new(), capacity: capacity.max(1) }
     }
 
     pub(super) fn capacity(&self) -> usize {

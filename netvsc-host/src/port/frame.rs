@@ -19,10 +19,7 @@ pub struct Frame<'a> {
 impl<'a> Frame<'a> {
     /// A plain frame: no offload is asked for.
     pub const fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            bytes,
-            meta: FrameMeta {},
-        }
+        Self { bytes, meta: FrameMeta {} }
     }
 }
 

@@ -61,26 +61,14 @@ impl GeneratorPort {
     pub fn new(config: GeneratorConfig) -> Result<(Self, GeneratorHandle), InvalidGenerator> {
         config.check()?;
         let shared = Arc::new(Mutex::new(Shared::default()));
-        let handle = GeneratorHandle {
-            shared: Arc::clone(&shared),
-        };
+        let handle = GeneratorHandle { shared: Arc::clone(&shared) };
         let frame = vec![0; config.frame_bytes];
-        Ok((
-            Self {
-                config,
-                shared,
-                frame,
-            },
-            handle,
-        ))
+        Ok((Self { config, shared, frame }, handle))
     }
 
     /// Frames that may be sent until `now`, of those not sent yet.
     fn due(&self, shared: &Shared, now: Duration) -> u64 {
-        let left = self
-            .config
-            .count
-            .map_or(u64::MAX, |count| count.saturating_sub(shared.sent_in_all));
+        let left = self.config.count.map_or(u64::MAX, |count| count.saturating_sub(shared.sent_in_all));
         let Some(rate) = self.config.packets_per_second else {
             return left;
         };
@@ -90,11 +78,7 @@ impl GeneratorPort {
         // The first frame goes out at once, the n-th after n / rate.
         let elapsed = now.saturating_sub(pace.since).as_nanos();
         let until_now = elapsed.saturating_mul(u128::from(rate)) / NANOS_PER_SECOND + 1;
-        left.min(
-            u64::try_from(until_now)
-                .unwrap_or(u64::MAX)
-                .saturating_sub(pace.sent),
-        )
+        left.min(u64::try_from(until_now).unwrap_or(u64::MAX).saturating_sub(pace.sent))
     }
 }
 
@@ -118,10 +102,7 @@ impl Port for GeneratorPort {
             }
             let due = self.due(&shared, now).min(budget as u64);
             let first = shared.sent_in_all;
-            let pace = shared.pace.get_or_insert(Pace {
-                since: now,
-                sent: 0,
-            });
+            let pace = shared.pace.get_or_insert(Pace { since: now, sent: 0 });
             pace.sent += due;
             shared.sent_in_all += due;
             (first, due)
@@ -145,10 +126,7 @@ impl Port for GeneratorPort {
 
     fn next_timeout(&self, now: Duration) -> Option<Duration> {
         let shared = lock(&self.shared);
-        let finished = self
-            .config
-            .count
-            .is_some_and(|count| shared.sent_in_all >= count);
+        let finished = self.config.count.is_some_and(|count| shared.sent_in_all >= count);
         if shared.stopped || finished {
             return None;
         }
@@ -171,10 +149,7 @@ impl GeneratorHandle {
     /// What was sent and received so far.
     pub fn stats(&self) -> GeneratorStats {
         let shared = lock(&self.shared);
-        GeneratorStats {
-            sent: shared.sent_in_all,
-            ..shared.checker.stats()
-        }
+        GeneratorStats { sent: shared.sent_in_all, ..shared.checker.stats() }
     }
 
     /// Stops sending; received frames are still checked.
@@ -268,10 +243,7 @@ mod tests {
         let (mut port, handle) = GeneratorPort::new(config().packets_per_second(1000)).unwrap();
         assert_eq!(sent(&mut port, at(0), 64).len(), 1);
         handle.stop();
-        assert_eq!(
-            (sent(&mut port, at(20), 64).len(), port.next_timeout(at(20))),
-            (0, None)
-        );
+        assert_eq!((sent(&mut port, at(20), 64).len(), port.next_timeout(at(20))), (0, None));
         handle.resume();
         assert_eq!(sent(&mut port, at(20), 64).len(), 1);
         assert_eq!(sent(&mut port, at(22), 64).len(), 2);
@@ -285,15 +257,10 @@ mod tests {
         for index in [0, 1, 1, 3, 2, 6, 9] {
             assert!(port.deliver(Frame::new(&frames[index])));
         }
-        assert!(port.deliver(Frame::new(
-            b"\x02ddddd\x02sssss\x08\x00something else altogether"
-        )));
+        assert!(port.deliver(Frame::new(b"\x02ddddd\x02sssss\x08\x00something else altogether")));
         let stats = handle.stats();
         assert_eq!((stats.sent, stats.received, stats.foreign), (10, 5, 1));
-        assert_eq!(
-            (stats.duplicates, stats.reordered, stats.corrupt),
-            (1, 1, 1)
-        );
+        assert_eq!((stats.duplicates, stats.reordered, stats.corrupt), (1, 1, 1));
         // 4 and 5 are missing before the highest number seen, 6; 7 to 9 may be on their way.
         assert_eq!((stats.lost(), stats.lost_of(10)), (2, 5));
     }
@@ -320,10 +287,7 @@ mod tests {
                 changes += 1;
             }
         }
-        assert_eq!(
-            (handle.stats().corrupt, handle.stats().received),
-            (changes, 0)
-        );
+        assert_eq!((handle.stats().corrupt, handle.stats().received), (changes, 0));
     }
 
     #[test]
@@ -340,13 +304,7 @@ mod tests {
     #[test]
     fn impossible_settings_are_refused() {
         let short = GeneratorPort::new(config().frame_bytes(33)).unwrap_err();
-        assert_eq!(
-            short,
-            InvalidGenerator::FrameBytes {
-                value: 33,
-                least: 34
-            }
-        );
+        assert_eq!(short, InvalidGenerator::FrameBytes { value: 33, least: 34 });
         let still = GeneratorPort::new(config().packets_per_second(0)).unwrap_err();
         assert_eq!(still, InvalidGenerator::ZeroRate);
     }

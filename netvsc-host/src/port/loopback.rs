@@ -24,11 +24,7 @@ impl LoopbackPort {
 
     /// A loopback that swaps source and destination.
     pub fn new() -> Self {
-        Self {
-            queue: FrameQueue::new(Self::DEFAULT_CAPACITY),
-            swap: true,
-            own: [0x02, 0, 0, 0, 0, 0xfe],
-        }
+        Self { queue: FrameQueue::new(Self::DEFAULT_CAPACITY), swap: true, own: [0x02, 0, 0, 0, 0, 0xfe] }
     }
 
     /// Whether source and destination are swapped. Default true.
@@ -101,9 +97,7 @@ mod tests {
 
     fn returned(port: &mut LoopbackPort) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
-        port.poll(Duration::ZERO, usize::MAX, &mut |frame| {
-            frames.push(frame.bytes.to_vec())
-        });
+        port.poll(Duration::ZERO, usize::MAX, &mut |frame| frames.push(frame.bytes.to_vec()));
         frames
     }
 
@@ -111,30 +105,21 @@ mod tests {
     fn addresses_are_swapped_and_the_rest_is_kept() {
         let mut port = LoopbackPort::new();
         assert!(port.deliver(Frame::new(b"\x02ddddd\x02sssss\x08\x00payload")));
-        assert_eq!(
-            returned(&mut port),
-            [b"\x02sssss\x02ddddd\x08\x00payload".to_vec()]
-        );
+        assert_eq!(returned(&mut port), [b"\x02sssss\x02ddddd\x08\x00payload".to_vec()]);
     }
 
     #[test]
     fn a_group_address_never_becomes_a_source() {
         let mut port = LoopbackPort::new().own_mac(*b"\x02ownmc");
         assert!(port.deliver(Frame::new(b"\xff\xff\xff\xff\xff\xff\x02sssss\x08\x06")));
-        assert_eq!(
-            returned(&mut port),
-            [b"\x02sssss\x02ownmc\x08\x06".to_vec()]
-        );
+        assert_eq!(returned(&mut port), [b"\x02sssss\x02ownmc\x08\x06".to_vec()]);
     }
 
     #[test]
     fn without_the_swap_the_frame_is_untouched() {
         let mut port = LoopbackPort::new().swap_macs(false);
         assert!(port.deliver(Frame::new(b"\xff\xff\xff\xff\xff\xff\x02sssss\x08\x06")));
-        assert_eq!(
-            returned(&mut port),
-            [b"\xff\xff\xff\xff\xff\xff\x02sssss\x08\x06".to_vec()]
-        );
+        assert_eq!(returned(&mut port), [b"\xff\xff\xff\xff\xff\xff\x02sssss\x08\x06".to_vec()]);
     }
 
     #[test]

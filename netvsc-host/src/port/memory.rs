@@ -28,14 +28,9 @@ use super::{Frame, Port};
 /// # Ok::<(), Box<dyn core::error::Error>>(())
 /// ```
 pub fn memory_pair(capacity: usize) -> (MemorySwitchPort, MemoryPort) {
-    let cable = Arc::new(Cable {
-        to_switch: Mutex::new(Lane::new(capacity)),
-        to_user: Mutex::new(Lane::new(capacity)),
-    });
-    let inside = MemorySwitchPort {
-        cable: Arc::clone(&cable),
-        batch: Vec::new(),
-    };
+    let cable =
+        Arc::new(Cable { to_switch: Mutex::new(Lane::new(capacity)), to_user: Mutex::new(Lane::new(capacity)) });
+    let inside = MemorySwitchPort { cable: Arc::clone(&cable), batch: Vec::new() };
     (inside, MemoryPort { cable })
 }
 
@@ -101,10 +96,7 @@ impl MemoryPort {
     pub fn try_recv(&self) -> Result<ReceivedFrame, TryRecvError> {
         let mut lane = lock(&self.cable.to_user);
         match lane.queue.pop() {
-            Some(bytes) => Ok(ReceivedFrame {
-                bytes,
-                cable: Arc::clone(&self.cable),
-            }),
+            Some(bytes) => Ok(ReceivedFrame { bytes, cable: Arc::clone(&self.cable) }),
             None if lane.closed => Err(TryRecvError::Closed),
             None => Err(TryRecvError::Empty),
         }
@@ -123,10 +115,7 @@ impl MemoryPort {
     pub fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<ReceivedFrame>> {
         let mut lane = lock(&self.cable.to_user);
         match lane.queue.pop() {
-            Some(bytes) => Poll::Ready(Some(ReceivedFrame {
-                bytes,
-                cable: Arc::clone(&self.cable),
-            })),
+            Some(bytes) => Poll::Ready(Some(ReceivedFrame { bytes, cable: Arc::clone(&self.cable) })),
             None if lane.closed => Poll::Ready(None),
             None => {
                 remember(&mut lane.consumers, cx.waker());
@@ -244,9 +233,7 @@ impl fmt::Debug for ReceivedFrame {
 
 impl Drop for ReceivedFrame {
     fn drop(&mut self) {
-        lock(&self.cable.to_user)
-            .queue
-            .recycle(core::mem::take(&mut self.bytes));
+        lock(&self.cable.to_user).queue.recycle(core::mem::take(&mut self.bytes));
     }
 }
 
@@ -266,10 +253,7 @@ pub enum SendError {
 impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full { capacity } => write!(
-                f,
-                "memory port is full: {capacity} frames wait for the switch"
-            ),
+            Self::Full { capacity } => write!(f, "memory port is full: {capacity} frames wait for the switch"),
             Self::Closed => f.write_str("memory port is closed: its other end is gone"),
         }
     }
@@ -339,13 +323,7 @@ struct Lane {
 impl Lane {
     fn new(capacity: usize) -> Self {
         let queue = FrameQueue::new(capacity);
-        Self {
-            queue,
-            producers: Vec::new(),
-            consumers: Vec::new(),
-            host: None,
-            closed: false,
-        }
+        Self { queue, producers: Vec::new(), consumers: Vec::new(), host: None, closed: false }
     }
 
     /// Queues a frame and says whom to wake for it, once the lock is released.
@@ -355,9 +333,7 @@ impl Lane {
         }
         let was_empty = self.queue.is_empty();
         if !self.queue.push(bytes) {
-            return Err(SendError::Full {
-                capacity: self.queue.capacity(),
-            });
+            return Err(SendError::Full { capacity: self.queue.capacity() });
         }
         let mut wake = Wake::take(&mut self.consumers);
         if was_empty {
@@ -379,15 +355,7 @@ impl Wake {
     /// Takes all wakers out. The usual single one leaves the vector's memory in place.
     fn take(wakers: &mut Vec<Waker>) -> Self {
         let first = wakers.pop();
-        Self {
-            first,
-            rest: if wakers.is_empty() {
-                Vec::new()
-            } else {
-                core::mem::take(wakers)
-            },
-            host: None,
-        }
+        Self { first, rest: if wakers.is_empty() { Vec::new() } else { core::mem::take(wakers) }, host: None }
     }
 
     fn wake(self) {

@@ -30,13 +30,9 @@ use core::task::Waker;
 use core::time::Duration;
 
 pub use frame::{Frame, FrameMeta};
-pub use generator::{
-    GeneratorConfig, GeneratorHandle, GeneratorPort, GeneratorStats, InvalidGenerator,
-};
+pub use generator::{GeneratorConfig, GeneratorHandle, GeneratorPort, GeneratorStats, InvalidGenerator};
 pub use loopback::LoopbackPort;
-pub use memory::{
-    MemoryPort, MemorySwitchPort, ReceivedFrame, SendError, TryRecvError, memory_pair,
-};
+pub use memory::{MemoryPort, MemorySwitchPort, ReceivedFrame, SendError, TryRecvError, memory_pair};
 pub use null::NullPort;
 #[cfg(all(feature = "tap", target_os = "linux"))]
 pub use tap::{TapConfig, TapError, TapHandle, TapPort, TapStats, TapStep};

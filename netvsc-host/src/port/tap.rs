@@ -361,15 +361,16 @@ struct Reader {
 
 impl Reader {
     fn run(self) {
-        let mut buffer = Vec::with_capacity(self.frame_bytes + 1);
+        // One byte more than the longest frame: the kernel cuts what does not fit, and here that shows.
+        let buffer_bytes = self.frame_bytes + 1;
+        let mut buffer = vec![0; buffer_bytes];
         loop {
-            // One byte more than the longest frame: the kernel cuts what does not fit, and here that shows.
-            buffer.resize(self.frame_bytes + 1, 0);
             match self.device.recv_intr(&mut buffer, &self.stop) {
                 Ok(len) if len > self.frame_bytes => lock(&self.shared).stats.read_too_long += 1,
                 Ok(len) => {
                     buffer.truncate(len);
                     buffer = self.queue(buffer);
+                    buffer.resize(buffer_bytes, 0);
                 }
                 Err(_) if self.stop.is_trigger() => return,
                 Err(error) if is_passing(&error) => {}

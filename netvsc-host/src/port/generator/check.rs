@@ -79,9 +79,7 @@ pub(super) fn write_frame(frame: &mut [u8], config: &GeneratorConfig, sequence: 
     header[SEQUENCE..CHECKSUM].copy_from_slice(&sequence.to_be_bytes());
     for (chunk, salt) in filling.chunks_mut(8).zip(0_u64..) {
         // Differs from frame to frame and from place to place, so that a mixed-up frame does not look right.
-        let word = sequence
-            .wrapping_add(salt)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let word = sequence.wrapping_add(salt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         chunk.copy_from_slice(&word.to_be_bytes()[..chunk.len()]);
     }
     let sum = checksum(frame);
@@ -130,10 +128,7 @@ pub(super) struct Checker {
 
 impl Default for Checker {
     fn default() -> Self {
-        Self {
-            stats: GeneratorStats::default(),
-            seen: [0; (WINDOW / 64) as usize],
-        }
+        Self { stats: GeneratorStats::default(), seen: [0; (WINDOW / 64) as usize] }
     }
 }
 
@@ -205,44 +200,26 @@ mod tests {
     #[test]
     fn the_window_goes_on_for_ever() {
         let stats = judged(0..5000);
-        assert_eq!(
-            (
-                stats.received,
-                stats.duplicates,
-                stats.reordered,
-                stats.lost()
-            ),
-            (5000, 0, 0, 0)
-        );
+        assert_eq!((stats.received, stats.duplicates, stats.reordered, stats.lost()), (5000, 0, 0, 0));
     }
 
     #[test]
     fn a_gap_as_wide_as_the_window_leaves_no_old_bits() {
         for gap in [WINDOW - 1, WINDOW, WINDOW + 1, 5 * WINDOW] {
             let stats = judged((0..WINDOW).chain(WINDOW + gap..2 * WINDOW + gap));
-            assert_eq!(
-                (stats.received, stats.duplicates, stats.lost()),
-                (2 * WINDOW, 0, gap),
-                "gap {gap}"
-            );
+            assert_eq!((stats.received, stats.duplicates, stats.lost()), (2 * WINDOW, 0, gap), "gap {gap}");
         }
     }
 
     #[test]
     fn a_late_frame_counts_within_the_window_only() {
         let stats = judged([0, WINDOW + 1, 2, 1]);
-        assert_eq!(
-            (stats.received, stats.reordered, stats.duplicates),
-            (3, 1, 1)
-        );
+        assert_eq!((stats.received, stats.reordered, stats.duplicates), (3, 1, 1));
     }
 
     #[test]
     fn the_last_number_does_not_overflow() {
         let stats = judged([u64::MAX, u64::MAX - 1]);
-        assert_eq!(
-            (stats.corrupt, stats.received, stats.expected),
-            (1, 1, u64::MAX)
-        );
+        assert_eq!((stats.corrupt, stats.received, stats.expected), (1, 1, u64::MAX));
     }
 }

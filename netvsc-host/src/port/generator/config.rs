@@ -76,10 +76,7 @@ impl GeneratorConfig {
 
     pub(super) fn check(&self) -> Result<(), InvalidGenerator> {
         if self.frame_bytes < HEADER_END {
-            return Err(InvalidGenerator::FrameBytes {
-                value: self.frame_bytes,
-                least: HEADER_END,
-            });
+            return Err(InvalidGenerator::FrameBytes { value: self.frame_bytes, least: HEADER_END });
         }
         if self.packets_per_second == Some(0) {
             return Err(InvalidGenerator::ZeroRate);
@@ -107,10 +104,7 @@ impl fmt::Display for InvalidGenerator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::FrameBytes { value, least } => {
-                write!(
-                    f,
-                    "generator frame_bytes is {value}, less than {least}, its headers"
-                )
+                write!(f, "generator frame_bytes is {value}, less than {least}, its headers")
             }
             Self::ZeroRate => f.write_str("generator packets_per_second is 0"),
         }
