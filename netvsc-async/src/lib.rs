@@ -1,1 +1,67 @@
-//! (to be written)
+//! The synthetic network adapter of Hyper-V and Azure for tokio.
+//!
+//! ```no_run
+//! # async fn example(bus: vmbus::mem::MemBus) -> Result<(), Box<dyn std::error::Error>> {
+//! use futures::StreamExt;
+//! use netvsc_async::Nic;
+//!
+//! let (nic, mut queues) = Nic::builder().open_on(bus).await?;
+//! println!("{} is up", nic.info().mac);
+//! let (packets, sink) = queues.remove(0).into_split();
+//! packets.forward(sink).await?; // back to where they came from
+//! nic.close().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Three ways to use a queue
+//! * **Bursts** ([`Queue::rx`], [`Queue::tx`]): received frames are lent, as many as there are; sent frames are batched.
+//!   No allocation, no lock and no system call a frame. For appliances.
+//! * **`Stream` and `Sink`** of [`Packet`]s ([`Queue::into_split`]): owned packets from a pool.
+//! * **A TCP/IP stack** ([`smoltcp`], feature `smoltcp`): a `phy::Device` over a queue.
+//!
+//! # Where things run
+//! The adapter has a task for its control side, and each queue has one that looks after it while nobody uses it: sends
+//! are completed and owed completions go out even when nothing is received. A queue's task can be bound to a CPU
+//! ([`PinnedRuntime`]).
+//!
+//! # Trust
+//! The host is not trusted: frames are copied out of the memory that it can write before anything is looked at, and what
+//! it says is checked. A host that breaks the protocol ends the queue with a typed error.
+//!
+//! # Features
+//! | feature | adds |
+//! |---|---|
+//! | `smoltcp` | [`smoltcp::NetvscDevice`] |
+//! | `host` | [`testing`]: an adapter and a simulated host in one line |
+#![forbid(unsafe_code)]
+
+mod affinity;
+mod builder;
+mod clock;
+mod driver;
+mod error;
+mod event;
+mod nic;
+mod open;
+mod packet;
+mod queue;
+#[cfg(feature = "smoltcp")]
+pub mod smoltcp;
+#[cfg(feature = "host")]
+pub mod testing;
+mod wait;
+
+pub use affinity::PinnedRuntime;
+pub use builder::NicBuilder;
+pub use clock::{Clock, TokioClock};
+pub use error::Error;
+pub use event::{Event, Events};
+pub use nic::Nic;
+pub use open::{CloseError, OpenError, RequestError};
+pub use packet::Packet;
+pub use queue::{PacketSink, PacketStream, Queue, RxBurst, RxHalf, TxBatch, TxHalf};
+pub use wait::{SpinBudget, WaitMode};
+
+pub use netvsc::meta::{RxMeta, TxMeta};
+pub use netvsc::queue::{Frame, FrameMut};
+pub use netvsc::{CloseReport, Config, DeviceInfo};

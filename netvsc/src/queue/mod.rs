@@ -362,6 +362,21 @@ impl<C: Channel> Queue<C> {
         self.receive.backlog()
     }
 
+    /// Control messages that wait for [`poll_control`](Self::poll_control).
+    pub fn pending_controls(&self) -> usize {
+        self.controls.len()
+    }
+
+    /// Sends that the host has completed so far, control messages included: more than before means room to send.
+    pub fn completions(&self) -> u64 {
+        self.completed
+    }
+
+    /// Counts frames that a layer above took for this queue and had to drop.
+    pub fn count_tx_dropped(&mut self, frames: u64) {
+        self.stats.extra.tx_dropped += frames;
+    }
+
     /// Takes a frame to be sent: copies it. The host learns of it by [`flush`](Self::flush).
     ///
     /// # Errors

@@ -1,0 +1,173 @@
+//! How an adapter is set up and opened.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use netvsc::Config;
+use tokio::runtime::Handle;
+use vmbus::bus::Bus;
+
+use crate::clock::{Clock, TokioClock};
+use crate::driver;
+use crate::nic::Nic;
+use crate::open::OpenError;
+use crate::queue::{Queue, QueueOptions};
+use crate::wait::WaitMode;
+
+/// Sets an adapter up: [`Nic::builder`](crate::Nic::builder).
+pub struct NicBuilder {
+    pub(crate) config: Config,
+    pub(crate) clock: Option<Arc<dyn Clock>>,
+    pub(crate) tx_latency: Duration,
+    pub(crate) queue_runtimes: Vec<(u16, Handle)>,
+    pub(crate) stall_limit: Duration,
+    wait: WaitMode,
+    burst_frames: usize,
+    pool_packets: usize,
+}
+
+impl std::fmt::Debug for NicBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NicBuilder").field("config", &self.config).field("wait", &self.wait).finish_non_exhaustive()
+    }
+}
+
+impl Default for NicBuilder {
+    fn default() -> Self {
+        Self {
+            config: Config::default(),
+            clock: None,
+            tx_latency: Duration::from_micros(50),
+            queue_runtimes: Vec::new(),
+            stall_limit: Duration::from_secs(5),
+            wait: WaitMode::default(),
+            burst_frames: 64,
+            pool_packets: 1024,
+        }
+    }
+}
+
+impl NicBuilder {
+    /// The settings of the device itself, all at once. Replaces what was set before.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Changes settings of the device: section counts, MTU, rings, deadlines, NVSP versions.
+    #[must_use]
+    pub fn tune(mut self, change: impl FnOnce(Config) -> Config) -> Self {
+        self.config = change(self.config);
+        self
+    }
+
+    /// Sections of the receive buffer, 10 to 18811; default 9709. What the host makes of it is in
+    /// [`DeviceInfo`](netvsc::DeviceInfo). Memory: 1728 bytes each.
+    #[must_use]
+    pub fn receive_sections(mut self, sections: u32) -> Self {
+        self.config = self.config.receive_sections(sections);
+        self
+    }
+
+    /// Sections of the send buffer, 10 to 2560; default 170. Memory: 6144 bytes each.
+    #[must_use]
+    pub fn send_sections(mut self, sections: u32) -> Self {
+        self.config = self.config.send_sections(sections);
+        self
+    }
+
+    /// Largest payload of an Ethernet frame, 68 to 65521; default 1500. The host may allow less: see
+    /// [`DeviceInfo`](netvsc::DeviceInfo).
+    #[must_use]
+    pub fn mtu(mut self, mtu: u32) -> Self {
+        self.config = self.config.mtu(mtu);
+        self
+    }
+
+    /// How the queues wait for frames. Default: adaptive.
+    #[must_use]
+    pub fn wait(mut self, mode: WaitMode) -> Self {
+        self.wait = mode;
+        self
+    }
+
+    /// How long frames that were handed over without a flush may wait for their doorbell. Default 50 µs, at which
+    /// Hyper-V looks at monitored channels itself; zero: the queue's task rings as soon as it runs.
+    #[must_use]
+    pub fn tx_latency(mut self, latency: Duration) -> Self {
+        self.tx_latency = latency;
+        self
+    }
+
+    /// Most frames that a burst lends at a time; default 64. Memory a queue: frames × frame size.
+    #[must_use]
+    pub fn burst(mut self, frames: usize) -> Self {
+        self.burst_frames = frames.max(1);
+        self
+    }
+
+    /// Buffers for owned packets a queue, allocated when it opens; default 1024. More packets may be held than that:
+    /// each further one is allocated.
+    #[must_use]
+    pub fn pool_packets(mut self, packets: usize) -> Self {
+        self.pool_packets = packets;
+        self
+    }
+
+    /// How long sends may wait for the host without any being completed, before
+    /// [`Event::Stalled`](crate::Event::Stalled). Default 5 s.
+    #[must_use]
+    pub fn stall_limit(mut self, limit: Duration) -> Self {
+        self.stall_limit = limit;
+        self
+    }
+
+    /// The clock that deadlines and the adaptive wait go by. Default: tokio's. Timers always are tokio's.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// The runtime that queue `index`'s background task lives on, for instance that of a
+    /// [`PinnedRuntime`](crate::PinnedRuntime). Default: the one that the adapter is opened on.
+    #[must_use]
+    pub fn queue_runtime(mut self, index: u16, runtime: Handle) -> Self {
+        self.queue_runtimes.retain(|(queue, _)| *queue != index);
+        self.queue_runtimes.push((index, runtime));
+        self
+    }
+
+    /// Opens the adapter on `bus`: brings it up, and gives its handle and its queues.
+    ///
+    /// # Errors
+    /// [`OpenError`]; what existed by then was undone.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the adapter is closed in the background.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with time enabled.
+    pub async fn open_on<B: Bus>(self, bus: B) -> Result<(Nic<B>, Vec<Queue<B::Channel>>), OpenError> {
+        let clock = self.clock.clone().unwrap_or_else(|| Arc::new(TokioClock::new()));
+        driver::open(self, clock, bus).await
+    }
+
+    pub(crate) fn queue_options(&self, max_frame: usize) -> QueueOptions {
+        QueueOptions {
+            wait: self.wait,
+            burst_frames: self.burst_frames,
+            frame_bytes: max_frame,
+            pool_packets: self.pool_packets,
+        }
+    }
+}
+
+impl Nic {
+    /// An adapter with default settings, to be changed and opened.
+    #[must_use]
+    pub fn builder() -> NicBuilder {
+        NicBuilder::default()
+    }
+}

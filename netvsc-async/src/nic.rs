@@ -1,0 +1,148 @@
+//! The NIC: what a user holds, and the task that keeps its control side going.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::task::AtomicWaker;
+use netvsc::stats::QueueStats;
+use netvsc::{CloseReport, DeviceInfo, PacketFilter};
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+use vmbus::bus::Bus;
+
+use crate::event::{Event, Events};
+use crate::open::{CloseError, RequestError};
+use crate::queue::Shared;
+
+/// What the handle asks of the task.
+pub(crate) enum Command {
+    SetPacketFilter(PacketFilter, oneshot::Sender<Result<Vec<u8>, RequestError>>),
+    Query(rndis::Oid, oneshot::Sender<Result<Vec<u8>, RequestError>>),
+    Set(rndis::Oid, Vec<u8>, oneshot::Sender<Result<Vec<u8>, RequestError>>),
+    Close(oneshot::Sender<Result<CloseReport, CloseError>>),
+}
+
+/// What the handle and the task share.
+pub(crate) struct Common<B: Bus> {
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    pub(crate) task: Arc<AtomicWaker>,
+    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) info: Mutex<DeviceInfo>,
+    pub(crate) queues: Vec<Arc<Shared<B::Channel>>>,
+}
+
+/// An open network adapter.
+///
+/// The queues that came with it carry the frames; this handle is for everything else. Its task runs on the runtime that
+/// [`NicBuilder::open_on`](crate::NicBuilder::open_on) was called on.
+///
+/// Dropping it closes the adapter in the background, in the right order but without a report: see
+/// [`close`](Self::close).
+pub struct Nic<B: Bus = vmbus::mem::MemBus> {
+    common: Arc<Common<B>>,
+}
+
+impl<B: Bus> fmt::Debug for Nic<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nic").field("info", &self.info()).finish_non_exhaustive()
+    }
+}
+
+impl<B: Bus> Nic<B> {
+    pub(crate) fn new(common: Arc<Common<B>>) -> Self {
+        Self { common }
+    }
+
+    /// The device as it is now: addresses, versions, effective section counts, link.
+    #[must_use]
+    pub fn info(&self) -> DeviceInfo {
+        self.common.info.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What happens from now on: link changes, warnings, the end. A reader that lags far behind misses some, and is told
+    /// how many.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        Events::new(self.common.events.subscribe())
+    }
+
+    /// Counters of every queue, in order; [`NicStats`](netvsc::stats::NicStats) sums them up under the names of
+    /// `ethtool -S`. Takes each queue's lock for a moment.
+    #[must_use]
+    pub fn queue_stats(&self) -> Vec<QueueStats> {
+        self.common.queues.iter().map(|queue| queue.lock().queue.stats().clone()).collect()
+    }
+
+    fn command(&self, command: Command) -> bool {
+        let sent = self.common.commands.send(command).is_ok();
+        self.common.task.wake();
+        sent
+    }
+
+    async fn request(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<Vec<u8>, RequestError>>) -> Command,
+    ) -> Result<Vec<u8>, RequestError> {
+        let (answer, answered) = oneshot::channel();
+        if !self.command(command(answer)) {
+            return Err(RequestError::Closed);
+        }
+        answered.await.unwrap_or(Err(RequestError::Closed))
+    }
+
+    /// Sets which frames the host delivers; 0 stops delivery, while sends still complete.
+    ///
+    /// # Errors
+    /// [`RequestError`]: the host refused, or did not answer in time.
+    ///
+    /// # Cancel safety
+    /// The request is made at the first poll; when the future is dropped after that, the host may or may not follow it.
+    pub async fn set_packet_filter(&self, filter: PacketFilter) -> Result<(), RequestError> {
+        self.request(|answer| Command::SetPacketFilter(filter, answer)).await.map(drop)
+    }
+
+    /// Asks the host for the value of `oid`; the types of [`rndis`] read it.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    ///
+    /// # Cancel safety
+    /// Yes: a late answer is dropped.
+    pub async fn query(&self, oid: rndis::Oid) -> Result<Vec<u8>, RequestError> {
+        self.request(|answer| Command::Query(oid, answer)).await
+    }
+
+    /// Sets the value of `oid`.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    ///
+    /// # Cancel safety
+    /// As [`set_packet_filter`](Self::set_packet_filter).
+    pub async fn set(&self, oid: rndis::Oid, value: &[u8]) -> Result<(), RequestError> {
+        self.request(|answer| Command::Set(oid, value.to_vec(), answer)).await.map(drop)
+    }
+
+    /// Closes the adapter: frames that were handed over are sent, the host's buffers given back, the channel closed.
+    /// Queues end: receivers get what has come and then `None`, senders [`Error::Closed`](crate::Error::Closed).
+    ///
+    /// # Errors
+    /// [`CloseError::Failed`] if the adapter had failed before.
+    ///
+    /// # Cancel safety
+    /// Closing goes on in the background when the future is dropped.
+    pub async fn close(self) -> Result<CloseReport, CloseError> {
+        let (answer, answered) = oneshot::channel();
+        if !self.command(Command::Close(answer)) {
+            return Err(CloseError::Failed);
+        }
+        answered.await.unwrap_or(Err(CloseError::Failed))
+    }
+}
+
+impl<B: Bus> Drop for Nic<B> {
+    fn drop(&mut self) {
+        let (answer, _) = oneshot::channel();
+        self.command(Command::Close(answer));
+    }
+}

@@ -1,0 +1,260 @@
+//! Owned packets, and the pool that their buffers come from.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use crossbeam_queue::ArrayQueue;
+use netvsc::meta::{RxMeta, TxMeta};
+use netvsc::queue::FrameSink;
+
+/// Buffers of one size, used again and again. Shared by a queue and the packets that are out.
+#[derive(Debug)]
+struct PoolInner {
+    free: ArrayQueue<Box<[u8]>>,
+    buffer_bytes: usize,
+    allocated: AtomicU64,
+}
+
+/// A pool of packet buffers.
+#[derive(Debug, Clone)]
+pub(crate) struct PacketPool(Arc<PoolInner>);
+
+impl PacketPool {
+    /// `packets` buffers of `buffer_bytes`, all allocated here and now.
+    pub(crate) fn new(packets: usize, buffer_bytes: usize) -> Self {
+        let free = ArrayQueue::new(packets.max(1));
+        for _ in 0..packets {
+            let _ = free.push(vec![0; buffer_bytes].into_boxed_slice());
+        }
+        Self(Arc::new(PoolInner { free, buffer_bytes, allocated: AtomicU64::new(0) }))
+    }
+
+    fn take(&self, len: usize) -> Box<[u8]> {
+        if len <= self.0.buffer_bytes
+            && let Some(buffer) = self.0.free.pop()
+        {
+            return buffer;
+        }
+        self.0.allocated.fetch_add(1, Ordering::Relaxed);
+        vec![0; len.max(self.0.buffer_bytes)].into_boxed_slice()
+    }
+
+    /// Buffers that had to be allocated because the pool was empty or a frame larger than its buffers.
+    pub(crate) fn allocated(&self) -> u64 {
+        self.0.allocated.load(Ordering::Relaxed)
+    }
+
+    /// A packet of `len` bytes, whatever they are.
+    pub(crate) fn blank(&self, len: usize) -> Packet {
+        Packet { buffer: self.take(len), len, rx: RxMeta::default(), tx: TxMeta::default(), pool: Some(self.clone()) }
+    }
+
+    /// A packet with a copy of `bytes`.
+    pub(crate) fn packet(&self, bytes: &[u8]) -> Packet {
+        let mut packet = self.blank(bytes.len());
+        packet.bytes_mut().copy_from_slice(bytes);
+        packet
+    }
+}
+
+/// An Ethernet frame that its holder owns, without FCS.
+///
+/// Its buffer comes from its queue's pool and goes back there when the packet is dropped, on whatever thread: no
+/// allocation a packet while no more packets are held than the pool has buffers ([`NicBuilder::pool_packets`]). It pins
+/// nothing of the host's: a slow holder starves nobody.
+///
+/// [`NicBuilder::pool_packets`]: crate::NicBuilder::pool_packets
+pub struct Packet {
+    buffer: Box<[u8]>,
+    len: usize,
+    rx: RxMeta,
+    tx: TxMeta,
+    pool: Option<PacketPool>,
+}
+
+impl Packet {
+    /// The same packet with what came with it.
+    pub(crate) fn with_meta(mut self, meta: RxMeta) -> Self {
+        self.rx = meta;
+        self.tx.vlan = meta.vlan;
+        self
+    }
+
+    /// The frame, from the destination address on.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.len]
+    }
+
+    /// The frame, to be changed in place.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[..self.len]
+    }
+
+    /// Shortens the frame to `len` bytes; nothing if it is not longer.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// What came with it: checksum verdict, VLAN tag, hash, path. The default for a packet that was not received.
+    pub fn meta(&self) -> &RxMeta {
+        &self.rx
+    }
+
+    /// What to ask for when it is sent. A received packet keeps its VLAN tag, so that forwarding keeps it, too.
+    pub fn tx_meta_mut(&mut self) -> &mut TxMeta {
+        &mut self.tx
+    }
+
+    /// What to ask for when it is sent.
+    pub fn tx_meta(&self) -> &TxMeta {
+        &self.tx
+    }
+
+    /// The frame as [`Bytes`], without a copy: the buffer goes back to the pool with the last clone. Allocates a little.
+    pub fn into_bytes(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for Packet {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+impl std::ops::Deref for Packet {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+impl fmt::Debug for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Packet").field("len", &self.len).field("rx", &self.rx).finish_non_exhaustive()
+    }
+}
+
+impl From<Vec<u8>> for Packet {
+    /// A packet to be sent, outside any pool.
+    fn from(frame: Vec<u8>) -> Self {
+        let buffer = frame.into_boxed_slice();
+        Self { len: buffer.len(), buffer, rx: RxMeta::default(), tx: TxMeta::default(), pool: None }
+    }
+}
+
+impl From<&[u8]> for Packet {
+    /// A packet to be sent: a copy, outside any pool.
+    fn from(frame: &[u8]) -> Self {
+        frame.to_vec().into()
+    }
+}
+
+impl Drop for Packet {
+    fn drop(&mut self) {
+        if let Some(pool) = &self.pool
+            && self.buffer.len() == pool.0.buffer_bytes
+        {
+            // A full pool means that this one was allocated beyond it: let it go.
+            let _ = pool.0.free.push(std::mem::take(&mut self.buffer));
+        }
+    }
+}
+
+/// Receives into packets.
+#[derive(Debug)]
+pub(crate) struct PacketQueue {
+    pool: PacketPool,
+    packets: VecDeque<Packet>,
+    next: Option<Box<[u8]>>,
+}
+
+impl PacketQueue {
+    pub(crate) fn new(pool: PacketPool, capacity: usize) -> Self {
+        Self { pool, packets: VecDeque::with_capacity(capacity), next: None }
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Packet> {
+        self.packets.pop_front()
+    }
+
+    pub(crate) fn push(&mut self, packet: Packet) {
+        self.packets.push_back(packet);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.packets.len()
+    }
+}
+
+impl FrameSink for PacketQueue {
+    fn buffer(&mut self, len: usize) -> Option<&mut [u8]> {
+        // A buffer that was asked for and not committed serves the next frame.
+        if self.next.as_ref().is_none_or(|buffer| buffer.len() < len) {
+            self.next = Some(self.pool.take(len));
+        }
+        self.next.as_mut().map(|buffer| &mut buffer[..len])
+    }
+
+    fn commit(&mut self, len: usize, meta: RxMeta) {
+        if let Some(buffer) = self.next.take() {
+            let len = len.min(buffer.len());
+            let tx = TxMeta { vlan: meta.vlan, ..TxMeta::default() };
+            self.packets.push_back(Packet { buffer, len, rx: meta, tx, pool: Some(self.pool.clone()) });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receive(queue: &mut PacketQueue, frame: &[u8]) {
+        queue.buffer(frame.len()).unwrap().copy_from_slice(frame);
+        queue.commit(frame.len(), RxMeta::default());
+    }
+
+    #[test]
+    fn buffers_go_round() {
+        let pool = PacketPool::new(2, 64);
+        let mut queue = PacketQueue::new(pool.clone(), 4);
+        for round in 0..10u8 {
+            receive(&mut queue, &[round; 60]);
+            receive(&mut queue, &[round; 20]);
+            let (a, b) = (queue.pop().unwrap(), queue.pop().unwrap());
+            assert_eq!((a.bytes(), b.bytes()), (&[round; 60][..], &[round; 20][..]));
+        }
+        assert_eq!(pool.allocated(), 0);
+        let held: Vec<_> = (0..3).map(|_| pool.packet(b"frame")).collect();
+        assert_eq!(pool.allocated(), 1, "one more than the pool has");
+        drop(held);
+        assert_eq!(pool.0.free.len(), 2, "and no more are kept");
+    }
+
+    #[test]
+    fn a_large_frame_does_not_enter_the_pool() {
+        let pool = PacketPool::new(1, 64);
+        let mut queue = PacketQueue::new(pool.clone(), 1);
+        receive(&mut queue, &[1; 9000]);
+        let large = queue.pop().unwrap();
+        assert_eq!(large.len(), 9000);
+        drop(large);
+        assert_eq!((pool.allocated(), pool.0.free.len()), (1, 1));
+    }
+
+    #[test]
+    fn bytes_give_the_buffer_back_with_the_last_clone() {
+        let pool = PacketPool::new(1, 64);
+        let bytes = pool.packet(b"frame").into_bytes();
+        let clone = bytes.clone();
+        drop(bytes);
+        assert_eq!(pool.0.free.len(), 0);
+        assert_eq!(&clone[..], b"frame");
+        drop(clone);
+        assert_eq!(pool.0.free.len(), 1);
+    }
+}

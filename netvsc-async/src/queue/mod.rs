@@ -1,0 +1,94 @@
+//! A queue: one channel's worth of receiving and sending.
+
+mod rx;
+mod shared;
+mod stream;
+mod task;
+mod tx;
+
+use std::sync::Arc;
+
+use netvsc::queue::Burst;
+use vmbus::bus::Channel;
+
+pub use rx::{RxBurst, RxHalf};
+pub use stream::{PacketSink, PacketStream};
+pub use tx::{TxBatch, TxHalf};
+
+pub(crate) use shared::Shared;
+pub(crate) use task::run;
+
+use crate::packet::PacketPool;
+use crate::wait::{WaitMode, Waiter};
+
+/// A queue of the NIC. Owned, `Send`: give it to a task of its own.
+///
+/// Receiving and sending are two halves, [`rx`](Self::rx) and [`tx`](Self::tx), so that one task can forward what it
+/// borrows from the one to the other:
+///
+/// ```no_run
+/// # use netvsc_async::{Error, Queue}; use vmbus::bus::Channel; use netvsc::meta::TxMeta;
+/// async fn reflect<C: Channel>(mut queue: Queue<C>) -> Result<(), Error> {
+///     while let Some(burst) = queue.rx.recv_burst().await? {
+///         let mut batch = queue.tx.batch();
+///         for frame in &burst {
+///             // No room: an appliance drops, as a router does; `tx.ready(..)` would wait.
+///             let _ = batch.push(frame.bytes, &TxMeta::default());
+///         }
+///     }
+///     Ok(())
+/// }
+/// ```
+///
+/// Dropping a queue does not close its channel: what the host still sends waits until the NIC is closed. Its completions
+/// are still reclaimed.
+#[derive(Debug)]
+pub struct Queue<C: Channel> {
+    /// Receives.
+    pub rx: RxHalf<C>,
+    /// Sends.
+    pub tx: TxHalf<C>,
+    index: u16,
+}
+
+/// How a queue is set up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QueueOptions {
+    pub(crate) wait: WaitMode,
+    pub(crate) burst_frames: usize,
+    pub(crate) frame_bytes: usize,
+    pub(crate) pool_packets: usize,
+}
+
+/// A burst must have room for one frame of any size that can come: an aggregate of 64 KiB and its headers.
+const LARGEST_FRAME: usize = 68 * 1024;
+
+impl<C: Channel> Queue<C> {
+    pub(crate) fn new(shared: Arc<Shared<C>>, index: u16, options: QueueOptions) -> Self {
+        let frame_bytes = options.frame_bytes.next_multiple_of(64);
+        let burst = Burst::new(options.burst_frames, (options.burst_frames * frame_bytes).max(LARGEST_FRAME));
+        let pool = PacketPool::new(options.pool_packets, frame_bytes);
+        let rx = RxHalf::new(Arc::clone(&shared), burst, Waiter::new(options.wait), pool);
+        Self { rx, tx: TxHalf { shared }, index }
+    }
+
+    /// Which of the NIC's queues it is; 0 is the primary channel.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// The queue as a `Stream` of packets and a `Sink` for them, with the same error: `rx.forward(tx)` works.
+    pub fn into_split(self) -> (PacketStream<C>, PacketSink<C>) {
+        (PacketStream::new(self.rx), PacketSink::new(self.tx))
+    }
+
+    #[cfg(feature = "smoltcp")]
+    pub(crate) fn pool(&self) -> PacketPool {
+        self.rx.pool.clone()
+    }
+
+    /// A packet with a copy of `frame`, in a buffer of this queue's pool.
+    pub fn packet(&self, frame: &[u8]) -> crate::Packet {
+        self.rx.pool.packet(frame)
+    }
+}

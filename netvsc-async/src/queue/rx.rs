@@ -1,0 +1,211 @@
+//! The receiving half of a queue.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use netvsc::queue::{Burst, Frame, FrameMut, Frames};
+use vmbus::bus::Channel;
+
+use super::shared::Shared;
+use crate::error::Error;
+use crate::packet::{PacketPool, PacketQueue};
+use crate::wait::Waiter;
+
+/// The receiving half of a [`Queue`](crate::Queue).
+pub struct RxHalf<C: Channel> {
+    pub(super) shared: Arc<Shared<C>>,
+    burst: Burst,
+    /// The burst holds frames that were received by [`poll_ready`](Self::poll_ready) and not handed out yet.
+    filled: bool,
+    waiter: Waiter,
+    pub(super) pool: PacketPool,
+    /// What [`recv`](Self::recv) receives into; made at its first call.
+    one: Option<PacketQueue>,
+    ended: bool,
+}
+
+impl<C: Channel> fmt::Debug for RxHalf<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RxHalf").finish_non_exhaustive()
+    }
+}
+
+/// Received frames, borrowed until the next call.
+///
+/// They were copied out of the memory that the host can write: nothing changes them any more, and the host has its
+/// buffers back already.
+#[derive(Debug)]
+pub struct RxBurst<'q> {
+    burst: &'q mut Burst,
+    pool: &'q PacketPool,
+}
+
+impl<'q> RxBurst<'q> {
+    /// Frames in it; at least one.
+    #[expect(clippy::len_without_is_empty, reason = "never empty")]
+    pub fn len(&self) -> usize {
+        self.burst.len()
+    }
+
+    /// The frames, in the order in which they came.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Frame<'_>> + '_ {
+        self.burst.frames()
+    }
+
+    /// The frames, to be changed in place.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = FrameMut<'_>> + '_ {
+        self.burst.frames_mut()
+    }
+
+    /// The frame at `index`.
+    pub fn get(&self, index: usize) -> Option<Frame<'_>> {
+        self.burst.get(index)
+    }
+
+    /// Takes a copy of the frame at `index` that outlives the burst, in a buffer of the queue's pool.
+    pub fn keep(&self, index: usize) -> Option<crate::Packet> {
+        self.burst.get(index).map(|frame| self.pool.packet(frame.bytes).with_meta(frame.meta))
+    }
+}
+
+impl<'a, 'q> IntoIterator for &'a RxBurst<'q> {
+    type Item = Frame<'a>;
+    type IntoIter = Frames<'a>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.burst.frames()
+    }
+}
+
+impl<C: Channel> RxHalf<C> {
+    pub(super) fn new(shared: Arc<Shared<C>>, burst: Burst, waiter: Waiter, pool: PacketPool) -> Self {
+        Self { shared, burst, filled: false, waiter, pool, one: None, ended: false }
+    }
+
+    /// Ready once [`try_recv_burst`](Self::try_recv_burst) has frames, or the queue has ended.
+    ///
+    /// # Errors
+    /// [`Error::Queue`] when the queue failed; at every call from then on.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.filled || self.ended {
+            return Poll::Ready(Ok(()));
+        }
+        self.burst.clear();
+        let max = self.burst.frame_capacity();
+        match self.shared.poll_receive(cx, &mut self.waiter, &mut self.burst, max) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(received)) => {
+                self.filled = received > 0;
+                self.ended = received == 0;
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Waits for frames and lends them, as many as there are and the burst's capacity takes
+    /// ([`NicBuilder::burst`](crate::NicBuilder::burst)). `None`: the NIC was closed.
+    ///
+    /// # Errors
+    /// [`Error::Queue`] when the queue failed; at every call from then on.
+    ///
+    /// # Cancel safety
+    /// Yes: frames that were received when the future is dropped are lent by the next call.
+    pub async fn recv_burst(&mut self) -> Result<Option<RxBurst<'_>>, Error> {
+        poll_fn(|cx| self.poll_ready(cx)).await?;
+        Ok(self.take_burst())
+    }
+
+    /// The frames that are there now, without waiting. `None`: there are none.
+    ///
+    /// # Errors
+    /// As [`recv_burst`](Self::recv_burst).
+    pub fn try_recv_burst(&mut self) -> Result<Option<RxBurst<'_>>, Error> {
+        if !self.filled && !self.ended {
+            self.burst.clear();
+            let mut core = self.shared.lock();
+            if self.shared.ended().is_none() {
+                let max = self.burst.frame_capacity();
+                let received = self.shared.check(core.queue.receive(&mut self.burst, max))?;
+                self.shared.after_pump(&mut core);
+                self.filled = received > 0;
+            }
+        }
+        Ok(self.take_burst())
+    }
+
+    /// Packets for which the pool had no buffer (too many were held, or the frame was larger than its buffers), so that
+    /// one was allocated.
+    pub fn pool_misses(&self) -> u64 {
+        self.pool.allocated()
+    }
+
+    fn take_burst(&mut self) -> Option<RxBurst<'_>> {
+        std::mem::take(&mut self.filled).then_some(RxBurst { burst: &mut self.burst, pool: &self.pool })
+    }
+
+    /// Waits for one frame and copies it to the start of `buffer`, as a datagram socket does; its length. A longer frame
+    /// is cut off. 0: the NIC was closed.
+    ///
+    /// # Errors
+    /// As [`recv_burst`](Self::recv_burst).
+    ///
+    /// # Cancel safety
+    /// Yes.
+    pub async fn recv(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        let Some(packet) = poll_fn(|cx| self.poll_one(cx)).await? else { return Ok(0) };
+        let len = packet.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&packet[..len]);
+        Ok(len)
+    }
+
+    fn poll_one(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<crate::Packet>, Error>> {
+        let mut one = std::mem::take(&mut self.one).unwrap_or_else(|| PacketQueue::new(self.pool.clone(), 1));
+        let result = if one.len() > 0 { Poll::Ready(Ok(1)) } else { self.poll_packets(cx, &mut one, 1) };
+        let packet = one.pop();
+        self.one = Some(one);
+        result.map_ok(|_| packet)
+    }
+
+    /// Receives the packets that are there now.
+    pub(super) fn try_packets(&mut self, into: &mut PacketQueue, max: usize) -> Result<(), Error> {
+        if self.take_left_behind(into) || self.ended {
+            return Ok(());
+        }
+        let mut core = self.shared.lock();
+        if self.shared.ended().is_none() {
+            self.shared.check(core.queue.receive(into, max))?;
+            self.shared.after_pump(&mut core);
+        }
+        Ok(())
+    }
+
+    /// Frames that a dropped `recv_burst` received come first.
+    fn take_left_behind(&mut self, into: &mut PacketQueue) -> bool {
+        let left = std::mem::take(&mut self.filled);
+        if left {
+            for frame in self.burst.frames() {
+                into.push(self.pool.packet(frame.bytes).with_meta(frame.meta));
+            }
+        }
+        left
+    }
+
+    /// Receives packets that outlive the burst; 0 means that the queue has ended.
+    pub(super) fn poll_packets(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut PacketQueue,
+        max: usize,
+    ) -> Poll<Result<usize, Error>> {
+        if self.take_left_behind(into) {
+            return Poll::Ready(Ok(into.len()));
+        }
+        if self.ended {
+            return Poll::Ready(Ok(0));
+        }
+        self.shared.poll_receive(cx, &mut self.waiter, into, max)
+    }
+}

@@ -1,0 +1,284 @@
+//! One queue as its users and its background task share it.
+//!
+//! The channel's rings and tables ([`netvsc::Queue`]) stand behind a mutex that is taken once a *burst*: by whoever
+//! receives, by whoever sends, and by the queue's task when the host interrupts. The task is there so that completions
+//! are reclaimed and receive completions go out even when nobody receives or sends.
+//!
+//! # Who wakes whom
+//! Whoever finds nothing to do registers its waker, *then* arms the ring (unmask, look again): either the look finds
+//! something, or the next packet interrupts. The interrupt wakes the task; the task pumps the ring and wakes the wakers
+//! that got something. If that was the receiver, the ring stays masked while the receiver keeps receiving, so that a
+//! busy queue takes no interrupts; the task then looks after it from time to time ([`BACKSTOP`]), lest a receiver that
+//! was woken and never came leaves completions lying.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::task::AtomicWaker;
+use netvsc::Instant;
+use netvsc::meta::TxMeta;
+use netvsc::queue::{FrameSink, QueueError, SendError};
+use vmbus::bus::Channel;
+
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::wait::{Next, Waiter};
+
+/// How long a ring may stay masked while its receiver is busy, before the queue's task looks itself.
+pub(super) const BACKSTOP: Duration = Duration::from_millis(2);
+
+const OPEN: u8 = 0;
+const CLOSED: u8 = 1;
+
+/// What the mutex guards.
+pub(crate) struct Core<C: Channel> {
+    pub(crate) queue: netvsc::queue::Queue<C>,
+    /// Since when frames wait for a doorbell that was put off.
+    pub(crate) unflushed_since: Option<Instant>,
+    /// The ring is unmasked: the next packet interrupts.
+    pub(crate) armed: bool,
+    /// Completions that the sender was told of.
+    completions: u64,
+}
+
+impl<C: Channel> Core<C> {
+    /// Whether sends were completed since the last call.
+    fn take_reclaimed(&mut self) -> bool {
+        let completions = self.queue.completions();
+        std::mem::replace(&mut self.completions, completions) != completions
+    }
+}
+
+pub(crate) struct Shared<C: Channel> {
+    core: Mutex<Core<C>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// How long a doorbell may be put off.
+    pub(crate) tx_latency: Duration,
+    pub(super) receiver: AtomicWaker,
+    pub(super) sender: AtomicWaker,
+    /// The NIC's task, which handles control messages; used on the primary channel's queue only.
+    pub(crate) control: Arc<AtomicWaker>,
+    /// The queue's own task.
+    pub(super) task: AtomicWaker,
+    /// The receiver has looked since the task last asked.
+    pub(super) receiver_looked: AtomicBool,
+    state: AtomicU8,
+    failure: OnceLock<Error>,
+}
+
+impl<C: Channel> Shared<C> {
+    pub(crate) fn new(
+        queue: netvsc::queue::Queue<C>,
+        clock: Arc<dyn Clock>,
+        tx_latency: Duration,
+        control: Arc<AtomicWaker>,
+    ) -> Self {
+        Self {
+            core: Mutex::new(Core { queue, unflushed_since: None, armed: false, completions: 0 }),
+            clock,
+            tx_latency,
+            receiver: AtomicWaker::new(),
+            sender: AtomicWaker::new(),
+            control,
+            task: AtomicWaker::new(),
+            receiver_looked: AtomicBool::new(false),
+            state: AtomicU8::new(OPEN),
+            failure: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Core<C>> {
+        // The tables behind it are consistent between any two of their methods.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The queue has ended: why, if not by [`close`](Self::close).
+    pub(crate) fn ended(&self) -> Option<Result<(), Error>> {
+        if self.state.load(Ordering::Acquire) == OPEN {
+            return None;
+        }
+        Some(self.failure.get().map_or(Ok(()), |error| Err(error.clone())))
+    }
+
+    /// Ends the queue; everybody who waits on it is woken.
+    pub(crate) fn close(&self, failure: Option<Error>) {
+        if let Some(error) = failure {
+            let _ = self.failure.set(error);
+        }
+        self.state.store(CLOSED, Ordering::Release);
+        self.receiver.wake();
+        self.sender.wake();
+        self.task.wake();
+        self.control.wake();
+    }
+
+    /// The host broke the protocol on this queue, or the channel is gone.
+    fn fail(&self, error: QueueError) -> Error {
+        let error = Error::Queue(error);
+        tracing::error!(%error, "queue failed");
+        self.close(Some(error.clone()));
+        error
+    }
+
+    /// Makes `result`'s error the queue's end.
+    pub(super) fn check<T>(&self, result: Result<T, QueueError>) -> Result<T, Error> {
+        result.map_err(|error| self.fail(error))
+    }
+
+    /// Unmasks and looks again; `true` means that there is something now.
+    pub(super) fn arm(&self, core: &mut Core<C>) -> Result<bool, Error> {
+        let found = self.check(core.queue.arm())?;
+        core.armed = !found;
+        Ok(found)
+    }
+
+    /// Receives up to `max` frames into `sink`; 0 means that the queue has ended.
+    pub(crate) fn poll_receive<S: FrameSink>(
+        &self,
+        cx: &mut Context<'_>,
+        waiter: &mut Waiter,
+        sink: &mut S,
+        max: usize,
+    ) -> Poll<Result<usize, Error>> {
+        self.receiver_looked.store(true, Ordering::Relaxed);
+        let mut guard = self.lock();
+        let core = &mut *guard;
+        // Twice: once, and once more if the ring got something while it was being armed.
+        for _ in 0..2 {
+            if let Some(end) = self.ended() {
+                return Poll::Ready(end.map(|()| 0));
+            }
+            let received = self.check(core.queue.receive(sink, max))?;
+            self.after_pump(core);
+            if received > 0 {
+                waiter.found();
+                return Poll::Ready(Ok(received));
+            }
+            if waiter.empty(&*self.clock) == Next::LookAgain {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.receiver.register(cx.waker());
+            if !self.arm(core)? {
+                waiter.found();
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Wakes those for whom a pump found something, the receiver excepted.
+    pub(super) fn after_pump(&self, core: &mut Core<C>) {
+        if core.queue.pending_controls() > 0 {
+            self.control.wake();
+        }
+        if core.take_reclaimed() {
+            self.sender.wake();
+        }
+    }
+
+    /// Sends one frame; the doorbell may be put off by the setting. `Pending`: nothing was taken.
+    pub(crate) fn poll_send(&self, cx: &mut Context<'_>, frame: &[u8], meta: &TxMeta) -> Poll<Result<(), Error>> {
+        let mut guard = self.lock();
+        self.poll_send_locked(&mut guard, cx, frame, meta)
+    }
+
+    /// As [`poll_send`](Self::poll_send), under the caller's lock.
+    pub(super) fn poll_send_locked(
+        &self,
+        core: &mut Core<C>,
+        cx: &mut Context<'_>,
+        frame: &[u8],
+        meta: &TxMeta,
+    ) -> Poll<Result<(), Error>> {
+        for _ in 0..2 {
+            match self.send(core, frame, meta) {
+                Err(Error::Full) => {}
+                result => return Poll::Ready(result),
+            }
+            self.sender.register(cx.waker());
+            if !self.wait_for_room(core, frame.len())? {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Asks to be told of room for a frame of `len` bytes; `true` if there may be some now.
+    pub(super) fn wait_for_room(&self, core: &mut Core<C>, len: usize) -> Result<bool, Error> {
+        core.unflushed_since = None;
+        if self.pump_for_sender(core)? || self.check(core.queue.want_send_room(len))? {
+            return Ok(true);
+        }
+        self.arm(core)
+    }
+
+    /// Takes what is in the ring on the sender's behalf; whether sends were completed.
+    fn pump_for_sender(&self, core: &mut Core<C>) -> Result<bool, Error> {
+        let pumped = self.check(core.queue.pump())?;
+        if pumped.controls > 0 {
+            self.control.wake();
+        }
+        if pumped.ranges > 0 {
+            self.receiver.wake();
+        }
+        Ok(core.take_reclaimed())
+    }
+
+    /// Hands one frame to the queue without a doorbell.
+    ///
+    /// # Errors
+    /// [`Error::Full`]: nothing was taken.
+    pub(super) fn send(&self, core: &mut Core<C>, frame: &[u8], meta: &TxMeta) -> Result<(), Error> {
+        if let Some(end) = self.ended() {
+            return Err(end.err().unwrap_or(Error::Closed));
+        }
+        match core.queue.send(frame, meta) {
+            Ok(()) => {
+                if core.unflushed_since.is_none() {
+                    core.unflushed_since = Some(self.clock.now());
+                    // So that somebody rings the doorbell if the sender does not.
+                    self.task.wake();
+                }
+                Ok(())
+            }
+            Err(SendError::Full) => Err(Error::Full),
+            Err(SendError::Queue(error)) => Err(self.fail(error)),
+            Err(error) => Err(Error::Send(error)),
+        }
+    }
+
+    /// Rings the doorbell for all that was sent.
+    pub(super) fn flush(&self, core: &mut Core<C>) -> Result<(), Error> {
+        if let Some(end) = self.ended() {
+            return Err(end.err().unwrap_or(Error::Closed));
+        }
+        core.unflushed_since = None;
+        self.check(core.queue.flush())
+    }
+
+    /// Ready once everything that was sent is completed by the host, or the queue has ended.
+    pub(crate) fn poll_drained(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let mut guard = self.lock();
+        let core = &mut *guard;
+        for _ in 0..2 {
+            if let Some(end) = self.ended() {
+                return Poll::Ready(end.and(Err(Error::Closed)));
+            }
+            self.flush(core)?;
+            if core.queue.outstanding() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            self.sender.register(cx.waker());
+            if !self.pump_for_sender(core)? && !self.arm(core)? {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}

@@ -1,0 +1,212 @@
+//! A queue as a `Stream` of packets and a `Sink` for them: thin adapters above the bursts.
+
+use std::collections::VecDeque;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use futures::{Sink, Stream};
+use vmbus::bus::Channel;
+
+use super::rx::RxHalf;
+use super::tx::TxHalf;
+use crate::error::Error;
+use crate::packet::{Packet, PacketQueue};
+
+/// Packets that are received or handed over under one lock.
+const BATCH: usize = 64;
+
+/// A queue's received packets. Ends when the NIC is closed.
+///
+/// It takes part in tokio's cooperative scheduling: a queue that never runs dry gives way to other tasks.
+#[derive(Debug)]
+pub struct PacketStream<C: Channel> {
+    half: RxHalf<C>,
+    packets: PacketQueue,
+}
+
+impl<C: Channel> PacketStream<C> {
+    pub(super) fn new(half: RxHalf<C>) -> Self {
+        let packets = PacketQueue::new(half.pool.clone(), BATCH);
+        Self { half, packets }
+    }
+
+    /// The next packet, if one is there now.
+    ///
+    /// # Errors
+    /// [`Error::Queue`] when the queue failed.
+    pub fn try_next(&mut self) -> Result<Option<Packet>, Error> {
+        if self.packets.len() == 0 {
+            self.half.try_packets(&mut self.packets, BATCH)?;
+        }
+        Ok(self.packets.pop())
+    }
+
+    /// Ready once there is a packet (`true`), or the queue has ended (`false`).
+    ///
+    /// # Errors
+    /// [`Error::Queue`] when the queue failed.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
+        if self.packets.len() == 0 {
+            ready!(self.half.poll_packets(cx, &mut self.packets, BATCH))?;
+        }
+        Poll::Ready(Ok(self.packets.len() > 0))
+    }
+
+    /// Back to bursts. Packets that were received and not taken yet are dropped; their number.
+    pub fn into_half(self) -> (RxHalf<C>, usize) {
+        let left = self.packets.len();
+        (self.half, left)
+    }
+}
+
+impl<C: Channel> Stream for PacketStream<C> {
+    type Item = Result<Packet, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        // A ring that is always full would keep this task running for ever, and starve timers.
+        ready!(pin!(tokio::task::consume_budget()).poll(cx));
+        match ready!(this.poll_ready(cx)) {
+            Ok(_) => Poll::Ready(this.packets.pop().map(Ok)),
+            Err(error) => Poll::Ready(Some(Err(error))),
+        }
+    }
+}
+
+/// Sends packets. Flushed means handed to the host and the doorbell rung; closed means completed by the host.
+///
+/// A packet that the sink took is in the adapter until the next flush (or until 64 have gathered). Packets still there
+/// when the sink is dropped are handed over as far as there is room; the others are lost, and counted in `tx_dropped`.
+#[derive(Debug)]
+pub struct PacketSink<C: Channel> {
+    half: TxHalf<C>,
+    packets: VecDeque<Packet>,
+}
+
+impl<C: Channel> PacketSink<C> {
+    pub(super) fn new(half: TxHalf<C>) -> Self {
+        Self { half, packets: VecDeque::with_capacity(BATCH) }
+    }
+
+    /// Whether a packet can only be taken after some are handed over.
+    #[cfg(feature = "smoltcp")]
+    pub(crate) fn is_full(&self) -> bool {
+        self.packets.len() >= BATCH
+    }
+
+    /// Takes a packet without waiting; gives it back when there is no room for it now.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Queue`].
+    pub fn try_send(&mut self, packet: Packet) -> Result<Option<Packet>, Error> {
+        if !self.try_ready()? {
+            return Ok(Some(packet));
+        }
+        self.packets.push_back(packet);
+        Ok(None)
+    }
+
+    /// Whether a packet can be taken now.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Queue`].
+    pub fn try_ready(&mut self) -> Result<bool, Error> {
+        if self.packets.len() >= BATCH {
+            self.try_hand_over()?;
+        }
+        Ok(self.packets.len() < BATCH)
+    }
+
+    /// Hands over as many of the gathered packets as there is room for, and rings the doorbell.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Queue`]; [`Error::Send`] for a packet that cannot be sent, which is dropped.
+    pub fn try_flush(&mut self) -> Result<(), Error> {
+        self.try_hand_over()?;
+        self.half.flush()
+    }
+
+    fn try_hand_over(&mut self) -> Result<(), Error> {
+        let shared = &self.half.shared;
+        let mut core = shared.lock();
+        while let Some(packet) = self.packets.front() {
+            match shared.send(&mut core, packet.bytes(), packet.tx_meta()) {
+                Err(Error::Full) => return Ok(()),
+                result => {
+                    self.packets.pop_front();
+                    result?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ready once a packet can be taken.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Queue`].
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.packets.len() < BATCH { Poll::Ready(Ok(())) } else { self.poll_hand_over(cx) }
+    }
+
+    /// Hands over what was gathered; ready once nothing is left.
+    fn poll_hand_over(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.packets.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let shared = &self.half.shared;
+        let mut core = shared.lock();
+        while let Some(packet) = self.packets.front() {
+            match shared.poll_send_locked(&mut core, cx, packet.bytes(), packet.tx_meta()) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(result) => {
+                    // A packet that cannot be sent goes, too, or it would be tried for ever.
+                    self.packets.pop_front();
+                    if let Err(error) = result {
+                        return Poll::Ready(Err(error));
+                    }
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<C: Channel> Sink<Packet> for PacketSink<C> {
+    type Error = Error;
+
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.get_mut().poll_room(cx)
+    }
+
+    fn start_send(self: Pin<&mut Self>, packet: Packet) -> Result<(), Error> {
+        self.get_mut().packets.push_back(packet);
+        Ok(())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let this = self.get_mut();
+        ready!(this.poll_hand_over(cx))?;
+        Poll::Ready(this.half.flush())
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let this = self.get_mut();
+        ready!(this.poll_hand_over(cx))?;
+        this.half.shared.poll_drained(cx)
+    }
+}
+
+impl<C: Channel> Drop for PacketSink<C> {
+    fn drop(&mut self) {
+        if self.packets.is_empty() {
+            return;
+        }
+        // Failures are what the other users of the queue are told.
+        let _ = self.try_hand_over();
+        let shared = &self.half.shared;
+        let mut core = shared.lock();
+        core.queue.count_tx_dropped(self.packets.len() as u64);
+        let _ = shared.flush(&mut core);
+    }
+}

@@ -1,0 +1,146 @@
+//! The sending half of a queue.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::{Arc, MutexGuard};
+use std::task::{Context, Poll};
+
+use netvsc::meta::TxMeta;
+use vmbus::bus::Channel;
+
+use super::shared::{Core, Shared};
+use crate::error::Error;
+
+/// The sending half of a [`Queue`](crate::Queue).
+///
+/// A frame that was accepted is handed to the host once, or counted in `tx_dropped`. It is aggregated with its
+/// neighbours; the host is told by [`flush`](Self::flush), or after the latency of
+/// [`NicBuilder::tx_latency`](crate::NicBuilder::tx_latency) by the queue's task.
+pub struct TxHalf<C: Channel> {
+    pub(super) shared: Arc<Shared<C>>,
+}
+
+impl<C: Channel> fmt::Debug for TxHalf<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TxHalf").finish_non_exhaustive()
+    }
+}
+
+impl<C: Channel> TxHalf<C> {
+    /// Sends one Ethernet frame and tells the host; waits while there is no room.
+    ///
+    /// # Errors
+    /// [`Error::Send`] for a frame that cannot be sent at all, [`Error::Closed`], [`Error::Queue`].
+    ///
+    /// # Cancel safety
+    /// Yes: while the future is pending nothing was taken.
+    pub async fn send(&mut self, frame: &[u8]) -> Result<(), Error> {
+        let meta = TxMeta::default();
+        poll_fn(|cx| self.shared.poll_send(cx, frame, &meta)).await?;
+        self.flush()
+    }
+
+    /// Hands one frame over without telling the host yet, and without waiting.
+    ///
+    /// # Errors
+    /// [`Error::Full`] when there is no room now: nothing was taken, [`ready`](Self::ready) waits for room. Else as
+    /// [`send`](Self::send).
+    pub fn try_send(&mut self, frame: &[u8], meta: &TxMeta) -> Result<(), Error> {
+        self.shared.send(&mut self.shared.lock(), frame, meta)
+    }
+
+    /// Ready once [`try_send`](Self::try_send) has room for a frame of `len` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Queue`].
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>, len: usize) -> Poll<Result<(), Error>> {
+        let mut guard = self.shared.lock();
+        let core = &mut *guard;
+        for _ in 0..2 {
+            if let Some(end) = self.shared.ended() {
+                return Poll::Ready(end.and(Err(Error::Closed)));
+            }
+            if core.queue.can_send(len) {
+                return Poll::Ready(Ok(()));
+            }
+            self.shared.sender.register(cx.waker());
+            if !self.shared.wait_for_room(core, len)? {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Waits until [`try_send`](Self::try_send) has room for a frame of `len` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Queue`].
+    ///
+    /// # Cancel safety
+    /// Yes: it takes nothing.
+    pub async fn ready(&mut self, len: usize) -> Result<(), Error> {
+        poll_fn(|cx| self.poll_ready(cx, len)).await
+    }
+
+    /// Tells the host of all frames that were handed over.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Queue`].
+    pub fn flush(&mut self) -> Result<(), Error> {
+        self.shared.flush(&mut self.shared.lock())
+    }
+
+    /// A batch of frames: handed over under one lock, the host told once, when the batch is dropped.
+    pub fn batch(&mut self) -> TxBatch<'_, C> {
+        TxBatch { core: self.shared.lock(), shared: &self.shared }
+    }
+
+    /// Waits until the host has completed every frame that was handed over.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Queue`].
+    ///
+    /// # Cancel safety
+    /// Yes.
+    pub async fn drained(&mut self) -> Result<(), Error> {
+        poll_fn(|cx| self.shared.poll_drained(cx)).await
+    }
+}
+
+/// See [`TxHalf::batch`]. Holds the queue's lock: not across an `await`, and the queue's other half waits meanwhile.
+pub struct TxBatch<'q, C: Channel> {
+    core: MutexGuard<'q, Core<C>>,
+    shared: &'q Shared<C>,
+}
+
+impl<C: Channel> fmt::Debug for TxBatch<'_, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TxBatch").finish_non_exhaustive()
+    }
+}
+
+impl<C: Channel> TxBatch<'_, C> {
+    /// Hands one frame over.
+    ///
+    /// # Errors
+    /// As [`TxHalf::try_send`].
+    pub fn push(&mut self, frame: &[u8], meta: &TxMeta) -> Result<(), Error> {
+        self.shared.send(&mut self.core, frame, meta)
+    }
+
+    /// Tells the host of all frames so far.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Queue`].
+    pub fn flush(&mut self) -> Result<(), Error> {
+        self.shared.flush(&mut self.core)
+    }
+}
+
+impl<C: Channel> Drop for TxBatch<'_, C> {
+    fn drop(&mut self) {
+        // Whoever uses the queue next is told if it has ended.
+        let _ = self.shared.flush(&mut self.core);
+    }
+}

@@ -1,0 +1,70 @@
+//! An adapter and a simulated host in one line: for unit tests of appliances.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
+//! let mut pair = netvsc_async::testing::pair().await?;
+//! pair.far.send(&[0xFF; 60])?; // a broadcast from the network
+//! let burst = pair.queue.rx.recv_burst().await?.expect("open");
+//! assert_eq!(burst.get(0).unwrap().bytes, &[0xFF; 60]);
+//! pair.close().await?; // and nothing was lost, leaked or violated
+//! # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+//! ```
+
+use netvsc_host::{Host, HostBuilder, MemoryPort, NicOptions};
+use vmbus::mem::{MemBus, MemChannel};
+
+use crate::{CloseReport, Nic, NicBuilder, OpenError, Queue};
+
+/// An open adapter on a simulated host, and the far end of the network.
+#[derive(Debug)]
+pub struct Pair {
+    /// The simulated host, as a task of the current runtime.
+    pub host: Host,
+    /// The other port of the host's switch: what the adapter sends arrives here, and the other way round.
+    pub far: MemoryPort,
+    /// The adapter.
+    pub nic: Nic<MemBus>,
+    /// Its queue.
+    pub queue: Queue<MemChannel>,
+}
+
+/// A [`Pair`] with default settings.
+///
+/// # Errors
+/// [`OpenError`].
+pub async fn pair() -> Result<Pair, OpenError> {
+    pair_with(Host::builder(), Nic::builder()).await
+}
+
+/// A [`Pair`] with settings.
+///
+/// # Errors
+/// [`OpenError`].
+pub async fn pair_with(host: HostBuilder, nic: NicBuilder) -> Result<Pair, OpenError> {
+    let host = host.build();
+    let far = host.memory_pair();
+    let bus = MemBus::new(host.add_nic(NicOptions::new()));
+    host.spawn();
+    let (nic, mut queues) = nic.open_on(bus).await?;
+    let queue = queues.remove(0);
+    Ok(Pair { host, far, nic, queue })
+}
+
+impl Pair {
+    /// Closes the adapter and asserts that the host has nothing to complain of.
+    ///
+    /// # Errors
+    /// [`CloseError`](crate::CloseError).
+    ///
+    /// # Panics
+    /// With the host's report, if the guest broke the protocol or did not give everything back.
+    pub async fn close(self) -> Result<CloseReport, crate::CloseError> {
+        let Self { host, far: _far, nic, queue } = self;
+        let report = nic.close().await?;
+        drop(queue);
+        // The host learns of the guest's end at its next step.
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        host.assert_clean();
+        Ok(report)
+    }
+}
