@@ -472,8 +472,8 @@ mod tests {
         assert_eq!(drops(When::Times { count: 2 }), [0, 1]);
         assert_eq!(drops(When::After { spared: 4 }), [4]);
         assert_eq!(drops(When::Every { nth: 4 }), [3, 7]);
-        assert_eq!(drops(When::Every { nth: 0 }), []);
-        assert_eq!(drops(When::chance(0.0).unwrap()), []);
+        assert_eq!(drops(When::Every { nth: 0 }), [0_usize; 0]);
+        assert_eq!(drops(When::chance(0.0).unwrap()), [0_usize; 0]);
         assert_eq!(drops(When::chance(1.0).unwrap()).len(), 10);
     }
 
