@@ -1,0 +1,389 @@
+//! Frames from the guest to a fake host: where each goes, and what comes back.
+
+mod queue_host;
+
+use netvsc::Instant;
+use netvsc::meta::{IpVersion, Segmentation, Transport, TxChecksum, TxMeta, Vlan};
+use netvsc::queue::{AggregateLimits, ControlInput, ControlToken, SendError};
+use nvsp::{ChannelType, Status};
+use rndis::packet::{Batch, BatchLimits, PacketMsg};
+use rndis::ppi::PpiType;
+use std::time::Duration;
+use vmbus::packet::TransactionId;
+use vmbus::ring::Outgoing;
+
+use queue_host::{FromGuest, Setup, frame, pair, send};
+
+const LIMITS: AggregateLimits = AggregateLimits { max_packets: 8, max_bytes: 0xEFFF_FFFF, alignment: 8 };
+
+fn sections(packets: &[FromGuest]) -> Vec<usize> {
+    packets.iter().map(|packet| packet.frames().len()).collect()
+}
+
+#[test]
+fn frames_share_a_section_until_the_flush() {
+    let (mut queue, mut host) = pair(Setup::default());
+    let frames: Vec<_> = [60, 61, 118, 47, 1514].into_iter().enumerate().map(|(n, len)| frame(n as u32, len)).collect();
+    for frame in &frames {
+        send(&mut queue, frame).unwrap();
+    }
+    assert!(host.take().is_empty(), "nothing before the flush");
+    queue.flush().unwrap();
+    assert_eq!(host.bell.count(), 1, "one doorbell");
+    let packets = host.take();
+    let [FromGuest::Section { channel_type: ChannelType::DATA, bytes, .. }] = &packets[..] else {
+        panic!("{packets:?}")
+    };
+    let limits = BatchLimits { max_messages: 8, max_bytes: 6144, alignment: 8 };
+    let batch = Batch::parse(bytes, &limits).expect("aligned as the host asked");
+    assert_eq!(batch.iter().map(|message| message.data().to_vec()).collect::<Vec<_>>(), frames);
+    let last = batch.iter().last().unwrap();
+    assert_eq!(last.as_bytes().len(), 44 + 1514, "the last one is not padded");
+    let padding = &bytes[104 + 44 + 61..104 + 112];
+    assert_eq!(padding, [0; 7], "zeros between messages");
+    assert_eq!(queue.outstanding(), 1);
+    assert_eq!(queue.stats().tx.packets, 0, "counted when completed");
+    host.complete(packets[0].id(), Status::SUCCESS);
+    assert_eq!(queue.pump().unwrap().completions, 1);
+    assert_eq!((queue.stats().tx.packets, queue.stats().tx.bytes), (5, frames.iter().map(|f| f.len() as u64).sum()));
+    assert_eq!((queue.outstanding(), queue.free_send_sections()), (0, 8));
+    assert_eq!(queue.stats().extra.tx_aggregates, 1);
+}
+
+#[test]
+fn a_message_that_does_not_fit_starts_a_section_and_hands_the_last_one_over() {
+    let (mut queue, mut host) =
+        pair(Setup { limits: AggregateLimits { max_packets: 100, ..LIMITS }, ..Setup::default() });
+    for number in 0..10 {
+        send(&mut queue, &frame(number, 1500)).unwrap();
+    }
+    queue.flush().unwrap();
+    let packets = host.take();
+    assert_eq!(sections(&packets), [3, 3, 3, 1], "3 × 1544 fit into 6144, 4 do not");
+    let used: Vec<_> = packets
+        .iter()
+        .map(|p| match p {
+            FromGuest::Section { section, .. } => *section,
+            _ => 99,
+        })
+        .collect();
+    assert_eq!(used, [0, 1, 2, 3], "each in its own section");
+}
+
+#[test]
+fn the_hosts_limits_are_kept() {
+    for (max_packets, expected) in [(1, vec![1; 6]), (2, vec![2, 2, 2]), (4, vec![4, 2]), (0, vec![1; 6])] {
+        let (mut queue, mut host) =
+            pair(Setup { limits: AggregateLimits { max_packets, ..LIMITS }, ..Setup::default() });
+        (0..6).for_each(|number| send(&mut queue, &frame(number, 100)).unwrap());
+        queue.flush().unwrap();
+        assert_eq!(sections(&host.take()), expected, "at most {max_packets} messages");
+    }
+    // Two messages take 104 + 104 bytes, the limit is one less.
+    for (max_bytes, expected) in [(208, vec![2]), (207, vec![1, 1])] {
+        let (mut queue, mut host) = pair(Setup { limits: AggregateLimits { max_bytes, ..LIMITS }, ..Setup::default() });
+        (0..2).for_each(|number| send(&mut queue, &frame(number, 60)).unwrap());
+        queue.flush().unwrap();
+        assert_eq!(sections(&host.take()), expected, "at most {max_bytes} bytes");
+        assert!(
+            matches!(send(&mut queue, &frame(0, 300)), Err(SendError::TooLong { len: 344, limit }) if limit == max_bytes as usize)
+        );
+    }
+    for alignment in [1, 2, 4, 64, 256, 512, 3, 0] {
+        let (mut queue, mut host) = pair(Setup { limits: AggregateLimits { alignment, ..LIMITS }, ..Setup::default() });
+        (0..3).for_each(|number| send(&mut queue, &frame(number, 61)).unwrap());
+        queue.flush().unwrap();
+        let packets = host.take();
+        if alignment.is_power_of_two() && alignment <= 256 {
+            let FromGuest::Section { bytes, .. } = &packets[0] else { panic!("{packets:?}") };
+            let limits = BatchLimits { max_messages: 3, max_bytes: 6144, alignment };
+            assert_eq!(Batch::parse(bytes, &limits).unwrap().count(), 3, "aligned to {alignment}");
+            assert_eq!(bytes.len(), 2 * 105usize.next_multiple_of(alignment as usize) + 105);
+        } else {
+            assert_eq!(sections(&packets), [1, 1, 1], "no sense in {alignment}: no aggregation");
+        }
+    }
+}
+
+#[test]
+fn a_message_may_fill_a_section_to_the_last_byte() {
+    let (mut queue, mut host) = pair(Setup::default());
+    send(&mut queue, &frame(1, 6144 - 44)).unwrap();
+    assert_eq!(
+        send(&mut queue, &frame(2, 6144 - 43)),
+        Err(SendError::TooLong { len: 6145, limit: 6144 }),
+        "longer than a section, and there are no pages"
+    );
+    assert_eq!(queue.stats().global.tx_too_big, 1);
+    assert_eq!(send(&mut queue, &[0; 13]), Err(SendError::TooShort { len: 13, minimum: 14 }));
+    queue.flush().unwrap();
+    assert_eq!(sections(&host.take()), [1]);
+}
+
+#[test]
+fn without_a_free_section_a_frame_goes_into_pages_or_is_refused() {
+    for direct_pages in [0, 2] {
+        let (mut queue, mut host) = pair(Setup { send_sections: 2, direct_pages, ..Setup::default() });
+        for number in 0..2 {
+            send(&mut queue, &frame(number, 1000)).unwrap();
+            queue.flush().unwrap();
+        }
+        assert_eq!(queue.free_send_sections(), 0);
+        assert_eq!(queue.can_send(1000), direct_pages > 0);
+        let third = send(&mut queue, &frame(2, 1000));
+        assert_eq!(queue.stats().global.tx_send_full, 1);
+        queue.flush().unwrap();
+        let packets = host.take();
+        if direct_pages == 0 {
+            assert_eq!(third, Err(SendError::Full));
+            assert_eq!(packets.len(), 2, "nothing was taken");
+        } else {
+            third.unwrap();
+            assert!(matches!(&packets[2], FromGuest::Direct { pages: 1, .. }));
+            assert_eq!(packets[2].frames(), [frame(2, 1000)]);
+            assert_eq!(queue.stats().extra.tx_direct, 1);
+        }
+        // Sections come back only with their own completion, in any order.
+        for packet in packets.iter().rev() {
+            host.complete(packet.id(), Status::SUCCESS);
+        }
+        queue.pump().unwrap();
+        assert_eq!((queue.free_send_sections(), queue.free_direct_pages(), queue.outstanding()), (2, direct_pages, 0));
+        send(&mut queue, &frame(3, 1000)).unwrap();
+    }
+}
+
+#[test]
+fn a_frame_longer_than_a_section_goes_into_pages_in_order() {
+    let (mut queue, mut host) = pair(Setup { direct_pages: 40, ..Setup::default() });
+    let frames = [frame(0, 100), frame(1, 9000), frame(2, 100), frame(3, 65_000)];
+    frames.iter().for_each(|frame| send(&mut queue, frame).unwrap());
+    queue.flush().unwrap();
+    let packets = host.take();
+    let pages: Vec<_> = packets
+        .iter()
+        .map(|p| match p {
+            FromGuest::Direct { pages, .. } => *pages,
+            _ => 0,
+        })
+        .collect();
+    assert_eq!(pages, [0, 3, 0, 16]);
+    assert_eq!(packets.iter().flat_map(FromGuest::frames).collect::<Vec<_>>(), frames);
+    assert_eq!(send(&mut queue, &vec![0; 200_000]), Err(SendError::TooLong { len: 200_044, limit: 32 * 4096 }));
+    assert_eq!(send(&mut queue, &vec![0; 100_000]), Err(SendError::Full), "21 pages are free");
+    packets.iter().for_each(|packet| host.complete(packet.id(), Status::SUCCESS));
+    queue.pump().unwrap();
+    send(&mut queue, &vec![0; 100_000]).unwrap();
+    assert_eq!(queue.free_direct_pages(), 40 - 25);
+}
+
+#[test]
+fn completions_of_ids_that_are_not_outstanding_change_nothing() {
+    let (mut queue, mut host) = pair(Setup::default());
+    send(&mut queue, &frame(0, 60)).unwrap();
+    queue.flush().unwrap();
+    let id = host.take()[0].id();
+    for foreign in [0, id.0 + 1, id.0 | 1 << 32, u64::MAX, u64::MAX - 2] {
+        host.complete(TransactionId(foreign), Status::SUCCESS);
+    }
+    queue.pump().unwrap();
+    assert_eq!((queue.stats().extra.stale_completions, queue.outstanding(), queue.free_send_sections()), (5, 1, 7));
+    host.complete(id, Status::SUCCESS);
+    host.complete(id, Status::SUCCESS);
+    queue.pump().unwrap();
+    assert_eq!((queue.stats().extra.stale_completions, queue.outstanding(), queue.free_send_sections()), (6, 0, 8));
+    // The section is lent again: the old id is stale.
+    send(&mut queue, &frame(1, 60)).unwrap();
+    queue.flush().unwrap();
+    host.complete(id, Status::SUCCESS);
+    queue.pump().unwrap();
+    assert_eq!((queue.stats().extra.stale_completions, queue.outstanding(), queue.free_send_sections()), (7, 1, 7));
+    assert_eq!(queue.stats().tx.packets, 1);
+}
+
+#[test]
+fn whatever_is_not_plainly_a_success_counts_as_dropped() {
+    let (mut queue, mut host) = pair(Setup::default());
+    let payloads: [&[u8]; 4] = [&[108, 0, 0, 0, 2, 0, 0, 0], &[], &[108, 0, 0, 0], &[107, 0, 0, 0, 1, 0, 0, 0]];
+    for payload in payloads {
+        send(&mut queue, &frame(0, 60)).unwrap();
+        send(&mut queue, &frame(0, 60)).unwrap();
+        queue.flush().unwrap();
+        let id = host.take()[0].id();
+        host.write(&Outgoing::completion(id, payload));
+    }
+    queue.pump().unwrap();
+    let stats = queue.stats();
+    assert_eq!((stats.extra.tx_failed, stats.extra.tx_dropped, stats.tx.packets), (4, 8, 0));
+    assert_eq!(queue.free_send_sections(), 8, "the sections came back all the same");
+}
+
+#[test]
+fn a_full_ring_refuses_and_wakes() {
+    let setup = Setup {
+        ring_bytes: 4096,
+        send_sections: 200,
+        limits: AggregateLimits { max_packets: 1, ..LIMITS },
+        ..Setup::default()
+    };
+    let (mut queue, mut host) = pair(setup);
+    let mut sent = 0;
+    while send(&mut queue, &frame(sent, 60)) != Err(SendError::Full) {
+        sent += 1;
+        queue.flush().unwrap();
+    }
+    // 4096 bytes, less one slot, less an eighth for acknowledgments; 64 bytes each.
+    assert_eq!(sent, (4096 - 8 - 512) / 64);
+    assert_eq!(queue.stats().global.tx_busy, 1);
+    assert!(!queue.can_send(60));
+    assert!(!queue.want_send_room(60).unwrap());
+    assert_eq!(queue.stats().global.stop_queue, 1);
+    // The host is asked to signal: it does when it gives room back.
+    let packets: Vec<_> = std::iter::from_fn(|| host.next()).collect();
+    assert_eq!(packets.len(), sent as usize);
+    assert!(host.consumer.commit().unwrap().is_needed());
+    assert!(queue.want_send_room(60).unwrap());
+    send(&mut queue, &frame(99, 60)).unwrap();
+    assert_eq!(queue.stats().global.wake_queue, 1);
+    queue.flush().unwrap();
+    assert!(host.next().is_some());
+    assert!(!host.consumer.commit().unwrap().is_needed(), "nobody waits any more");
+}
+
+#[test]
+fn metadata_becomes_per_packet_information_in_linuxs_order() {
+    let (mut queue, mut host) = pair(Setup::default());
+    let sums = TxChecksum { ip: IpVersion::V4, ip_header: true, transport: Some(Transport::Udp), transport_offset: 34 };
+    let cut = Segmentation { ip: IpVersion::V6, mss: 1440, transport_offset: 54 };
+    let vlan = Some(Vlan::new(100, 5, true));
+    let metas = [
+        TxMeta::default(),
+        TxMeta { checksum: Some(sums), ..TxMeta::default() },
+        TxMeta { checksum: Some(sums), vlan, hash: Some(7), ..TxMeta::default() },
+        TxMeta { checksum: Some(sums), vlan, segmentation: Some(cut), ..TxMeta::default() },
+        TxMeta { checksum: Some(TxChecksum { transport: None, ..sums }), ..TxMeta::default() },
+    ];
+    metas.iter().for_each(|meta| queue.send(&frame(0, 100), meta).unwrap());
+    queue.flush().unwrap();
+    let packets = host.take();
+    let FromGuest::Section { bytes, .. } = &packets[0] else { panic!("{packets:?}") };
+    let messages: Vec<PacketMsg<'_>> = Batch::parse(bytes, &BatchLimits::NONE).unwrap().iter().collect();
+    let kinds = |at: usize| messages[at].ppis().iter().map(|ppi| ppi.kind).collect::<Vec<_>>();
+    assert_eq!(kinds(0), []);
+    assert_eq!(kinds(1), [PpiType::CHECKSUM]);
+    assert_eq!(kinds(2), [PpiType::HASH_VALUE, PpiType::IEEE_8021Q, PpiType::CHECKSUM]);
+    assert_eq!(kinds(3), [PpiType::IEEE_8021Q, PpiType::LSO], "segmentation implies checksums");
+    let word = messages[1].tx_checksum().unwrap();
+    assert!(word.is_ipv4() && word.udp() && word.ip_header() && !word.tcp() && word.header_offset() == 34);
+    assert_eq!((messages[2].vlan(), messages[2].hash_value()), (vlan, Some(7)));
+    let word = messages[3].lso().unwrap();
+    assert_eq!((word.mss(), word.header_offset(), word.ip_version()), (1440, 54, IpVersion::V6));
+    assert_eq!(messages[4].tx_checksum().unwrap().0, 0x11);
+    for transport_offset in [1024, u16::MAX] {
+        let meta = TxMeta { checksum: Some(TxChecksum { transport_offset, ..sums }), ..TxMeta::default() };
+        assert!(matches!(queue.send(&frame(0, 100), &meta), Err(SendError::BadMeta(_))));
+    }
+    let meta = TxMeta { segmentation: Some(Segmentation { mss: 0, ..cut }), ..TxMeta::default() };
+    assert!(matches!(queue.send(&frame(0, 100), &meta), Err(SendError::BadMeta(_))));
+    assert_eq!(queue.free_send_sections(), 7, "what was refused took nothing");
+}
+
+#[test]
+fn control_messages_find_a_section_or_a_page_however_busy_the_senders_are() {
+    for direct_pages in [0, 1] {
+        let (mut queue, mut host) = pair(Setup { subchannel: 0, send_sections: 3, direct_pages, ..Setup::default() });
+        while send(&mut queue, &frame(0, 6000)).is_ok() {
+            queue.flush().unwrap();
+        }
+        assert_eq!(queue.free_send_sections(), usize::from(direct_pages == 0));
+        host.take();
+        queue.send_rndis_control(&[9; 76], ControlToken(5)).unwrap();
+        let packets = host.take();
+        match &packets[..] {
+            [FromGuest::Section { channel_type: ChannelType::CONTROL, bytes, .. }] if direct_pages == 0 => {
+                assert_eq!(*bytes, [9; 76]);
+            }
+            [FromGuest::Direct { channel_type: ChannelType::CONTROL, bytes, .. }] => assert_eq!(*bytes, [9; 76]),
+            other => panic!("{other:?}"),
+        }
+        host.complete(packets[0].id(), Status::SUCCESS);
+        queue.pump().unwrap();
+        match queue.poll_control() {
+            Some(ControlInput::Completed { token: ControlToken(5), payload }) => {
+                assert_eq!(payload[..4], [108, 0, 0, 0])
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(queue.stats().tx.packets, 0, "not a frame");
+        assert!(matches!(
+            queue.send_rndis_control(&[0; 7000], ControlToken(6)),
+            Err(SendError::TooLong { len: 7000, limit: 6144 })
+        ));
+    }
+}
+
+#[test]
+fn nvsp_messages_go_in_band_behind_the_frames_before_them() {
+    let (mut queue, mut host) = pair(Setup { subchannel: 0, ..Setup::default() });
+    send(&mut queue, &frame(0, 60)).unwrap();
+    queue.send_nvsp(&[1; 40], Some(ControlToken(1))).unwrap();
+    queue.send_nvsp(&[2; 28], None).unwrap();
+    let packets = host.take();
+    assert_eq!(packets[0].frames(), [frame(0, 60)]);
+    let FromGuest::InBand { id, wants_completion: true, .. } = packets[1] else { panic!("{packets:?}") };
+    let FromGuest::InBand { wants_completion: false, ref payload, id: none } = packets[2] else {
+        panic!("{packets:?}")
+    };
+    assert_eq!((payload.len(), payload[27], payload[28]), (32, 2, 0));
+    // An empty completion is one; one that nobody asked for is not.
+    host.write(&Outgoing::completion(id, &[]));
+    host.write(&Outgoing::completion(none, &[]));
+    queue.pump().unwrap();
+    assert!(
+        matches!(queue.poll_control(), Some(ControlInput::Completed { token: ControlToken(1), payload }) if payload.is_empty())
+    );
+    assert_eq!(queue.poll_control(), None);
+    assert_eq!(queue.stats().extra.stale_completions, 1);
+}
+
+#[test]
+fn detaching_reports_what_was_outstanding() {
+    let (mut queue, mut host) = pair(Setup { subchannel: 0, direct_pages: 4, ..Setup::default() });
+    for number in 0..3 {
+        send(&mut queue, &frame(number, 100)).unwrap();
+    }
+    queue.send_rndis_control(&[1; 28], ControlToken(0)).unwrap();
+    send(&mut queue, &frame(3, 7000)).unwrap();
+    for number in 4..6 {
+        send(&mut queue, &frame(number, 100)).unwrap();
+    }
+    let range = host.put_frame(0, &frame(0, 60));
+    host.deliver(1, &[range]);
+    queue.pump().unwrap();
+    let aborted = queue.detach_buffers();
+    assert_eq!((aborted.frames, aborted.controls, aborted.receive_packets), (6, 1, 1));
+    assert_eq!(queue.stats().extra.tx_dropped, 6);
+    assert_eq!(queue.outstanding(), 0);
+    assert_eq!(send(&mut queue, &frame(0, 60)), Err(SendError::NotAttached));
+}
+
+#[test]
+fn a_silent_host_is_noticed() {
+    let (mut queue, mut host) = pair(Setup::default());
+    let second = |n| Instant::new(Duration::from_secs(n));
+    assert_eq!(queue.stalled_for(second(0)), None);
+    (0..2).for_each(|number| {
+        send(&mut queue, &frame(number, 60)).unwrap();
+        queue.flush().unwrap();
+    });
+    assert_eq!(queue.stalled_for(second(1)), Some(Duration::ZERO));
+    assert_eq!(queue.stalled_for(second(11)), Some(Duration::from_secs(10)));
+    let ids: Vec<_> = host.take().iter().map(FromGuest::id).collect();
+    host.complete(ids[0], Status::SUCCESS);
+    queue.pump().unwrap();
+    assert_eq!(queue.stalled_for(second(12)), Some(Duration::ZERO), "progress");
+    assert_eq!(queue.stalled_for(second(15)), Some(Duration::from_secs(3)));
+    host.complete(ids[1], Status::FAIL);
+    queue.pump().unwrap();
+    assert_eq!(queue.stalled_for(second(16)), None);
+}
