@@ -21,6 +21,8 @@
 mod consumer;
 mod mapped;
 mod producer;
+#[cfg(all(test, feature = "std"))]
+mod tests;
 
 pub use consumer::{Consumer, Incoming};
 pub use mapped::{BadRing, MappedRing};
