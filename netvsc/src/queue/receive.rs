@@ -36,6 +36,10 @@ use crate::stats::QueueStats;
 /// Bytes of a range that are copied first: the RNDIS header (44) and up to five elements of per-packet information.
 const HEAD_BYTES: usize = 128;
 
+/// How many ranges ahead of the one at hand the receive buffer is touched, so that its cache lines are on their way. A frame
+/// takes a third less time by that where the buffer is larger than the cache (`benches/`, `nic/receive`).
+const AHEAD: usize = 4;
+
 /// A transfer packet that is not acknowledged yet.
 #[derive(Debug, Clone, Copy)]
 struct Packet {
@@ -196,6 +200,9 @@ impl<M: SharedMemory> Receive<M> {
         let mut frames = 0;
         while frames < max_frames {
             let (Some(&range), Some(packet)) = (self.ranges.front(), self.packets.front_mut()) else { break };
+            if let Some(&ahead) = self.ranges.get(AHEAD) {
+                attached.touch(ahead);
+            }
             let outcome = match attached.message(range) {
                 Ok(message) if !is_fragment(&message.info) => whole(attached, &message, sink, with.stats),
                 Ok(first) => {
@@ -248,6 +255,15 @@ impl<M: SharedMemory> Attached<M> {
             return Err(NoFrame::BadRange);
         }
         Ok(())
+    }
+
+    /// Reads a word of a range that will be looked at soon, for the cache's sake alone.
+    #[inline]
+    fn touch(&self, range: TransferRange) {
+        let mut word = [0; 4];
+        // A bad range is found out when its turn comes.
+        let _ = self.copy(range.byte_offset as usize, &mut word);
+        core::hint::black_box(word);
     }
 
     /// Copies the head of a range and checks the message in it.
