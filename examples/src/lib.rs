@@ -5,14 +5,19 @@
 //! - [`client`]: fetches test content over a stack of its own and hashes it on the way.
 //! - [`link`]: what a device needs so that a task can sleep until there is something to do; the loop of that task.
 //! - [`wire`]: two devices joined by a wire in memory, for tests in virtual time.
-//! - [`size`]: byte counts as people write them.
+//! - [`port`]: the far end of the simulated host's network, as such a device.
+//! - [`address`], [`size`]: addresses and byte counts as people write them.
+//! - [`outcome`]: what an appliance says at its end, for people and for scripts.
 //!
-//! None of it knows the NIC: `appliance.rs` puts the two together.
+//! `appliance.rs` puts these and the NIC together.
 
+pub mod address;
 pub mod blob;
 pub mod client;
 pub mod http;
 pub mod link;
+pub mod outcome;
+pub mod port;
 pub mod server;
 pub mod size;
 pub mod stack;

@@ -3,7 +3,9 @@
 use std::future::Future;
 use std::time::Duration;
 
+use netvsc_async::smoltcp::NetvscDevice;
 use smoltcp::phy::Device;
+use vmbus::bus::Channel;
 
 use crate::stack::{Application, Stack};
 
@@ -20,6 +22,18 @@ pub trait Link: Device {
 
     /// Waits until frames can be received, or sent again, or `timeout` is over. May return early.
     fn ready(&mut self, timeout: Option<Duration>) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+impl<C: Channel + Send + 'static> Link for NetvscDevice<C> {
+    type Error = netvsc_async::Error;
+
+    fn flush(&mut self) -> Result<(), Self::Error> {
+        self.flush()
+    }
+
+    async fn ready(&mut self, timeout: Option<Duration>) -> Result<(), Self::Error> {
+        self.ready(timeout).await
+    }
 }
 
 /// Runs a stack until its application is done. `clock` gives the time since an epoch of the caller's.

@@ -16,7 +16,7 @@ pub struct Settings {
     pub capacity: usize,
     /// One frame of this many, of both directions together, gets lost; 0: none.
     pub lose_one_in: u64,
-    /// One frame of this many of at least 1000 bytes has a byte changed, and its TCP checksum made to fit; 0: none.
+    /// One frame of this many is [corrupted unnoticed](corrupt_unnoticed) if it is long enough; 0: none.
     pub corrupt_one_in: u64,
 }
 
@@ -119,12 +119,8 @@ impl phy::TxToken for Room<'_> {
         let mut wire = self.end.wire();
         wire.sent += 1;
         let is_nth = |n: u64| n != 0 && wire.sent.is_multiple_of(n);
-        if is_nth(wire.settings.corrupt_one_in) && frame.len() >= 1000 {
-            // The sum of 16-bit words stays the same when two of them change places.
-            let last = frame.len() & !1;
-            for at in 1..3 {
-                frame.swap(last - at, last - at - 2);
-            }
+        if is_nth(wire.settings.corrupt_one_in) && frame.len() >= MIN_CORRUPTIBLE {
+            corrupt_unnoticed(&mut frame);
         }
         if !is_nth(wire.settings.lose_one_in) {
             let arrival = self.now + wire.settings.delay;
@@ -132,6 +128,17 @@ impl phy::TxToken for Room<'_> {
         }
         result
     }
+}
+
+/// Frames of this many bytes hold more than headers.
+pub(crate) const MIN_CORRUPTIBLE: usize = 1000;
+
+/// Changes a frame of at least [`MIN_CORRUPTIBLE`] bytes in a way that no checksum of TCP/IP notices: a sum of 16-bit
+/// words stays the same when two of them change places.
+pub(crate) fn corrupt_unnoticed(frame: &mut [u8]) {
+    let end = frame.len() & !1;
+    frame.swap(end - 1, end - 3);
+    frame.swap(end - 2, end - 4);
 }
 
 fn since_epoch(timestamp: Instant) -> Duration {
