@@ -142,11 +142,7 @@ pub trait SharedMemoryExt: SharedMemory {
     #[inline]
     fn check(&self, offset: usize, len: usize) -> Result<(), OutOfBounds> {
         let size = self.len();
-        if len <= size && offset <= size - len {
-            Ok(())
-        } else {
-            Err(OutOfBounds { offset, len, size })
-        }
+        if len <= size && offset <= size - len { Ok(()) } else { Err(OutOfBounds { offset, len, size }) }
     }
 
     /// Copies `into.len()` bytes out of shared memory.
@@ -174,26 +170,12 @@ pub trait SharedMemoryExt: SharedMemory {
     /// Writes a run of pieces that are checked as one: `head`, the two `pieces` one behind the other, zeros up to the
     /// next multiple of 8, `tail`. Words are little-endian; `offset` is a multiple of 8.
     #[inline]
-    fn write_framed(
-        &self,
-        offset: usize,
-        head: [u64; 2],
-        pieces: [&[u8]; 2],
-        tail: u64,
-    ) -> Result<(), OutOfBounds> {
+    fn write_framed(&self, offset: usize, head: [u64; 2], pieces: [&[u8]; 2], tail: u64) -> Result<(), OutOfBounds> {
         let [first, second] = pieces;
-        let bad = |len| OutOfBounds {
-            offset,
-            len,
-            size: self.len(),
-        };
+        let bad = |len| OutOfBounds { offset, len, size: self.len() };
         // A slice has at most isize::MAX bytes: two and the sixteen of `head` may just wrap.
-        let pieces_end = (first.len() + second.len())
-            .checked_add(16)
-            .ok_or(bad(usize::MAX))?;
-        let tail_at = pieces_end
-            .checked_next_multiple_of(8)
-            .ok_or(bad(usize::MAX))?;
+        let pieces_end = (first.len() + second.len()).checked_add(16).ok_or(bad(usize::MAX))?;
+        let tail_at = pieces_end.checked_next_multiple_of(8).ok_or(bad(usize::MAX))?;
         let len = tail_at.checked_add(8).ok_or(bad(usize::MAX))?;
         self.check(offset, len)?;
         if !offset.is_multiple_of(8) {
@@ -229,14 +211,9 @@ pub trait SharedMemoryExt: SharedMemory {
     fn read_words(&self, offset: usize) -> Result<[u64; 2], OutOfBounds> {
         self.check(offset, 16)?;
         if !offset.is_multiple_of(8) {
-            return Err(OutOfBounds {
-                offset,
-                len: 16,
-                size: self.len(),
-            });
+            return Err(OutOfBounds { offset, len: 16, size: self.len() });
         }
-        Ok([self.word64(offset)?, self.word64(offset + 8)?]
-            .map(|word| u64::from_le(word.load(Ordering::Relaxed))))
+        Ok([self.word64(offset)?, self.word64(offset + 8)?].map(|word| u64::from_le(word.load(Ordering::Relaxed))))
     }
 
     /// Writes `len` zero bytes.
@@ -257,11 +234,7 @@ pub trait SharedMemoryExt: SharedMemory {
     fn word32(&self, offset: usize) -> Result<&AtomicU32, OutOfBounds> {
         self.check(offset, 4)?;
         if !offset.is_multiple_of(4) {
-            return Err(OutOfBounds {
-                offset,
-                len: 4,
-                size: self.len(),
-            });
+            return Err(OutOfBounds { offset, len: 4, size: self.len() });
         }
         let word = self.base().as_ptr().wrapping_add(offset);
         // SAFETY: as checked just now, four initialised bytes of a mapping that outlives `&self`; aligned, since `base()` and `offset` are;
@@ -274,11 +247,7 @@ pub trait SharedMemoryExt: SharedMemory {
     fn word64(&self, offset: usize) -> Result<&AtomicU64, OutOfBounds> {
         self.check(offset, 8)?;
         if !offset.is_multiple_of(8) {
-            return Err(OutOfBounds {
-                offset,
-                len: 8,
-                size: self.len(),
-            });
+            return Err(OutOfBounds { offset, len: 8, size: self.len() });
         }
         let word = self.base().as_ptr().wrapping_add(offset);
         // SAFETY: as checked just now, eight initialised bytes of a mapping that outlives `&self`; aligned, since `base()` and `offset`
@@ -290,8 +259,7 @@ pub trait SharedMemoryExt: SharedMemory {
     /// shared by all devices of the VM: a plain store would lose the others' bits).
     #[inline]
     fn set_bits(&self, offset: usize, bits: u32) -> Result<(), OutOfBounds> {
-        self.word32(offset)?
-            .fetch_or(bits.to_le(), Ordering::SeqCst);
+        self.word32(offset)?.fetch_or(bits.to_le(), Ordering::SeqCst);
         Ok(())
     }
 }
@@ -315,11 +283,7 @@ mod tests {
                 let mut back = vec![0xEE; len + 2];
                 shared.read(64 + offset, &mut back[1..=len]).unwrap();
                 assert_eq!(&back[1..=len], &source[..len], "offset {offset} len {len}");
-                assert_eq!(
-                    (back[0], back[len + 1]),
-                    (0xEE, 0xEE),
-                    "offset {offset} len {len}"
-                );
+                assert_eq!((back[0], back[len + 1]), (0xEE, 0xEE), "offset {offset} len {len}");
                 let mut around = [0xEE; 1];
                 shared.read(63 + offset, &mut around).unwrap();
                 assert_eq!(around, [0], "byte before, offset {offset} len {len}");
@@ -333,14 +297,7 @@ mod tests {
     fn accesses_outside_are_refused() {
         let shared = HeapMemory::zeroed(PAGE_SIZE);
         let mut two = [0; 2];
-        assert_eq!(
-            shared.read(4095, &mut two),
-            Err(OutOfBounds {
-                offset: 4095,
-                len: 2,
-                size: 4096
-            })
-        );
+        assert_eq!(shared.read(4095, &mut two), Err(OutOfBounds { offset: 4095, len: 2, size: 4096 }));
         assert!(shared.write(usize::MAX, &two).is_err());
         assert!(shared.word32(4094).is_err());
         assert!(shared.word32(2).is_err(), "not aligned");

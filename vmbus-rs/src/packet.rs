@@ -113,16 +113,10 @@ impl core::fmt::Display for PacketError {
         match *self {
             Self::UnknownType { value } => write!(f, "packet type {value} is not known"),
             Self::BadHeaderLength { value, min, max } => {
-                write!(
-                    f,
-                    "packet header length {value} is not within {min} and {max}"
-                )
+                write!(f, "packet header length {value} is not within {min} and {max}")
             }
             Self::BadLength { value, limit } => {
-                write!(
-                    f,
-                    "packet length {value} exceeds the {limit} bytes in the ring"
-                )
+                write!(f, "packet length {value} exceeds the {limit} bytes in the ring")
             }
             Self::BadFlags { value } => write!(f, "packet flags {value:#x} are not known"),
             Self::TooLong { value, limit } => {
@@ -183,24 +177,15 @@ impl Descriptor {
     pub fn check(&self, available: u32) -> Result<(), PacketError> {
         let min = self.packet_type.min_header_bytes() as u32;
         if !self.packet_type.is_known() {
-            return Err(PacketError::UnknownType {
-                value: self.packet_type.0,
-            });
+            return Err(PacketError::UnknownType { value: self.packet_type.0 });
         }
         if self.header_bytes < min || self.header_bytes > self.packet_bytes {
-            return Err(PacketError::BadHeaderLength {
-                value: self.header_bytes,
-                min,
-                max: self.packet_bytes,
-            });
+            return Err(PacketError::BadHeaderLength { value: self.header_bytes, min, max: self.packet_bytes });
         }
         // At most 0xFFFF * 8 + 8: cannot wrap.
         let value = self.packet_bytes + TRAILER_BYTES as u32;
         if value > available {
-            return Err(PacketError::BadLength {
-                value,
-                limit: available,
-            });
+            return Err(PacketError::BadLength { value, limit: available });
         }
         if self.flags & !FLAG_COMPLETION_REQUESTED != 0 {
             return Err(PacketError::BadFlags { value: self.flags });
@@ -252,19 +237,12 @@ impl<'a> TransferPages<'a> {
     pub fn parse(header: &'a [u8]) -> Result<Self, PacketError> {
         let Some((fixed, ranges)) = header.split_first_chunk::<8>() else {
             let value = (header.len() + DESCRIPTOR_BYTES) as u32;
-            return Err(PacketError::BadHeaderLength {
-                value,
-                min: TRANSFER_PAGES_HEADER_BYTES as u32,
-                max: value,
-            });
+            return Err(PacketError::BadHeaderLength { value, min: TRANSFER_PAGES_HEADER_BYTES as u32, max: value });
         };
         let count = u32::from_le_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]);
         let limit = (ranges.len() / 8) as u32;
         if count == 0 || count > limit {
-            return Err(PacketError::BadRangeCount {
-                value: count,
-                limit,
-            });
+            return Err(PacketError::BadRangeCount { value: count, limit });
         }
         Ok(Self {
             set_id: u16::from_le_bytes([fixed[0], fixed[1]]),
@@ -310,20 +288,13 @@ pub fn gpa_direct_fixed_header(range_count: u32) -> [u8; 8] {
 pub fn gpa_direct_ranges(header: &[u8]) -> Result<(u32, &[u8]), PacketError> {
     let Some((fixed, ranges)) = header.split_first_chunk::<8>() else {
         let value = (header.len() + DESCRIPTOR_BYTES) as u32;
-        return Err(PacketError::BadHeaderLength {
-            value,
-            min: GPA_DIRECT_HEADER_BYTES as u32,
-            max: value,
-        });
+        return Err(PacketError::BadHeaderLength { value, min: GPA_DIRECT_HEADER_BYTES as u32, max: value });
     };
     let count = u32::from_le_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]);
     // A range is a count, an offset and at least one page number.
     let limit = (ranges.len() / 16) as u32;
     if count == 0 || count > limit {
-        return Err(PacketError::BadRangeCount {
-            value: count,
-            limit,
-        });
+        return Err(PacketError::BadRangeCount { value: count, limit });
     }
     Ok((count, ranges))
 }

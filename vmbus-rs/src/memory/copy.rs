@@ -78,30 +78,12 @@ mod tests {
                 for len in lengths.clone() {
                     let mut out = GUARD;
                     // SAFETY: both arrays are longer than 64 + 33 + the longest length, and distinct.
-                    unsafe {
-                        copy(
-                            out.as_mut_ptr().wrapping_add(64 + to),
-                            source.as_ptr().wrapping_add(from),
-                            len,
-                        )
-                    };
+                    unsafe { copy(out.as_mut_ptr().wrapping_add(64 + to), source.as_ptr().wrapping_add(from), len) };
                     let (before, rest) = out.split_at(64 + to);
                     let (copied, after) = rest.split_at(len);
-                    assert_eq!(
-                        copied,
-                        &source[from..from + len],
-                        "from {from} to {to} len {len}"
-                    );
-                    assert_eq!(
-                        before,
-                        &GUARD[..before.len()],
-                        "from {from} to {to} len {len}"
-                    );
-                    assert_eq!(
-                        after,
-                        &GUARD[..after.len()],
-                        "from {from} to {to} len {len}"
-                    );
+                    assert_eq!(copied, &source[from..from + len], "from {from} to {to} len {len}");
+                    assert_eq!(before, &GUARD[..before.len()], "from {from} to {to} len {len}");
+                    assert_eq!(after, &GUARD[..after.len()], "from {from} to {to} len {len}");
                 }
             }
         }
@@ -129,10 +111,7 @@ mod tests {
         moves_exactly_these_bytes(words::store, lengths());
         let copy_of_source: Copy = |to, from, len| {
             let mut shared = [0u64; 512];
-            let shared = shared
-                .as_mut_ptr()
-                .cast::<u8>()
-                .wrapping_add(from.addr() % 8);
+            let shared = shared.as_mut_ptr().cast::<u8>().wrapping_add(from.addr() % 8);
             // SAFETY: the caller's bytes, at most 4000 of them, into an array of 4096.
             unsafe { core::ptr::copy_nonoverlapping(from, shared, len) };
             // SAFETY: `shared` has these bytes and is writable.
@@ -144,9 +123,7 @@ mod tests {
     #[test]
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     fn both_widths_agree() {
-        let long = |copy: Copy| {
-            moves_exactly_these_bytes(copy, lengths().filter(|&len| len > x86_64::SHORT))
-        };
+        let long = |copy: Copy| moves_exactly_these_bytes(copy, lengths().filter(|&len| len > x86_64::SHORT));
         long(x86_64::long_sse);
         #[cfg(feature = "std")]
         if std::is_x86_feature_detected!("avx") {

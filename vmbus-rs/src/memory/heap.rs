@@ -48,20 +48,11 @@ impl HeapMemory {
     pub fn zeroed(bytes: usize) -> Self {
         let len = bytes.next_multiple_of(PAGE_SIZE);
         assert!(len > 0, "shared memory of no bytes");
-        let layout = Layout::from_size_align(len, PAGE_SIZE)
-            .expect("shared memory larger than the address space");
+        let layout = Layout::from_size_align(len, PAGE_SIZE).expect("shared memory larger than the address space");
         // SAFETY: the layout's size is not 0, as asserted.
         let base = unsafe { alloc_zeroed(layout) };
-        let Some(base) = NonNull::new(base) else {
-            handle_alloc_error(layout)
-        };
-        Self {
-            block: Arc::new(Block { base, layout }),
-            offset: 0,
-            len,
-            gpa: None,
-            gpadl: None,
-        }
+        let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
+        Self { block: Arc::new(Block { base, layout }), offset: 0, len, gpa: None, gpadl: None }
     }
 
     /// A part of this memory: `len` bytes from `offset`, a multiple of 8. It keeps the whole alive and has no GPADL of its own.
@@ -69,11 +60,7 @@ impl HeapMemory {
         use super::SharedMemoryExt;
         self.check(offset, len)?;
         if !offset.is_multiple_of(8) {
-            return Err(OutOfBounds {
-                offset,
-                len,
-                size: self.len,
-            });
+            return Err(OutOfBounds { offset, len, size: self.len });
         }
         Ok(Self {
             block: Arc::clone(&self.block),

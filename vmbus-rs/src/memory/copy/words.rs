@@ -17,8 +17,7 @@ pub unsafe fn load(to: *mut u8, from: *const u8, len: usize) {
     }
     for at in (edge..words_end).step_by(8) {
         // SAFETY: eight of the `len` bytes, aligned after the edge, of memory that may be written.
-        let value =
-            unsafe { AtomicU64::from_ptr(from.wrapping_add(at).cast_mut().cast()) }.load(Relaxed);
+        let value = unsafe { AtomicU64::from_ptr(from.wrapping_add(at).cast_mut().cast()) }.load(Relaxed);
         // SAFETY: eight of the `len` bytes, private.
         unsafe { to.wrapping_add(at).cast::<u64>().write_unaligned(value) };
     }
