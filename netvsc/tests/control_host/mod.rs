@@ -147,6 +147,13 @@ impl Rig {
         panic!("machine and host never settle; the last labels: {:?}", self.labels.iter().rev().take(8));
     }
 
+    /// Does what the machine wants, without delivering what comes of it.
+    pub(crate) fn actions(&mut self) {
+        while let Some(action) = self.control.poll_action() {
+            self.act(action);
+        }
+    }
+
     /// Lets time pass until the machine's next timeout; false if there is none.
     pub(crate) fn time_out(&mut self) -> bool {
         let Some(due) = self.control.poll_timeout() else { return false };
