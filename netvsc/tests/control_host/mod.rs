@@ -175,7 +175,7 @@ impl Rig {
     }
 
     pub(crate) fn pass(&mut self, time: Duration) {
-        self.now = self.now + time;
+        self.now += time;
         self.control.handle_timeout(self.now);
         self.settle();
     }
@@ -221,10 +221,8 @@ impl Rig {
                 }
             }
             Action::SendRndis { message, token } => self.answer_rndis(message, token, react),
-            Action::Detach => {
-                if react != React::Silent {
-                    self.feed.push_back(Fed::Detached(self.outstanding.0, self.outstanding.1));
-                }
+            Action::Detach if react != React::Silent => {
+                self.feed.push_back(Fed::Detached(self.outstanding.0, self.outstanding.1));
             }
             Action::Release(purpose) => match (purpose, react) {
                 (_, React::Silent) => {}
