@@ -13,7 +13,7 @@ use vmbus::bus::{BufferWish, Bus, BusEvent, Channel, Purpose, RelId};
 use vmbus::memory::SharedMemory;
 
 use crate::config::{Config, ConfigError};
-use crate::control::{Action, Control, Counters, Event, Input, RequestHandle};
+use crate::control::{Action, Control, Counters, Event, Input, RequestHandle, Step};
 use crate::error::NicError;
 use crate::info::DeviceInfo;
 use crate::meta::RxMeta;
@@ -98,7 +98,12 @@ impl<B: Bus> Nic<B> {
         mut primary: Option<&mut Queue<B::Channel>>,
     ) -> Result<(), NicError<B::Error>> {
         if self.control.poll_timeout().is_some_and(|due| due <= now) {
+            let before = self.control.counters().timeouts;
             self.control.handle_timeout(now);
+            if self.control.counters().timeouts != before {
+                // The machine went on without what could not be sent.
+                self.blocked = None;
+            }
         }
         let host_moved = self.bus.run_host();
         for _ in 0..MAX_ROUNDS {
@@ -210,12 +215,17 @@ impl<B: Bus> Nic<B> {
             BusEvent::GpadlCreated(gpadl) => self.control.handle(now, Input::GpadlCreated(gpadl)),
             BusEvent::GpadlFailed { gpadl, status } => self.control.handle(now, Input::GpadlFailed { gpadl, status }),
             BusEvent::GpadlTornDown(gpadl) => self.control.handle(now, Input::GpadlTornDown(gpadl)),
-            BusEvent::Rescinded(channel) if ours(channel) => self.control.handle(now, Input::Rescinded),
-            BusEvent::Gone => self.control.handle(now, Input::Rescinded),
+            BusEvent::Rescinded(channel) if ours(channel) => self.rescinded(now),
+            BusEvent::Gone => self.rescinded(now),
             // Subchannels are not asked for.
             _ => {}
         }
         Ok(true)
+    }
+
+    fn rescinded(&mut self, now: Instant) {
+        self.blocked = None;
+        self.control.handle(now, Input::Rescinded);
     }
 
     fn opened(&mut self, now: Instant, channel: RelId) {
@@ -242,6 +252,7 @@ impl<B: Bus> Nic<B> {
         match queue.pump() {
             Ok(_) => {}
             Err(error) => {
+                self.blocked = None;
                 self.control.handle(now, Input::QueueFailed(error));
                 return true;
             }
@@ -270,7 +281,6 @@ impl<B: Bus> Nic<B> {
     /// Does what the machine wants, until there is nothing more or no room.
     fn do_actions(&mut self, now: Instant, mut primary: Option<&mut Queue<B::Channel>>) -> bool {
         let mut moved = false;
-        // A queue that failed or was rescinded is not written to: those actions are void.
         while let Some(action) = self.blocked.take().or_else(|| self.control.poll_action()) {
             match self.act(now, action, primary.as_deref_mut()) {
                 Outcome::Done => moved = true,
@@ -293,23 +303,31 @@ impl<B: Bus> Nic<B> {
             }
             Action::Allocate(wish) => self.allocate(now, channel, wish, primary),
             Action::SendNvsp { message, token } => {
-                let Some(queue) = primary.or(self.queue.as_mut()) else {
-                    return Outcome::Blocked(Action::SendNvsp { message, token });
-                };
-                match queue.send_nvsp(&message, token) {
-                    Ok(()) => {}
-                    Err(SendError::Full) => return Outcome::Blocked(Action::SendNvsp { message, token }),
-                    Err(error) => self.not_sent(now, token, error),
+                let closing = self.control.step() == Step::Close;
+                let sent = primary.or(self.queue.as_mut()).map(|queue| queue.send_nvsp(&message, token));
+                match sent {
+                    Some(Ok(())) => {}
+                    // A revoke that finds no room is no reason to stay open.
+                    None | Some(Err(SendError::Full)) if !closing => {
+                        return Outcome::Blocked(Action::SendNvsp { message, token });
+                    }
+                    None | Some(Err(SendError::Full)) => {}
+                    Some(Err(error)) => self.not_sent(now, token, error),
                 }
             }
             Action::SendRndis { message, token } => {
-                let Some(queue) = primary.or(self.queue.as_mut()) else {
-                    return Outcome::Blocked(Action::SendRndis { message, token });
-                };
-                match queue.send_rndis_control(&message, token) {
-                    Ok(()) => {}
-                    Err(SendError::Full) => return Outcome::Blocked(Action::SendRndis { message, token }),
-                    Err(error) => self.not_sent(now, Some(token), error),
+                let closing = self.control.step() == Step::Close;
+                let sent = primary.or(self.queue.as_mut()).map(|queue| queue.send_rndis_control(&message, token));
+                match sent {
+                    Some(Ok(())) => {}
+                    // Whoever closes the device has let the queue go: nobody is left to say it.
+                    None if closing => {
+                        self.control.handle(now, Input::NotSent { token: Some(token), kind: vmbus::ErrorKind::Gone });
+                    }
+                    None | Some(Err(SendError::Full)) => {
+                        return Outcome::Blocked(Action::SendRndis { message, token });
+                    }
+                    Some(Err(error)) => self.not_sent(now, Some(token), error),
                 }
             }
             Action::AttachReceive { .. } | Action::AttachSend { .. } | Action::AttachLimits(_) => {

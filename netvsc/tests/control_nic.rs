@@ -21,12 +21,15 @@ use vmbus::ring::{Consumer, MappedRing, Outgoing, Producer};
 
 const CHANNEL: RelId = RelId(5);
 
+/// The host's ends of the rings.
+type Rings = (Consumer<MappedRing<HeapMemory>>, Producer<MappedRing<HeapMemory>>);
+
 /// Bus and host in one.
 #[derive(Default)]
 struct TestBus {
     events: VecDeque<BusEvent>,
     channel: Option<MemChannel>,
-    rings: Option<(Consumer<MappedRing<HeapMemory>>, Producer<MappedRing<HeapMemory>>)>,
+    rings: Option<Rings>,
     receive: Option<HeapMemory>,
     send: Option<HeapMemory>,
     gpadls: u32,
@@ -211,5 +214,23 @@ fn a_rescind_ends_the_device() {
     nic.bus_mut().events.push_back(BusEvent::Rescinded(CHANNEL));
     let events = run(&mut nic, &mut queue, true);
     assert!(matches!(events[..], [Event::Gone(report)] if report.host_gone), "{events:?}");
+    assert!(nic.bus_mut().closed && nic.bus_mut().released == 3);
+}
+
+#[test]
+fn a_device_whose_queue_was_dropped_is_closed_all_the_same() {
+    let mut nic = Nic::new(TestBus::new(), Config::default(), Instant::ZERO).unwrap();
+    let mut queue = None;
+    run(&mut nic, &mut queue, true);
+    drop(queue);
+    let mut now = Instant::ZERO;
+    nic.close(now);
+    let mut events = Vec::new();
+    for _ in 0..20 {
+        nic.poll(now, &mut Context::from_waker(Waker::noop()), None).unwrap();
+        events.extend(std::iter::from_fn(|| nic.poll_event()));
+        now = nic.next_timeout().unwrap_or(now);
+    }
+    assert!(matches!(events[..], [Event::Closed(_)]), "{events:?}");
     assert!(nic.bus_mut().closed && nic.bus_mut().released == 3);
 }
