@@ -91,8 +91,8 @@ impl FlatBus {
     pub(crate) fn new(ram_bytes: usize, options: Options, trace: Trace) -> Self {
         let ram = Ram::new(ram_bytes);
         let host = Host::new(ram.whole(), options, trace);
-        let instance = Guid::from_fields(0x00f0_2e16, 0xbacc, 0x4e0d, *b"flat-ram");
-        let offer = ChannelInfo::new(CHANNEL, Guid::NETWORK, instance, 0);
+        let instance = Guid::new(0x0f1a_7bac, 0x0000, 0x4e0d, 1);
+        let offer = ChannelInfo::new(CHANNEL, Guid::NIC, instance, 0);
         Self {
             ram,
             host,
@@ -219,8 +219,7 @@ impl Bus for FlatBus {
         // Both rings are one piece, guest→host first: VMBus hosts get one GPADL and the number of pages of the first.
         let rings = self.ram.allocate(sizes.outgoing_bytes + sizes.incoming_bytes)?;
         let part = |at, len| rings.slice(at, len).map_err(|_| FlatError::RingBytes { value: len, minimum });
-        let (outgoing, incoming) =
-            (part(0, sizes.outgoing_bytes)?, part(sizes.outgoing_bytes, sizes.incoming_bytes)?);
+        let (outgoing, incoming) = (part(0, sizes.outgoing_bytes)?, part(sizes.outgoing_bytes, sizes.incoming_bytes)?);
         let interrupt = Line::default();
         let outgoing_pages = sizes.outgoing_bytes / PAGE_SIZE;
         self.ask(Request::Open { pages: pages_of(&rings), outgoing_pages, interrupt: interrupt.clone() });
