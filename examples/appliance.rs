@@ -24,7 +24,7 @@ use netvsc_async::smoltcp::NetvscDevice;
 use netvsc_async::{Event, Nic, Queue};
 use netvsc_examples::address::HostAddress;
 use netvsc_examples::blob::Content;
-use netvsc_examples::client::{Fetch, Progress};
+use netvsc_examples::client::{Fetch, FetchError, Fetched, Progress};
 use netvsc_examples::link;
 use netvsc_examples::outcome::Outcome;
 use netvsc_examples::port::PortDevice;
@@ -36,7 +36,8 @@ use netvsc_host::port::MemoryPort;
 use netvsc_host::{Host, NicOptions, Profile};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
+use vmbus::ErrorKind;
 use vmbus::mem::{MemBus, MemChannel};
 
 /// The client's MAC address: locally administered.
@@ -187,15 +188,32 @@ async fn run(options: &Options) -> anyhow::Result<Outcome> {
         Some(kind) => host.inject(kind.fault(), kind.when()),
     }
     let violations = watch(&nic);
-    let appliance = Appliance::start(&nic, queues.remove(0), options);
+    let mut appliance = Appliance::start(&nic, queues.remove(0), options);
     match tap {
-        Some(name) => serve_until_interrupted(&name, options, &appliance).await?,
-        None => fetch(far, client_faults, options, &mut outcome).await,
+        Some(name) => {
+            explain(&name, options.address);
+            tokio::select! {
+                interrupted = tokio::signal::ctrl_c() => interrupted.context("wait for Ctrl-C")?,
+                () = appliance.ended() => {}
+            }
+        }
+        None => tokio::select! {
+            fetched = fetch(far, client_faults, options) => match fetched {
+                Ok(fetched) => outcome.received(&fetched),
+                Err(error) => outcome.failed_transfer(&error),
+            },
+            () = appliance.ended() => outcome.hash_ok = Some(false),
+        },
     }
+    let mut fatal_violations = 0;
     match appliance.stop().await {
         Ok(counters) if options.tap.is_some() => outcome.bytes = counters.body_bytes,
         Ok(_) => {}
-        Err(error) => outcome.fail(format!("the server ended early: {error:#}")),
+        Err(error) => {
+            let error_kind = error.downcast_ref::<netvsc_async::Error>().map(vmbus::Error::kind);
+            fatal_violations += u64::from(error_kind == Some(ErrorKind::HostViolation));
+            outcome.fail(format!("the server ended early: {error}"));
+        }
     }
 
     let queues = nic.queue_stats();
@@ -223,7 +241,8 @@ async fn run(options: &Options) -> anyhow::Result<Outcome> {
     outcome.rx_dropped = totals.rx_dropped + at_host.rx_dropped;
     let by_host = extra.bad_packets + extra.bad_ranges + extra.bad_messages + extra.bad_coalesced;
     let by_guest = report.violations.len() as u64 + report.violations_not_kept;
-    outcome.protocol_violations = by_guest + by_host + extra.stale_completions + violations.await.unwrap_or(0);
+    outcome.protocol_violations = by_guest + by_host + extra.stale_completions + fatal_violations;
+    outcome.protocol_violations += violations.await.unwrap_or(0);
     // The two sides see the same things: a send that is outstanding here is one not completed there.
     outcome.leaks = report.leaks.total().max(unreturned as u64);
     Ok(outcome)
@@ -232,7 +251,9 @@ async fn run(options: &Options) -> anyhow::Result<Outcome> {
 /// The server on the NIC, as a task.
 struct Appliance {
     task: JoinHandle<anyhow::Result<Counters>>,
-    stop: oneshot::Sender<()>,
+    stop: Option<oneshot::Sender<()>>,
+    /// What the task ended with.
+    result: Option<Result<anyhow::Result<Counters>, JoinError>>,
 }
 
 impl Appliance {
@@ -252,18 +273,24 @@ impl Appliance {
             }
             Ok(server.counters())
         });
-        Self { task, stop }
+        Self { task, stop: Some(stop), result: None }
     }
 
-    fn is_running(&self) -> bool {
-        !self.task.is_finished()
+    /// Waits until the server has ended by itself, which it only does when the NIC has.
+    async fn ended(&mut self) {
+        if self.result.is_none() {
+            self.result = Some((&mut self.task).await);
+        }
     }
 
     /// Ends the server and gives its queue back to the NIC.
-    async fn stop(self) -> anyhow::Result<Counters> {
-        // Fails if the server has ended by itself; its result says why.
-        let _ = self.stop.send(());
-        self.task.await.context("server task")?
+    async fn stop(mut self) -> anyhow::Result<Counters> {
+        // Nobody hears it if the server has ended by itself; its result says why.
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        self.ended().await;
+        self.result.context("server task")?.context("server task")?
     }
 }
 
@@ -291,40 +318,24 @@ fn statistics(nic: Arc<Nic<MemBus>>, profile: Profile) -> impl FnMut() -> Value 
 }
 
 /// Fetches the content over a stack on the far side of the switch.
-async fn fetch(port: MemoryPort, faults: FaultPlan, options: &Options, outcome: &mut Outcome) {
+async fn fetch(port: MemoryPort, faults: FaultPlan, options: &Options) -> Result<Fetched, FetchError> {
     // Any address of the network will do.
     let address = options.address.first_other();
     let device = PortDevice::new(port).faults(faults);
     let mut stack = Stack::new(device, CLIENT_MAC, &[address.into()], !options.seed, Duration::ZERO);
     let server = (options.address.address(), 80).into();
     let mut client = Fetch::new(server, 49_152, options.bytes, show_progress);
-    let task = tokio::spawn(async move {
-        let started = Instant::now();
-        let Ok(()) = link::run(&mut stack, &mut client, || started.elapsed()).await;
-        client.outcome().cloned()
-    });
-    match task.await {
-        Ok(Some(Ok(fetched))) => {
-            let Progress { received, elapsed, .. } = fetched.progress;
-            outcome.bytes = received;
-            outcome.hash_ok = Some(fetched.hash_ok());
-            outcome.gbits_per_s = Some(fetched.progress.gbits_per_s());
-            outcome.seconds = Some(elapsed.as_secs_f64());
-            println!(
-                "{} in {:.3} s: {:.2} Gbit/s, SHA-256 {}",
-                size::display(received),
-                elapsed.as_secs_f64(),
-                fetched.progress.gbits_per_s(),
-                if fetched.hash_ok() { "as stated" } else { "WRONG" }
-            );
-        }
-        Ok(Some(Err(error))) => {
-            outcome.hash_ok = Some(false);
-            outcome.fail(format!("the transfer failed: {error}"));
-        }
-        Ok(None) => outcome.fail("the transfer has no end"),
-        Err(error) => outcome.fail(error),
-    }
+    let started = Instant::now();
+    let Ok(()) = link::run(&mut stack, &mut client, || started.elapsed()).await;
+    let fetched = client.into_outcome()?;
+    println!(
+        "{} in {:.3} s: {:.2} Gbit/s, SHA-256 {}",
+        size::display(fetched.progress.received),
+        fetched.progress.elapsed.as_secs_f64(),
+        fetched.progress.gbits_per_s(),
+        if fetched.hash_ok() { "as stated" } else { "WRONG" }
+    );
+    Ok(fetched)
 }
 
 /// One line, drawn over and over again where somebody watches.
@@ -347,23 +358,14 @@ fn show_progress(progress: &Progress) {
     let _ = stderr.flush();
 }
 
-/// Says how to reach the server, and waits for Ctrl-C or the server's end.
-async fn serve_until_interrupted(tap: &str, options: &Options, appliance: &Appliance) -> anyhow::Result<()> {
-    let Options { address, .. } = options;
+/// Says how to reach the server.
+fn explain(tap: &str, address: HostAddress) {
     let at = address.address();
     println!("{tap} is up with {}; the appliance is {at}. Try", address.first_other());
     println!("  ping -c 3 {at}");
     println!("  curl http://{at}/stats.json");
     println!("  curl -o /dev/null -D - 'http://{at}/blob?bytes=67108864'");
     println!("Ctrl-C ends it.");
-    let mut interval = tokio::time::interval(Duration::from_millis(200));
-    while appliance.is_running() {
-        tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => return interrupted.context("wait for Ctrl-C"),
-            _ = interval.tick() => {}
-        }
-    }
-    Ok(())
 }
 
 /// Adds a TAP interface to the switch; its name.

@@ -91,6 +91,8 @@ pub enum FetchError {
     Refused(Status),
     /// The server's answer is not what was asked for.
     Answer(String),
+    /// It was not waited for.
+    Cancelled,
 }
 
 impl fmt::Display for FetchError {
@@ -102,6 +104,7 @@ impl fmt::Display for FetchError {
                 write!(f, "nothing arrived for {} s, after {received} bytes", STALL_TIMEOUT.as_secs())
             }
             Self::Refused(status) => write!(f, "the server answered {}", status.0),
+            Self::Cancelled => f.write_str("cancelled"),
             Self::Answer(reason) => write!(f, "cannot understand the server's answer: {reason}"),
         }
     }
@@ -140,6 +143,17 @@ impl<P: FnMut(&Progress)> Fetch<P> {
         match &self.state {
             State::Done(outcome) => Some(outcome),
             _ => None,
+        }
+    }
+
+    /// What came of it; [`FetchError::Cancelled`] before it is done.
+    ///
+    /// # Errors
+    /// What kept the transfer from its end.
+    pub fn into_outcome(self) -> Result<Fetched, FetchError> {
+        match self.state {
+            State::Done(outcome) => outcome,
+            _ => Err(FetchError::Cancelled),
         }
     }
 

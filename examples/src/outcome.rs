@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::client::{FetchError, Fetched, Progress};
+
 /// The outcome of a run. Its field names are those of the JSON object.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Outcome {
@@ -51,6 +53,21 @@ impl Outcome {
         self.error.is_none()
             && self.hash_ok != Some(false)
             && [self.tx_dropped, self.rx_dropped, self.protocol_violations, self.leaks] == [0; 4]
+    }
+
+    /// Notes a transfer that came to its end.
+    pub fn received(&mut self, fetched: &Fetched) {
+        let Progress { received, elapsed, .. } = fetched.progress;
+        self.bytes = received;
+        self.hash_ok = Some(fetched.hash_ok());
+        self.gbits_per_s = Some(fetched.progress.gbits_per_s());
+        self.seconds = Some(elapsed.as_secs_f64());
+    }
+
+    /// Notes a transfer that did not.
+    pub fn failed_transfer(&mut self, error: &FetchError) {
+        self.hash_ok = Some(false);
+        self.fail(format!("the transfer failed: {error}"));
     }
 
     /// Notes what went wrong; the first error stays, later ones mostly follow from it.
