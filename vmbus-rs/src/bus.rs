@@ -242,7 +242,8 @@ pub trait Bus: ErrorType + Send + 'static {
     fn take(&mut self, channel: RelId) -> Option<Self::Channel>;
 
     /// Closes a channel and lets its rings go. Infallible: leaks rather than frees on doubt. After a rescind this also
-    /// gives the offer back to the host.
+    /// gives the offer back to the host. No event follows: the rings are kept until the host has let go, after the caller
+    /// has lost interest.
     fn close(&mut self, channel: RelId);
 
     /// What is new. The waker is kept until something is.
@@ -252,6 +253,10 @@ pub trait Bus: ErrorType + Send + 'static {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<BusEvent, Self::Error>>;
 
     /// Lets the host take one step, where host and guest share a thread; whether it did anything.
+    ///
+    /// Such a backend should wake the waker of [`poll_event`](Self::poll_event) when its host gets something to do (a
+    /// request, a doorbell): who is woken calls this. Then a caller that is not woken knows that guest and host are both
+    /// asleep, and that only time can change that.
     fn run_host(&mut self) -> bool {
         false
     }
