@@ -89,7 +89,7 @@ impl Machine {
         while let Some(event) = self.nic.poll_event() {
             self.trace.say("guest", headline(&event));
             if matches!(event, Event::Closed(_) | Event::Failed { .. } | Event::Gone(_)) {
-                // The rings belong to the host's next tenant from here on.
+                // Closed: its rings are about to be somebody else's memory.
                 self.queue = None;
                 self.interrupt = None;
             }
