@@ -67,7 +67,7 @@ mod tests {
         let cpu = core_affinity::get_core_ids().unwrap()[0].id;
         let runtime = PinnedRuntime::new(cpu).unwrap();
         let name = runtime.handle().spawn(async { std::thread::current().name().map(str::to_owned) });
-        assert_eq!(futures::executor::block_on(name).unwrap().unwrap(), format!("netvsc-cpu{cpu}"));
+        assert_eq!(tokio_test::block_on(name).unwrap().unwrap(), format!("netvsc-cpu{cpu}"));
     }
 
     #[test]

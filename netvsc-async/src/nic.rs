@@ -70,7 +70,7 @@ impl<B: Bus> Nic<B> {
     /// `ethtool -S`. Takes each queue's lock for a moment.
     #[must_use]
     pub fn queue_stats(&self) -> Vec<QueueStats> {
-        self.common.queues.iter().map(|queue| queue.lock().queue.stats().clone()).collect()
+        self.common.queues.iter().map(|queue| *queue.lock().queue.stats()).collect()
     }
 
     fn command(&self, command: Command) -> bool {

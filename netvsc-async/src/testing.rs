@@ -3,14 +3,18 @@
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
 //! let mut pair = netvsc_async::testing::pair().await?;
-//! pair.far.send(&[0xFF; 60])?; // a broadcast from the network
+//! let mut frame = [0; 60]; // a broadcast from somebody on the network
+//! frame[..6].fill(0xFF);
+//! frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+//! pair.far.send(&frame)?;
 //! let burst = pair.queue.rx.recv_burst().await?.expect("open");
-//! assert_eq!(burst.get(0).unwrap().bytes, &[0xFF; 60]);
+//! assert_eq!(burst.get(0).unwrap().bytes, frame);
 //! pair.close().await?; // and nothing was lost, leaked or violated
 //! # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
 //! ```
 
-use netvsc_host::{Host, HostBuilder, MemoryPort, NicOptions};
+use netvsc_host::port::MemoryPort;
+use netvsc_host::{Host, HostBuilder, NicOptions};
 use vmbus::mem::{MemBus, MemChannel};
 
 use crate::{CloseReport, Nic, NicBuilder, OpenError, Queue};
