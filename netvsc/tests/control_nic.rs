@@ -46,6 +46,22 @@ impl TestBus {
         Self { events: VecDeque::from([offer]), ..Self::default() }
     }
 
+    /// Says something over RNDIS, in a range that ends with it.
+    fn tell(&mut self, message: &[u8]) {
+        self.receive.as_ref().unwrap().write(0, message).unwrap();
+        let mut header = TransferPages::fixed_header(0xCAFE, 1).to_vec();
+        header.extend(TransferRange { byte_count: message.len() as u32, byte_offset: 0 }.to_bytes());
+        let payload: [u8; 40] = RndisPacket::without_section(ChannelType::CONTROL).to_array();
+        let (_, producer) = self.rings.as_mut().unwrap();
+        let transfer = Outgoing {
+            packet_type: PacketType::TRANSFER_PAGES,
+            header: &header,
+            ..Outgoing::request(TransactionId(15), &payload)
+        };
+        producer.write(&transfer).unwrap();
+        let _ = producer.publish().unwrap();
+    }
+
     /// Takes one packet off the ring and answers it.
     fn answer_one(&mut self) -> bool {
         let Some((consumer, producer)) = self.rings.as_mut() else { return false };
@@ -73,22 +89,13 @@ impl TestBus {
             Message::RndisPacket(packet) => {
                 RndisPacketComplete { status: Status::SUCCESS }.emit(&mut out).unwrap();
                 producer.write(&Outgoing::completion(id, &out)).unwrap();
+                let _ = producer.publish().unwrap();
                 let section = packet.section.expect("this bus knows no addresses").get() as usize;
                 let mut request = vec![0; packet.section_bytes as usize];
                 self.send.as_ref().unwrap().read(section * 6144, &mut request).unwrap();
                 if let Some(answer) = answer(&request, &React::Normal) {
-                    self.receive.as_ref().unwrap().write(0, &answer).unwrap();
-                    let mut header = TransferPages::fixed_header(0xCAFE, 1).to_vec();
-                    header.extend(TransferRange { byte_count: answer.len() as u32, byte_offset: 0 }.to_bytes());
-                    let payload: [u8; 40] = RndisPacket::without_section(ChannelType::CONTROL).to_array();
-                    let transfer = Outgoing {
-                        packet_type: PacketType::TRANSFER_PAGES,
-                        header: &header,
-                        ..Outgoing::request(TransactionId(15), &payload)
-                    };
-                    producer.write(&transfer).unwrap();
+                    self.tell(&answer);
                 }
-                let _ = producer.publish().unwrap();
                 return true;
             }
             // No answer follows.
@@ -233,4 +240,17 @@ fn a_device_whose_queue_was_dropped_is_closed_all_the_same() {
     }
     assert!(matches!(events[..], [Event::Closed(_)]), "{events:?}");
     assert!(nic.bus_mut().closed && nic.bus_mut().released == 3);
+}
+
+#[test]
+fn an_old_hosts_indication_keeps_its_buffer() {
+    let mut nic = Nic::new(TestBus::new(), Config::default(), Instant::ZERO).unwrap();
+    let mut queue = None;
+    run(&mut nic, &mut queue, true);
+    let speed = rndis::Status::LINK_SPEED_CHANGE;
+    let indication = rndis::control::IndicateStatus { status: speed, buffer: &[1, 0, 0, 0], buffer_counted: false };
+    let mut bytes = vec![0; 24];
+    indication.emit(&mut bytes).unwrap();
+    nic.bus_mut().tell(&bytes);
+    assert_eq!(run(&mut nic, &mut queue, true), [Event::LinkSpeed(netvsc::LinkSpeed(1))]);
 }

@@ -61,7 +61,8 @@ pub enum ControlInput {
     },
     /// An RNDIS message that is no packet, out of the receive buffer.
     Rndis {
-        /// The message, without what followed it in its range.
+        /// The message, without what followed it in its range; an indication whose buffer is not counted in the
+        /// message's length (old hosts) with it.
         payload: ControlBytes,
     },
 }

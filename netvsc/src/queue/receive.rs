@@ -17,6 +17,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use nvsp::{ChannelType, RndisPacket, Status};
+use rndis::control::IndicateStatus;
 use rndis::packet::PacketHeader;
 use rndis::ppi::PacketInfo;
 use rndis::{MESSAGE_HEADER_LEN, MessageHeader, MessageType};
@@ -331,8 +332,12 @@ impl<M: SharedMemory> Attached<M> {
         };
         match MessageHeader::parse(copy) {
             Ok(header) if header.message_type != MessageType::PACKET => {
+                // Hosts before about Server 2022 do not count an indication's buffer in the message's length (Linux
+                // `rndis_filter.c`): such a one is handed over with the rest of its range.
+                let uncounted = IndicateStatus::parse(copy).is_ok_and(|indication| !indication.buffer_counted);
                 // The header was checked against the copy.
-                let message = copy.get(..header.message_len as usize).unwrap_or(copy);
+                let counted = copy.get(..header.message_len as usize).unwrap_or(copy);
+                let message = if uncounted { copy } else { counted };
                 controls.push(ControlInput::Rndis { payload: message.into() }, stats);
                 true
             }
