@@ -156,7 +156,8 @@ async fn run(options: &Options) -> anyhow::Result<Outcome> {
     let bus = MemBus::new(host.add_nic(NicOptions::new()));
     let host_thread = host.spawn_thread();
 
-    let mut config = Config::default();
+    // A simulated host answers at once or never.
+    let mut config = Config::default().close_deadline(Duration::from_secs(2));
     if let Some(sections) = options.send_sections {
         config = config.send_sections(sections);
     }
@@ -202,6 +203,10 @@ async fn run(options: &Options) -> anyhow::Result<Outcome> {
                 Ok(fetched) => outcome.received(&fetched),
                 Err(error) => outcome.failed_transfer(&error),
             },
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted.context("wait for Ctrl-C")?;
+                outcome.fail("interrupted");
+            }
             () = appliance.ended() => outcome.hash_ok = Some(false),
         },
     }
@@ -375,7 +380,7 @@ fn add_tap(host: &Host, name: &str, address: HostAddress) -> anyhow::Result<Stri
     let config = TapConfig::new().name(name).ipv4(address.address(), address.prefix());
     let port = TapPort::open(config).map_err(|error| {
         let hint = if error.is_missing_privilege() {
-            "; a TAP interface needs root or CAP_NET_ADMIN: run this with sudo, or without --tap"
+            ": run this with sudo, or without --tap"
         } else if error.is_missing_device() {
             "; the kernel's tun module is missing: try modprobe tun"
         } else {
