@@ -16,7 +16,7 @@ pub struct Settings {
     pub capacity: usize,
     /// One frame of this many, of both directions together, gets lost; 0: none.
     pub lose_one_in: u64,
-    /// One frame of this many is [corrupted unnoticed](corrupt_unnoticed) if it is long enough; 0: none.
+    /// One frame of this many has two words of its payload exchanged, which no checksum notices; 0: none.
     pub corrupt_one_in: u64,
 }
 
