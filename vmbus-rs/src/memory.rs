@@ -21,6 +21,8 @@
 pub mod copy;
 #[cfg(feature = "alloc")]
 mod heap;
+#[cfg(feature = "mmap")]
+mod mapping;
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -29,6 +31,8 @@ use crate::gpadl::GpadlId;
 
 #[cfg(feature = "alloc")]
 pub use heap::HeapMemory;
+#[cfg(feature = "mmap")]
+pub use mapping::system_page_size;
 
 /// Bytes in a page as the host counts them, whatever the guest's page size.
 pub const PAGE_SIZE: usize = 4096;

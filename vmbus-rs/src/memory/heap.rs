@@ -1,4 +1,4 @@
-//! Shared memory on the heap: both sides live in one process.
+//! Shared memory that this process owns: on the heap, where both sides live in one process, or mapped.
 
 use alloc::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
 use alloc::sync::Arc;
@@ -8,11 +8,34 @@ use core::ptr::NonNull;
 use super::{OutOfBounds, PAGE_SIZE, SharedMemory};
 use crate::gpadl::GpadlId;
 
-/// Owns the allocation.
+/// Owns the allocation, or the mapping.
 #[derive(Debug)]
-struct Block {
-    base: NonNull<u8>,
-    layout: Layout,
+pub(super) struct Block {
+    pub(super) base: NonNull<u8>,
+    pub(super) origin: Origin,
+}
+
+/// Where a block came from, and so how it is let go.
+#[derive(Debug)]
+pub(super) enum Origin {
+    Heap(Layout),
+    /// `mmap` of this many bytes.
+    #[cfg(feature = "mmap")]
+    Mapping(usize),
+}
+
+/// Where a block is in guest physical memory.
+#[derive(Debug, Clone)]
+enum Addresses {
+    Unknown,
+    /// In one piece from here on.
+    Linear(u64),
+    /// Page by page of the block, whatever the slice; pages of so many bytes.
+    #[cfg(feature = "mmap")]
+    Pages {
+        table: Arc<[u64]>,
+        page_bytes: usize,
+    },
 }
 
 // SAFETY: the bytes are reached only through atomics and the copy primitive, from any thread.
@@ -22,8 +45,12 @@ unsafe impl Sync for Block {}
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: allocated in `HeapMemory::zeroed` with this layout, and freed only here.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) };
+        match self.origin {
+            // SAFETY: allocated in `HeapMemory::zeroed` with this layout, and freed only here.
+            Origin::Heap(layout) => unsafe { dealloc(self.base.as_ptr(), layout) },
+            #[cfg(feature = "mmap")]
+            Origin::Mapping(len) => super::mapping::unmap(self.base, len),
+        }
     }
 }
 
@@ -36,7 +63,7 @@ pub struct HeapMemory {
     block: Arc<Block>,
     offset: usize,
     len: usize,
-    gpa: Option<u64>,
+    addresses: Addresses,
     gpadl: Option<GpadlId>,
 }
 
@@ -52,7 +79,12 @@ impl HeapMemory {
         // SAFETY: the layout's size is not 0, as asserted.
         let base = unsafe { alloc_zeroed(layout) };
         let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
-        Self { block: Arc::new(Block { base, layout }), offset: 0, len, gpa: None, gpadl: None }
+        Self::whole(Block { base, origin: Origin::Heap(layout) }, len)
+    }
+
+    /// All of a block of `len` bytes.
+    pub(super) fn whole(block: Block, len: usize) -> Self {
+        Self { block: Arc::new(block), offset: 0, len, addresses: Addresses::Unknown, gpadl: None }
     }
 
     /// A part of this memory: `len` bytes from `offset`, a multiple of 8. It keeps the whole alive and has no GPADL of its own.
@@ -66,7 +98,10 @@ impl HeapMemory {
             block: Arc::clone(&self.block),
             offset: self.offset + offset,
             len,
-            gpa: self.gpa.map(|gpa| gpa + offset as u64),
+            addresses: match &self.addresses {
+                Addresses::Linear(gpa) => Addresses::Linear(gpa + offset as u64),
+                other => other.clone(),
+            },
             gpadl: None,
         })
     }
@@ -74,7 +109,16 @@ impl HeapMemory {
     /// The same memory, its first byte at guest physical address `gpa`.
     #[must_use]
     pub fn with_gpa(mut self, gpa: u64) -> Self {
-        self.gpa = Some(gpa);
+        self.addresses = Addresses::Linear(gpa);
+        self
+    }
+
+    /// The same memory, whose pages of `page_bytes` (a power of two) are at these guest physical addresses, counted from
+    /// the start of the whole block. Pages beyond the table have no known address.
+    #[cfg(feature = "mmap")]
+    #[must_use]
+    pub fn with_page_addresses(mut self, table: impl Into<Arc<[u64]>>, page_bytes: usize) -> Self {
+        self.addresses = Addresses::Pages { table: table.into(), page_bytes };
         self
     }
 
@@ -118,6 +162,14 @@ unsafe impl SharedMemory for HeapMemory {
 
     #[inline]
     fn gpa(&self, offset: usize) -> Option<u64> {
-        self.gpa.map(|gpa| gpa + offset as u64)
+        match &self.addresses {
+            Addresses::Unknown => None,
+            Addresses::Linear(gpa) => Some(gpa + offset as u64),
+            #[cfg(feature = "mmap")]
+            Addresses::Pages { table, page_bytes } => {
+                let at = self.offset + offset;
+                table.get(at / page_bytes).map(|page| page + (at % page_bytes) as u64)
+            }
+        }
     }
 }
