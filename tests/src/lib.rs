@@ -1,1 +1,17 @@
-//! (to be written)
+//! What the tests across crates share: frames that know what they must look like, an adapter on the simulated host, and
+//! the programs and privileges that tests on real traffic need.
+//!
+//! | test file | subject |
+//! |---|---|
+//! | `matrix` | every profile, NVSP version and section count |
+//! | `mtu` | frame sizes beyond 1514 bytes |
+//! | `host_quirks` | every behaviour that was seen on independent hosts, one test each |
+//! | `control` | bring-up and requests against hosts that are late, silent, refusing or talkative |
+//! | `exhaustion` | sections, rings and memory that run out |
+//! | `stress` | seeded random traffic under seeded random faults |
+//! | `appliance` | the example program as scripts run it, and reached by the kernel's TCP/IP stack over a TAP |
+//! | `hostile` | bytes that no host should send |
+#![forbid(unsafe_code)]
+
+pub mod frames;
+pub mod rig;
