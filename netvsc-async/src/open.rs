@@ -31,7 +31,7 @@ impl std::fmt::Display for OpenError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Config(error) => error.fmt(f),
-            Self::Failed { step, cause } => write!(f, "bring-up failed at {step}: {cause}"),
+            Self::Failed { step, cause } => write!(f, "failed to {step}: {cause}"),
             Self::System { message, .. } => f.write_str(message),
             Self::Gone => f.write_str("the host took the device away during bring-up"),
         }

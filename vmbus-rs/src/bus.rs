@@ -1,7 +1,7 @@
 //! The trait layer: what a backend must offer so that a VMBus device driver runs on it.
 //!
 //! Layered as embedded-hal is: small traits, fallible, each naming its error with [`ErrorType`]; the poll form stands
-//! here, the async form is a thin adapter above it ([`crate::aio`]).
+//! here, the async form (module `aio`, feature `tokio`) is a thin adapter above it.
 //!
 //! | trait | is |
 //! |---|---|

@@ -16,15 +16,16 @@
 //! * [`ring`], [`packet`]: how packets cross; [`memory`]: memory that the host also writes, and all `unsafe` code;
 //! * [`protocol`], [`gpadl`], [`monitor`], [`synic`]: the control plane's wire forms; [`client`]: the guest's side of it
 //!   as a state machine without I/O;
-//! * [`mem`]: the in-process backend; [`aio`]: a channel as async `Stream` and `Sink`.
+//! * `mem`: the in-process backend; `aio`: a channel as async `Stream` and `Sink`.
 //!
 //! # Features
 //! | feature | default | adds |
 //! |---|---|---|
-//! | `alloc` | | [`memory::HeapMemory`], [`client`] |
+//! | `alloc` | | `memory::HeapMemory`, `client` |
 //! | `std` | yes | `alloc`, and what needs an operating system |
-//! | `mem` | | [`mem`]: guest and host in one process |
-//! | `tokio` | | [`aio`] |
+//! | `mem` | | `mem`: guest and host in one process |
+//! | `mmap` | | shared memory mapped from files |
+//! | `tokio` | | `aio` |
 //!
 //! Without features the crate is `no_std` and does not allocate.
 #![cfg_attr(not(feature = "std"), no_std)]

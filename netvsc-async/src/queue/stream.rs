@@ -193,7 +193,11 @@ impl<C: Channel> Sink<Packet> for PacketSink<C> {
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
         ready!(this.poll_hand_over(cx))?;
-        this.half.shared.poll_drained(cx)
+        match ready!(this.half.shared.poll_drained(cx)) {
+            // The adapter was closed, which waits for everything that was handed over.
+            Ok(()) | Err(Error::Closed) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error)),
+        }
     }
 }
 

@@ -402,6 +402,10 @@ impl Bus for MemBus {
                 return Poll::Ready(Ok(event));
             }
             if self.port.latch().poll(cx).is_pending() {
+                // What was asked for just now, or a doorbell later, has to wake whoever lets the host run.
+                if self.port.poll_host_has_work(cx) {
+                    cx.waker().wake_by_ref();
+                }
                 return Poll::Pending;
             }
         }

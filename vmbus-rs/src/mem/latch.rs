@@ -48,6 +48,15 @@ impl Latch {
         if self.take() { Poll::Ready(()) } else { Poll::Pending }
     }
 
+    /// Whether it is set, without resetting it; if not, the waiter is woken once it is.
+    pub fn poll_is_set(&self, cx: &mut Context<'_>) -> bool {
+        if self.0.set.load(Ordering::Acquire) {
+            return true;
+        }
+        self.0.waker.register(cx.waker());
+        self.0.set.load(Ordering::Acquire)
+    }
+
     /// How often it was set since it exists.
     pub fn count(&self) -> u64 {
         self.0.count.load(Ordering::Relaxed)

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Context;
 
 use super::{GuestMemory, Latch};
 use crate::protocol::{ConnectionId, RelId};
@@ -134,10 +135,18 @@ impl GuestPort {
         self.link.host_gone.load(Ordering::Acquire)
     }
 
+    /// Whether there is something for a host that runs on the guest's thread to do; if not, `cx` is woken when there is.
+    /// Never for a host that runs by itself.
+    pub fn poll_host_has_work(&self, cx: &mut Context<'_>) -> bool {
+        lock(&self.link.runner).is_some() && self.link.host_latch.poll_is_set(cx)
+    }
+
     /// Lets the host take one step, if it is one that runs on the guest's thread; whether it did anything.
     pub fn run_host(&self) -> bool {
         // Taken out while it runs: a host that lets the guest run must not come back here.
         let Some(mut runner) = lock(&self.link.runner).take() else { return false };
+        // Whatever it was told of it sees now.
+        self.link.host_latch.take();
         let did = runner();
         lock(&self.link.runner).get_or_insert(runner);
         did
