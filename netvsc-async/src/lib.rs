@@ -44,6 +44,7 @@ mod event;
 mod nic;
 mod open;
 mod packet;
+mod port;
 mod queue;
 #[cfg(feature = "smoltcp")]
 pub mod smoltcp;
@@ -59,6 +60,7 @@ pub use event::{Event, Events};
 pub use nic::Nic;
 pub use open::{CloseError, OpenError, RequestError};
 pub use packet::Packet;
+pub use port::PacketPort;
 pub use queue::{PacketSink, PacketStream, Queue, RxBurst, RxHalf, TxBatch, TxHalf};
 pub use wait::{SpinBudget, WaitMode};
 

@@ -20,7 +20,7 @@ pub struct RxHalf<C: Channel> {
     /// The burst holds frames that were received by [`poll_ready`](Self::poll_ready) and not handed out yet.
     filled: bool,
     waiter: Waiter,
-    pub(super) pool: PacketPool,
+    pub(crate) pool: PacketPool,
     /// What [`recv`](Self::recv) receives into; made at its first call.
     one: Option<PacketQueue>,
     ended: bool,
@@ -194,7 +194,7 @@ impl<C: Channel> RxHalf<C> {
     }
 
     /// Receives packets that outlive the burst; 0 means that the queue has ended.
-    pub(super) fn poll_packets(
+    pub(crate) fn poll_packets(
         &mut self,
         cx: &mut Context<'_>,
         into: &mut PacketQueue,

@@ -17,7 +17,7 @@ use crate::error::Error;
 /// neighbours; the host is told by [`flush`](Self::flush), or after the latency of
 /// [`NicBuilder::tx_latency`](crate::NicBuilder::tx_latency) by the queue's task.
 pub struct TxHalf<C: Channel> {
-    pub(super) shared: Arc<Shared<C>>,
+    pub(crate) shared: Arc<Shared<C>>,
 }
 
 impl<C: Channel> fmt::Debug for TxHalf<C> {
