@@ -1,1 +1,9 @@
-//! (to be written)
+//! What the benchmarks share: a queue with a minimal host end, and frames.
+//!
+//! The host end has no policy and allocates nothing while it works, so that what is measured is the guest.
+//!
+//! See `README.md` for the commands and the figures.
+
+pub mod allocations;
+pub mod frames;
+pub mod link;
