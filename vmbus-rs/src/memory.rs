@@ -160,6 +160,14 @@ pub trait SharedMemoryExt: SharedMemory {
         Ok(())
     }
 
+    /// Brings the cache line at `offset` nearer, since it will be read soon. Only a hint: an offset outside does nothing.
+    #[inline]
+    fn prefetch(&self, offset: usize) {
+        if offset < self.len() {
+            copy::prefetch(self.base().as_ptr().wrapping_add(offset));
+        }
+    }
+
     /// Copies `from` into shared memory.
     #[inline]
     fn write(&self, offset: usize, from: &[u8]) -> Result<(), OutOfBounds> {
@@ -309,6 +317,7 @@ mod tests {
         assert!(shared.slice(4090, 8).is_err());
         assert!(shared.slice(4, 8).is_err(), "not aligned");
         assert!(shared.read(4096, &mut []).is_ok(), "no bytes at the end");
+        [0, 1, 4095, 4096, usize::MAX].map(|offset| shared.prefetch(offset));
     }
 
     #[test]

@@ -215,6 +215,13 @@ impl TransferRange {
     pub fn to_bytes(self) -> [u8; 8] {
         (u64::from(self.byte_count) | u64::from(self.byte_offset) << 32).to_le_bytes()
     }
+
+    /// From the range's wire form.
+    #[inline]
+    pub fn from_bytes(bytes: [u8; 8]) -> Self {
+        let word = u64::from_le_bytes(bytes);
+        Self { byte_count: word as u32, byte_offset: (word >> 32) as u32 }
+    }
 }
 
 /// The header of a transfer-page packet, after the descriptor.
@@ -224,7 +231,7 @@ pub struct TransferPages<'a> {
     pub set_id: u16,
     /// Sender owns the set; unused.
     pub sender_owns_set: u8,
-    ranges: &'a [u8],
+    ranges: &'a [[u8; 8]],
 }
 
 impl<'a> TransferPages<'a> {
@@ -240,31 +247,27 @@ impl<'a> TransferPages<'a> {
             return Err(PacketError::BadHeaderLength { value, min: TRANSFER_PAGES_HEADER_BYTES as u32, max: value });
         };
         let count = u32::from_le_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]);
-        let limit = (ranges.len() / 8) as u32;
-        if count == 0 || count > limit {
-            return Err(PacketError::BadRangeCount { value: count, limit });
+        let (ranges, _) = ranges.as_chunks();
+        let bad = PacketError::BadRangeCount { value: count, limit: ranges.len() as u32 };
+        match ranges.get(..count as usize) {
+            Some(ranges) if count != 0 => {
+                Ok(Self { set_id: u16::from_le_bytes([fixed[0], fixed[1]]), sender_owns_set: fixed[2], ranges })
+            }
+            _ => Err(bad),
         }
-        Ok(Self {
-            set_id: u16::from_le_bytes([fixed[0], fixed[1]]),
-            sender_owns_set: fixed[2],
-            ranges: &ranges[..count as usize * 8],
-        })
     }
 
     /// How many ranges there are; at least 1.
     #[inline]
     #[expect(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
-        self.ranges.len() / 8
+        self.ranges.len()
     }
 
     /// The ranges, in order.
     #[inline]
     pub fn ranges(&self) -> impl ExactSizeIterator<Item = TransferRange> + 'a {
-        self.ranges.chunks_exact(8).map(|range| TransferRange {
-            byte_count: u32::from_le_bytes([range[0], range[1], range[2], range[3]]),
-            byte_offset: u32::from_le_bytes([range[4], range[5], range[6], range[7]]),
-        })
+        self.ranges.iter().map(|range| TransferRange::from_bytes(*range))
     }
 
     /// The first 8 bytes of the header of a packet with `count` ranges.

@@ -49,6 +49,15 @@ pub unsafe fn store(to: *mut u8, from: *const u8, len: usize) {
     }
 }
 
+/// Asks the processor to fetch a cache line. Changes nothing that a program can see, whatever the address.
+#[inline]
+pub fn prefetch(at: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    x86_64::prefetch(at);
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = at;
+}
+
 /// What `fence(SeqCst)` does, at less cost.
 ///
 /// On x86-64 the compiler makes an `mfence` of it, which waits for more than it has to (write-combining stores, of

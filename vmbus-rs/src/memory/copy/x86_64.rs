@@ -191,6 +191,13 @@ pub(super) unsafe fn long_sse(to: *mut u8, from: *const u8, len: usize) {
     }
 }
 
+/// A hint that never faults.
+#[inline(always)]
+pub(super) fn prefetch(at: *const u8) {
+    // SAFETY: a prefetch of any address is no access: it faults nowhere and changes no register, memory or flag.
+    unsafe { asm!("prefetcht0 [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly)) };
+}
+
 /// As a sequentially consistent fence.
 #[inline(always)]
 pub(super) fn full_fence() {
