@@ -17,6 +17,7 @@
 //! | file | has |
 //! |---|---|
 //! | `receive` | transfer packets, ranges, messages, frames; coalesced frames |
+//! | `backlog` | ranges that wait |
 //! | `transmit` | frames into sections and pages; aggregation |
 //! | `outbound` | the guest→host ring: room, acknowledgments, doorbell |
 //! | `in_flight` | what is outstanding, by transaction id |
@@ -27,6 +28,7 @@
 //! The host is not trusted: what it wrote is copied, then checked, and only the copy is used. No input makes a queue panic; what is
 //! wrong is counted, and ends the queue only where the ring itself is corrupt.
 
+mod backlog;
 mod burst;
 mod checksum;
 mod control;
