@@ -1,13 +1,29 @@
 //! The host: its builder, its step, and what runs it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::task::Waker;
+use std::time::{Duration, Instant};
 
+use futures::task::AtomicWaker;
 use vmbus::mem::GuestPort;
 
+use crate::fault::{Fault, FaultPlan, Upset, When};
+use crate::netvsp::{Nic, NicConfig};
+use crate::port::{Frame, MemoryPort, Port, memory_pair};
 use crate::profile::{Profile, Settings};
-use crate::report::Report;
+use crate::report::{NicReport, Report};
+#[cfg(feature = "tokio")]
+use crate::runner;
+use crate::runner::HostThread;
+use crate::switch::{AddPortError, MacAddress, PacketFilter, PortCounters, PortId, PortOptions, Switch, SwitchConfig};
 use crate::violation::Violation;
+
+/// Frames that each port may give in one step.
+const BUDGET: usize = 256;
+/// Frames that wait in a memory pair, each way.
+const MEMORY_PORT_FRAMES: usize = 1024;
+/// First three bytes of MAC addresses that Hyper-V gives.
+const MICROSOFT: [u8; 3] = [0x00, 0x15, 0x5D];
 
 /// A NIC of a host: the n-th that was added, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -22,6 +38,7 @@ pub struct NicOptions {
     link_speed_bps: u64,
     friendly_name: String,
     settings: Option<Settings>,
+    mac_spoofing: bool,
 }
 
 impl Default for NicOptions {
@@ -41,6 +58,7 @@ impl NicOptions {
             link_speed_bps: 10_000_000_000,
             friendly_name: String::from("Network Adapter"),
             settings: None,
+            mac_spoofing: false,
         }
     }
 
@@ -79,6 +97,13 @@ impl NicOptions {
         self
     }
 
+    /// Whether it may send from other addresses than its own, as a bridge does. Default: no, such frames are dropped.
+    #[must_use]
+    pub fn mac_spoofing(mut self, allowed: bool) -> Self {
+        self.mac_spoofing = allowed;
+        self
+    }
+
     /// Settings of its own. Default: the host's.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
@@ -92,6 +117,7 @@ impl NicOptions {
 pub struct HostBuilder {
     settings: Settings,
     seed: u64,
+    switch: SwitchConfig,
 }
 
 impl HostBuilder {
@@ -116,6 +142,13 @@ impl HostBuilder {
         self
     }
 
+    /// Settings of the virtual switch.
+    #[must_use]
+    pub fn switch(mut self, config: SwitchConfig) -> Self {
+        self.switch = config;
+        self
+    }
+
     /// Seed of everything random (faults). Default: 0.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
@@ -126,11 +159,15 @@ impl HostBuilder {
     /// The host: a switch without ports.
     #[must_use]
     pub fn build(self) -> Host {
-        Host {
-            shared: Arc::new(Mutex::new(State {
-                settings: self.settings,
-            })),
-        }
+        let state = State {
+            settings: self.settings,
+            seed: self.seed,
+            switch: Switch::new(self.switch),
+            nics: Vec::new(),
+            inline: None,
+            armed: Vec::new(),
+        };
+        Host { shared: Arc::new(Shared { state: Mutex::new(state), bell: Arc::default() }) }
     }
 }
 
@@ -144,14 +181,128 @@ pub struct Stepped {
     pub next_timeout: Option<Duration>,
 }
 
+/// What is plugged into the switch.
+#[derive(Debug)]
+enum Plug {
+    Nic(Box<Nic>),
+    Other(OtherPort),
+}
+
+/// A port of the user's.
+struct OtherPort(Box<dyn Port>);
+
+impl std::fmt::Debug for OtherPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OtherPort").finish_non_exhaustive()
+    }
+}
+
+impl Plug {
+    fn port(&self) -> &dyn Port {
+        match self {
+            Self::Nic(nic) => nic.as_ref(),
+            Self::Other(port) => port.0.as_ref(),
+        }
+    }
+
+    fn port_mut(&mut self) -> &mut dyn Port {
+        match self {
+            Self::Nic(nic) => nic.as_mut(),
+            Self::Other(port) => port.0.as_mut(),
+        }
+    }
+}
+
+impl Port for Plug {
+    fn deliver(&mut self, frame: Frame<'_>) -> bool {
+        self.port_mut().deliver(frame)
+    }
+
+    fn flush(&mut self) {
+        self.port_mut().flush();
+    }
+
+    fn poll(&mut self, now: Duration, budget: usize, out: &mut dyn FnMut(Frame<'_>)) -> usize {
+        self.port_mut().poll(now, budget, out)
+    }
+
+    fn register_waker(&mut self, waker: &Waker) {
+        self.port_mut().register_waker(waker);
+    }
+
+    fn next_timeout(&self, now: Duration) -> Option<Duration> {
+        self.port().next_timeout(now)
+    }
+}
+
+type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
+
 struct State {
     settings: Settings,
+    seed: u64,
+    switch: Switch<Plug>,
+    /// The NICs' places in the switch, by [`NicId`].
+    nics: Vec<PortId>,
+    /// The clock by which guests run the host.
+    inline: Option<Clock>,
+    /// Faults for NICs that are still to come.
+    armed: Vec<(Fault, When)>,
+}
+
+impl State {
+    fn nic(&self, id: NicId) -> Option<&Nic> {
+        match self.switch.port(*self.nics.get(id.0 as usize)?)? {
+            Plug::Nic(nic) => Some(nic),
+            Plug::Other(_) => None,
+        }
+    }
+
+    fn nic_mut(&mut self, id: NicId) -> Option<&mut Nic> {
+        match self.switch.port_mut(*self.nics.get(id.0 as usize)?)? {
+            Plug::Nic(nic) => Some(nic),
+            Plug::Other(_) => None,
+        }
+    }
+
+    fn step(&mut self, now: Duration) -> Stepped {
+        let polled = self.switch.poll(now, BUDGET);
+        let mut did_work = polled.frames > 0 || polled.more;
+        let mut deadline: Option<Duration> = None;
+        for index in 0..self.nics.len() {
+            let Some(nic) = self.nic_mut(NicId(index as u32)) else { continue };
+            match nic.faults.on_nic_step() {
+                Upset::Rescind => nic.rescind(),
+                Upset::RevokeReceiveBuffer => nic.lose_receive_buffer(),
+                _ => {}
+            }
+            nic.end_step(now);
+            did_work |= nic.take_did_work();
+            deadline = [deadline, nic.deadline()].into_iter().flatten().min();
+            let filter = PacketFilter(nic.filter());
+            let port = self.nics[index];
+            self.switch.set_filter(port, filter);
+        }
+        let port = self.switch.next_timeout(now).map(|after| now + after);
+        Stepped { did_work, next_timeout: [deadline, port].into_iter().flatten().min() }
+    }
+}
+
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// Wakes what runs the host: something was asked of it, or it is no more.
+    bell: Arc<AtomicWaker>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.bell.wake();
+    }
 }
 
 /// A simulated host. A cheap handle: clones are the same host.
 #[derive(Clone)]
 pub struct Host {
-    shared: Arc<Mutex<State>>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl std::fmt::Debug for Host {
@@ -168,59 +319,209 @@ impl Host {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes a NIC and lets the host see to it.
+    fn with_nic(&self, nic: NicId, change: impl FnOnce(&mut Nic)) {
+        if let Some(nic) = self.state().nic_mut(nic) {
+            change(nic);
+        }
+        self.shared.bell.wake();
     }
 
     /// Adds a NIC and connects it to the switch. What comes back is the guest's end of its VMBus connection:
     /// `vmbus::mem::MemBus` makes a bus of it. Dropping that end is the guest's end.
+    ///
+    /// # Panics
+    /// If the switch does not take it: [`try_add_nic`](Self::try_add_nic) says why.
     pub fn add_nic(&self, options: NicOptions) -> GuestPort {
-        let _ = (options, &self.state().settings);
-        vmbus::mem::connection().0
+        self.try_add_nic(options).unwrap_or_else(|error| panic!("nic not added: {error}"))
     }
 
-    /// Does all the work that there is now. `now` is any clock that does not go back.
+    /// As [`add_nic`](Self::add_nic).
+    ///
+    /// # Errors
+    /// [`AddPortError`] if the MAC address is no station's or taken, or the switch is full.
+    pub fn try_add_nic(&self, options: NicOptions) -> Result<GuestPort, AddPortError> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let id = NicId(state.nics.len() as u32);
+        let number = id.0.to_be_bytes();
+        let [a, b, c] = MICROSOFT;
+        let mac = options.mac.unwrap_or([a, b, c, number[1] | 1, number[2], number[3]]);
+        let settings = options.settings.unwrap_or_else(|| state.settings.clone());
+        let mut faults = FaultPlan::new(state.seed ^ u64::from(id.0) << 32);
+        for &(fault, when) in &state.armed {
+            faults.arm(fault, when);
+        }
+        let config = NicConfig { id, mac, queues: options.queues, friendly_name: options.friendly_name, settings };
+        let (guest, host) = vmbus::mem::connection();
+        let nic = Nic::new(config, host, options.link_up, options.link_speed_bps, faults);
+        if let Some(clock) = &state.inline {
+            self.run_from(&nic, Arc::clone(clock));
+        }
+        let port = PortOptions::nic(MacAddress(mac)).spoofing(options.mac_spoofing);
+        let port = state.switch.add_port(Plug::Nic(Box::new(nic)), port)?;
+        state.nics.push(port);
+        drop(guard);
+        self.shared.bell.wake();
+        Ok(guest)
+    }
+
+    /// Plugs a port of your own into the switch, as a network with any number of stations.
+    ///
+    /// # Panics
+    /// If the switch is full: [`try_add_port`](Self::try_add_port) says so.
+    pub fn add_port(&self, port: impl Port + 'static) -> PortId {
+        self.try_add_port(port, PortOptions::trunk()).unwrap_or_else(|error| panic!("port not added: {error}"))
+    }
+
+    /// Plugs a port of your own into the switch.
+    ///
+    /// # Errors
+    /// [`AddPortError`] if the switch does not take it.
+    pub fn try_add_port(&self, port: impl Port + 'static, options: PortOptions) -> Result<PortId, AddPortError> {
+        let id = self.state().switch.add_port(Plug::Other(OtherPort(Box::new(port))), options);
+        self.shared.bell.wake();
+        id
+    }
+
+    /// Pulls a port out again; false if there is none of this id. NICs stay.
+    pub fn remove_port(&self, id: PortId) -> bool {
+        let mut state = self.state();
+        !state.nics.contains(&id) && state.switch.remove_port(id).is_some()
+    }
+
+    /// A port of the switch whose far end is yours: send frames to the switch, receive what it floods or knows to be
+    /// there.
+    pub fn memory_pair(&self) -> MemoryPort {
+        let (inside, outside) = memory_pair(MEMORY_PORT_FRAMES);
+        self.add_port(inside);
+        outside
+    }
+
+    /// What the switch counted at a port.
+    #[must_use]
+    pub fn port_counters(&self, id: PortId) -> Option<PortCounters> {
+        self.state().switch.counters(id)
+    }
+
+    /// What the switch counted at a NIC's port.
+    #[must_use]
+    pub fn nic_port_counters(&self, nic: NicId) -> Option<PortCounters> {
+        let state = self.state();
+        state.switch.counters(*state.nics.get(nic.0 as usize)?)
+    }
+
+    /// Does all the work that there is now, up to some hundred frames a port. `now` is any clock that does not go back.
     pub fn step(&self, now: Duration) -> Stepped {
-        let _ = now;
-        Stepped::default()
+        self.state().step(now)
     }
 
     /// Lets every guest run the host on its own thread: `GuestPort::run_host` (and so `Bus::run_host`) is a step, by the
     /// machine's monotonic clock. Holds for NICs added before and after.
     pub fn run_inline(&self) {
-        self.run_inline_with_clock(|| Duration::ZERO);
+        let start = Instant::now();
+        self.run_inline_with_clock(move || start.elapsed());
     }
 
     /// As [`run_inline`](Self::run_inline), by a clock of your own.
     pub fn run_inline_with_clock(&self, clock: impl Fn() -> Duration + Send + Sync + 'static) {
-        let _ = clock;
+        let clock: Clock = Arc::new(clock);
+        let mut state = self.state();
+        state.inline = Some(Arc::clone(&clock));
+        for index in 0..state.nics.len() {
+            if let Some(nic) = state.nic(NicId(index as u32)) {
+                self.run_from(nic, Arc::clone(&clock));
+            }
+        }
+    }
+
+    fn run_from(&self, nic: &Nic, clock: Clock) {
+        let host = Arc::downgrade(&self.shared);
+        nic.host_port().set_runner(move || {
+            let Some(shared) = host.upgrade() else { return false };
+            Host { shared }.step(clock()).did_work
+        });
     }
 
     /// Runs the host on a thread of its own, which sleeps while there is nothing to do. It ends when the handle is
     /// dropped.
     pub fn spawn_thread(&self) -> HostThread {
-        HostThread { host: self.clone() }
+        self.spawn_thread_spinning(Duration::ZERO)
+    }
+
+    /// As [`spawn_thread`](Self::spawn_thread), but looks for work for `spin` before it sleeps: throughput for
+    /// processor time.
+    pub fn spawn_thread_spinning(&self, spin: Duration) -> HostThread {
+        HostThread::start(self.clone(), spin)
     }
 
     /// Runs the host as a task of the current tokio runtime, by its clock, paused or not. The task ends when the last
     /// other handle to the host is dropped, or it is aborted.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     #[cfg(feature = "tokio")]
     pub fn spawn(&self) -> tokio::task::JoinHandle<()> {
-        tokio::spawn(async {})
+        tokio::spawn(runner::task(Arc::downgrade(&self.shared), Arc::clone(&self.shared.bell)))
+    }
+
+    /// Has `waker` woken once there is work for [`step`](Self::step): for those who write a runner of their own. If
+    /// there is work already, it is woken at once.
+    pub fn register_waker(&self, waker: &Waker) {
+        self.shared.bell.register(waker);
+        self.state().switch.register_waker(waker);
+    }
+
+    /// Arms a fault on every NIC, present and future.
+    pub fn inject(&self, fault: Fault, when: When) {
+        let mut state = self.state();
+        state.armed.push((fault, when));
+        for index in 0..state.nics.len() {
+            if let Some(nic) = state.nic_mut(NicId(index as u32)) {
+                nic.faults.arm(fault, when);
+            }
+        }
+        drop(state);
+        self.shared.bell.wake();
+    }
+
+    /// Disarms all faults.
+    pub fn clear_faults(&self) {
+        let mut state = self.state();
+        state.armed.clear();
+        for index in 0..state.nics.len() {
+            if let Some(nic) = state.nic_mut(NicId(index as u32)) {
+                nic.faults.clear();
+            }
+        }
+    }
+
+    /// Changes the fault plan of one NIC.
+    pub fn with_faults(&self, nic: NicId, change: impl FnOnce(&mut FaultPlan)) {
+        self.with_nic(nic, |nic| change(&mut nic.faults));
     }
 
     /// Takes all channels of the NIC back, as when the device is removed.
     pub fn rescind(&self, nic: NicId) {
-        let _ = nic;
+        self.with_nic(nic, Nic::rescind);
     }
 
     /// Sets a NIC's link. Up while it is up: down now, and up after [`Settings::link_flap`].
     pub fn set_link(&self, nic: NicId, up: bool) {
-        let _ = (nic, up);
+        self.with_nic(nic, |nic| nic.set_link(up));
     }
 
     /// Sets a NIC's link speed, in bit/s, and tells the guest.
     pub fn set_link_speed(&self, nic: NicId, bps: u64) {
-        let _ = (nic, bps);
+        self.with_nic(nic, |nic| nic.set_link_speed(bps));
+    }
+
+    /// Tells a NIC's guest that the network behind the link changed.
+    pub fn network_change(&self, nic: NicId) {
+        self.with_nic(nic, Nic::network_change);
     }
 
     /// Violations so far.
@@ -229,10 +530,27 @@ impl Host {
         self.report().violations
     }
 
+    /// What one NIC's guest did and holds.
+    #[must_use]
+    pub fn nic_report(&self, nic: NicId) -> Option<NicReport> {
+        self.state().nic(nic).map(Nic::report)
+    }
+
     /// What the host noticed so far, and what it holds now.
     #[must_use]
     pub fn report(&self) -> Report {
-        Report::default()
+        let state = self.state();
+        let mut report = Report::default();
+        for index in 0..state.nics.len() {
+            let Some(nic) = state.nic(NicId(index as u32)) else { continue };
+            let (kept, not_kept) = nic.violations();
+            report.violations.extend_from_slice(kept);
+            report.violations_not_kept += not_kept;
+            let nic = nic.report();
+            report.leaks.add(nic.leaks);
+            report.nics.push(nic);
+        }
+        report
     }
 
     /// Asserts that guests did nothing wrong and, after their end, gave everything back.
@@ -243,19 +561,5 @@ impl Host {
     pub fn assert_clean(&self) {
         let report = self.report();
         assert!(report.is_clean(), "{report}");
-    }
-}
-
-/// A thread that runs a host. Dropping it ends the thread.
-#[derive(Debug)]
-pub struct HostThread {
-    host: Host,
-}
-
-impl HostThread {
-    /// Its host.
-    #[must_use]
-    pub fn host(&self) -> &Host {
-        &self.host
     }
 }

@@ -26,13 +26,17 @@
 
 pub mod fault;
 mod host;
+mod netvsp;
 pub mod port;
 pub mod profile;
 mod report;
+mod runner;
 pub mod switch;
 pub mod violation;
+mod vmbus_server;
 
-pub use host::{Host, HostBuilder, HostThread, NicId, NicOptions, Stepped};
+pub use host::{Host, HostBuilder, NicId, NicOptions, Stepped};
 pub use profile::{Profile, Settings};
 pub use report::{Leaks, NicCounters, NicReport, Report};
+pub use runner::HostThread;
 pub use violation::{Strictness, Violation, ViolationKind};

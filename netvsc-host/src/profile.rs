@@ -61,6 +61,7 @@ impl Profile {
             Self::Ws2022 => {
                 settings.vmbus_max = VmbusVersion::V5_3;
                 settings.nvsp_max = nvsp::Version::V6_1;
+                settings.counts_status_buffer = true;
             }
         }
         settings
@@ -90,10 +91,7 @@ impl FromStr for Profile {
     type Err = ParseProfileError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|profile| profile.name() == text)
-            .ok_or(ParseProfileError)
+        Self::ALL.into_iter().find(|profile| profile.name() == text).ok_or(ParseProfileError)
     }
 }
 
@@ -153,23 +151,11 @@ pub struct Offloads {
 
 impl Offloads {
     /// None at all: what a host says whose switch computes nothing.
-    pub const NONE: Self = Self {
-        ipv4_header: false,
-        tcp: false,
-        udp: false,
-        receive: false,
-        lso_max_bytes: 0,
-        rsc: false,
-    };
+    pub const NONE: Self =
+        Self { ipv4_header: false, tcp: false, udp: false, receive: false, lso_max_bytes: 0, rsc: false };
     /// What Windows offers (LSO size as OpenVMM states it).
-    pub const ALL: Self = Self {
-        ipv4_header: true,
-        tcp: true,
-        udp: true,
-        receive: true,
-        lso_max_bytes: 0xF53C,
-        rsc: true,
-    };
+    pub const ALL: Self =
+        Self { ipv4_header: true, tcp: true, udp: true, receive: true, lso_max_bytes: 0xF53C, rsc: true };
 }
 
 /// Every knob of the host's behaviour that no protocol fixes. Start from [`Profile::settings`].
@@ -212,6 +198,14 @@ pub struct Settings {
     pub rss_entries: u16,
     /// Which comes first of a control request's completion and answer.
     pub answer_order: AnswerOrder,
+    /// Whether the primary channel falls silent once the guest took a buffer back, as OpenVMM's does, so that a second
+    /// revoke is never read.
+    pub silent_after_revoke: bool,
+    /// Whether a query of the media connect status says what the link is, or always "connected", as OpenVMM.
+    pub media_status_follows_link: bool,
+    /// Whether the length of a status indication counts its buffer: only hosts from about Server 2022 on do (inferred
+    /// from Linux `rndis_filter.c`).
+    pub counts_status_buffer: bool,
     /// How long "up" waits after "down" when the link is set up while it is up.
     pub link_flap: Duration,
     /// What is done about violations.
@@ -239,6 +233,9 @@ impl Settings {
             offloads: Offloads::NONE,
             rss_entries: 128,
             answer_order: AnswerOrder::CompletionFirst,
+            silent_after_revoke: false,
+            media_status_follows_link: true,
+            counts_status_buffer: false,
             link_flap: Duration::from_secs(5),
             strictness: Strictness::Report,
         }
@@ -250,6 +247,9 @@ impl Settings {
         self.sub_allocation = SubAllocation::OpenVmm;
         self.whole_ranges = true;
         self.too_few_sections = TooFewSections::Silent;
+        self.silent_after_revoke = true;
+        self.media_status_follows_link = false;
+        self.counts_status_buffer = true;
         self
     }
 }

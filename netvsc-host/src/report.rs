@@ -28,12 +28,7 @@ impl Report {
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let more = self.violations_not_kept;
-        writeln!(
-            f,
-            "{} violations, {} leaks",
-            self.violations.len() as u64 + more,
-            self.leaks.total()
-        )?;
+        writeln!(f, "{} violations, {} leaks", self.violations.len() as u64 + more, self.leaks.total())?;
         for violation in &self.violations {
             writeln!(f, "  {violation}")?;
         }

@@ -34,13 +34,7 @@ impl Violation {
         bytes: &[u8],
     ) -> Self {
         let bytes = bytes[..bytes.len().min(MAX_EVIDENCE_BYTES)].to_vec();
-        Self {
-            kind,
-            nic,
-            channel,
-            message: message.into(),
-            bytes,
-        }
+        Self { kind, nic, channel, message: message.into(), bytes }
     }
 }
 
@@ -163,10 +157,7 @@ pub(crate) struct ViolationLog {
 
 impl ViolationLog {
     pub(crate) fn new(strictness: Strictness) -> Self {
-        Self {
-            strictness,
-            ..Self::default()
-        }
+        Self { strictness, ..Self::default() }
     }
 
     pub(crate) fn strictness(&self) -> Strictness {
@@ -177,10 +168,7 @@ impl ViolationLog {
     /// If the strictness is [`Strictness::Panic`].
     pub(crate) fn record(&mut self, violation: Violation) {
         tracing::warn!(target: "netvsc_host", %violation, "protocol violation");
-        assert!(
-            self.strictness != Strictness::Panic,
-            "protocol violation: {violation}"
-        );
+        assert!(self.strictness != Strictness::Panic, "protocol violation: {violation}");
         if self.kept.len() < MAX_VIOLATIONS {
             self.kept.push(violation);
         } else {

@@ -1,0 +1,282 @@
+//! Guest → switch: what the guest sends, from send sections, from GPA-direct ranges, or from both.
+//!
+//! The bytes are copied out of guest memory once, into one private block: the section's first, then those of the
+//! ranges. All messages in it are checked before the first frame goes to the switch; one bad message fails the packet as
+//! a whole. (As OpenVMM `netvsp/src/lib.rs`, which learned it by commit f6ce13dff.)
+
+use std::ops::Range;
+
+use rndis::packet::PacketHeader;
+use rndis::ppi::{IpVersion, PacketInfo, TxChecksum, Vlan};
+use vmbus::gpadl::GpaRanges;
+use vmbus::memory::{SharedMemory, SharedMemoryExt};
+use vmbus::packet::{Descriptor, PacketType, gpa_direct_ranges};
+
+use super::queue::Queue;
+use super::session::Phase;
+use super::{Frame, Nic, checksum};
+use crate::violation::ViolationKind;
+
+/// Most bytes of one packet: 8 messages of the largest segmented frame, and more.
+const MAX_PACKET: usize = 1 << 20;
+/// Ethernet addresses: where a VLAN tag goes.
+const ADDRESSES: usize = 12;
+const MIN_FRAME: usize = 14;
+
+/// A frame in the private block.
+#[derive(Debug, Clone)]
+struct Outbound {
+    frame: Range<usize>,
+    info: PacketInfo,
+}
+
+/// Memory that is used again for every packet.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    bytes: Vec<u8>,
+    frames: Vec<Outbound>,
+    tagged: Vec<u8>,
+}
+
+/// Why a packet is not sent.
+enum Wrong {
+    /// It fails; the channel lives.
+    Packet(ViolationKind, String),
+    /// The channel falls silent.
+    Channel(ViolationKind, String),
+}
+
+impl Nic {
+    /// NVSP 107: an RNDIS message, or several.
+    #[expect(clippy::too_many_arguments, reason = "one packet, taken apart")]
+    pub(super) fn rndis_packet(
+        &mut self,
+        queue: &mut Queue,
+        descriptor: &Descriptor,
+        packet: &nvsp::RndisPacket,
+        header: &[u8],
+        payload: &[u8],
+        budget: &mut usize,
+        out: &mut dyn FnMut(Frame<'_>),
+    ) {
+        let id = descriptor.transaction_id;
+        let control = packet.channel_type == nvsp::ChannelType::CONTROL;
+        // A guest that never got a version, or took its buffers back, still says goodbye.
+        let leaving = control && (self.session.phase == Phase::Revoked);
+        if !leaving && !self.start_data_path(queue, payload) {
+            return;
+        }
+        if !descriptor.wants_completion() {
+            // As recorded: answered with the id of the request completed before, and not sent.
+            self.record(ViolationKind::NoCompletionRequested, Some(queue), "rndis packet without completion", payload);
+            self.counters.tx_failed += 1;
+            return self.write_completion(queue, queue.last_completed, nvsp::Status::FAIL);
+        }
+        let mut scratch = std::mem::take(&mut self.transmit);
+        match self.gather(descriptor, packet, header, &mut scratch) {
+            Ok(()) if leaving => self.complete(queue, id, nvsp::Status::SUCCESS),
+            Ok(()) if control && queue.index != 0 => {
+                self.record(ViolationKind::UnexpectedNvsp, Some(queue), "control message on a subchannel", payload);
+                self.complete(queue, id, nvsp::Status::FAIL);
+            }
+            Ok(()) if control => self.control_request(queue, descriptor, &scratch.bytes),
+            Ok(()) => self.send_frames(queue, descriptor, &mut scratch, header, budget, out),
+            Err(Wrong::Packet(kind, text)) => self.fail_packet(queue, descriptor, kind, text, payload),
+            Err(Wrong::Channel(kind, text)) => self.break_queue(queue, kind, text, payload, true),
+        }
+        self.transmit = scratch;
+    }
+
+    fn fail_packet(
+        &mut self,
+        queue: &mut Queue,
+        descriptor: &Descriptor,
+        kind: ViolationKind,
+        text: String,
+        bytes: &[u8],
+    ) {
+        self.record(kind, Some(queue), text, bytes);
+        self.counters.tx_failed += 1;
+        self.complete(queue, descriptor.transaction_id, nvsp::Status::FAIL);
+    }
+
+    /// Copies everything that the packet names into `scratch`.
+    fn gather(
+        &mut self,
+        descriptor: &Descriptor,
+        packet: &nvsp::RndisPacket,
+        header: &[u8],
+        scratch: &mut Scratch,
+    ) -> Result<(), Wrong> {
+        scratch.bytes.clear();
+        if let Some(section) = packet.section {
+            self.counters.tx_section_packets += 1;
+            self.gather_section(section.get(), packet.section_bytes, scratch)?;
+        }
+        if descriptor.packet_type == PacketType::GPA_DIRECT {
+            self.counters.tx_direct_packets += 1;
+            self.gather_ranges(header, scratch)?;
+        }
+        if scratch.bytes.is_empty() {
+            return Err(Wrong::Packet(ViolationKind::BadRndisPacket, "packet without bytes".into()));
+        }
+        Ok(())
+    }
+
+    fn gather_section(&mut self, index: u32, len: u32, scratch: &mut Scratch) -> Result<(), Wrong> {
+        let wrong = |text: String| Wrong::Channel(ViolationKind::BadSection, text);
+        let Some(buffer) = &self.session.send_buffer else {
+            return Err(wrong(format!("section {index} without a send buffer")));
+        };
+        let size = u64::from(self.config.settings.send_section_bytes);
+        let start = u64::from(index) * size;
+        // As OpenVMM: a send may be longer than its section, but not leave the buffer.
+        let end = start + u64::from(len);
+        let limit = buffer.memory.len() as u64;
+        if end > limit || len as usize > MAX_PACKET {
+            return Err(wrong(format!("section {index} with {len} bytes ends at {end} of {limit}")));
+        }
+        scratch.bytes.resize(len as usize, 0);
+        // Inside, as checked; both fit usize with the buffer's length.
+        buffer.memory.read(start as usize, &mut scratch.bytes).map_err(|error| wrong(error.to_string()))?;
+        if u64::from(len) > size {
+            let text = format!("section {index} with {len} bytes, longer than {size}");
+            self.record(ViolationKind::BadSection, None, text, &[]);
+        }
+        Ok(())
+    }
+
+    fn gather_ranges(&self, header: &[u8], scratch: &mut Scratch) -> Result<(), Wrong> {
+        let wrong = |text: String| Wrong::Packet(ViolationKind::BadGpaRanges, text);
+        let (count, list) = gpa_direct_ranges(header).map_err(|error| wrong(error.to_string()))?;
+        let ranges = GpaRanges::parse(list, count).map_err(|error| wrong(error.to_string()))?;
+        if ranges.byte_count() > (MAX_PACKET - scratch.bytes.len().min(MAX_PACKET)) as u64 {
+            return Err(wrong(format!("ranges of {} bytes", ranges.byte_count())));
+        }
+        // The header of a message lies in the first piece: a host reads it there, and nowhere else.
+        if scratch.bytes.is_empty()
+            && let Some(first) = ranges.iter().next()
+            && (first.byte_count() as usize) < rndis::packet::PACKET_HEADER_LEN
+            && ranges.len() > 1
+        {
+            return Err(wrong(format!("first range of {} bytes does not hold the rndis header", first.byte_count())));
+        }
+        let memory = self.server.port().memory();
+        for range in ranges.iter() {
+            for piece in range.pieces() {
+                let (gpa, len) = piece.ok_or_else(|| wrong("page number beyond 64 bits".into()))?;
+                let at = scratch.bytes.len();
+                scratch.bytes.resize(at + len as usize, 0);
+                memory.read(gpa, &mut scratch.bytes[at..]).map_err(|error| wrong(error.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send_frames(
+        &mut self,
+        queue: &mut Queue,
+        descriptor: &Descriptor,
+        scratch: &mut Scratch,
+        header: &[u8],
+        budget: &mut usize,
+        out: &mut dyn FnMut(Frame<'_>),
+    ) {
+        if let Err((kind, text)) = self.parse_messages(queue, scratch) {
+            let _ = header;
+            return self.fail_packet(queue, descriptor, kind, text, &scratch.bytes);
+        }
+        self.counters.tx_packets += 1;
+        // The packet itself was counted as one.
+        *budget = budget.saturating_sub(scratch.frames.len().saturating_sub(1));
+        let limit = self.session.frame_mtu as usize;
+        for Outbound { frame, info } in &scratch.frames {
+            let bytes = &mut scratch.bytes[frame.clone()];
+            if bytes.len() < MIN_FRAME || bytes.len() > limit {
+                let text = format!("frame of {} bytes, not within {MIN_FRAME} and {limit}", bytes.len());
+                self.record(ViolationKind::BadFrame, Some(queue), text, bytes);
+                // As recorded: accepted. What no wire takes goes no further.
+                continue;
+            }
+            if let Some(request) = info.tx_checksum() {
+                checksum::fill(bytes, request);
+            }
+            self.counters.tx_frames += 1;
+            self.counters.tx_bytes += bytes.len() as u64;
+            match info.vlan {
+                None => out(Frame::new(bytes)),
+                Some(vlan) => out(Frame::new(tag(bytes, vlan, &mut scratch.tagged))),
+            }
+        }
+        self.complete(queue, descriptor.transaction_id, nvsp::Status::SUCCESS);
+    }
+
+    /// Checks all messages of a packet.
+    fn parse_messages(&mut self, queue: &Queue, scratch: &mut Scratch) -> Result<(), (ViolationKind, String)> {
+        let wrong = |text: String| (ViolationKind::BadRndisPacket, text);
+        if !self.session.rndis_initialized {
+            return Err((ViolationKind::UnexpectedNvsp, "frames before INITIALIZE".into()));
+        }
+        scratch.frames.clear();
+        let mut at = 0;
+        while at < scratch.bytes.len() {
+            let rest = &scratch.bytes[at..];
+            // A packet has at most MAX_PACKET bytes.
+            let parsed = PacketHeader::parse(rest, rest.len() as u32).map_err(|error| wrong(error.to_string()))?;
+            let block = rest.get(parsed.ppi_range()).unwrap_or(&[]);
+            let info = PacketInfo::parse(block).map_err(|error| wrong(error.to_string()))?;
+            let data = parsed.data_range();
+            let frame = &rest[data.clone()];
+            check_offloads(frame, &info, self.config.settings.offloads.lso_max_bytes).map_err(wrong)?;
+            scratch.frames.push(Outbound { frame: at + data.start..at + data.end, info });
+            // At least 44: the walk ends.
+            at += parsed.message_len() as usize;
+        }
+        let limit = self.config.settings.max_packets_per_message.max(1) as usize;
+        if scratch.frames.len() > limit {
+            // Not refused by any host that was seen.
+            let text = format!("{} messages in a packet, more than {limit}", scratch.frames.len());
+            self.record(ViolationKind::BadRndisPacket, Some(queue), text, &scratch.bytes);
+        }
+        Ok(())
+    }
+}
+
+/// Whether what a frame asks for can be done at all.
+fn check_offloads(frame: &[u8], info: &PacketInfo, lso_max_bytes: u32) -> Result<(), String> {
+    if let Some(lso) = info.lso {
+        let offset = usize::from(lso.header_offset());
+        if lso_max_bytes == 0 {
+            return Err("segmentation was not offered".into());
+        }
+        if offset >= frame.len() {
+            return Err(format!("segmentation: TCP header at {offset} of a frame of {}", frame.len()));
+        }
+        return Err("segmentation is not done by this host".into());
+    }
+    let Some(request) = info.tx_checksum() else { return Ok(()) };
+    if !request.tcp() && !request.udp() {
+        return Ok(());
+    }
+    let offset = usize::from(request.header_offset());
+    // 0 is "as short as can be".
+    let least = MIN_FRAME + if ip_version(request) == IpVersion::V6 { 40 } else { 20 };
+    if offset != 0 && (offset < least || offset >= frame.len()) {
+        return Err(format!("checksum: transport header at {offset}, not within {least} and {}", frame.len()));
+    }
+    Ok(())
+}
+
+fn ip_version(request: TxChecksum) -> IpVersion {
+    if request.is_ipv6() { IpVersion::V6 } else { IpVersion::V4 }
+}
+
+/// The frame with its tag where wires have it.
+fn tag<'a>(frame: &[u8], vlan: Vlan, into: &'a mut Vec<u8>) -> &'a [u8] {
+    into.clear();
+    into.extend_from_slice(&frame[..ADDRESSES]);
+    into.extend_from_slice(&[0x81, 0x00]);
+    into.extend_from_slice(&vlan.tci().to_be_bytes());
+    into.extend_from_slice(&frame[ADDRESSES..]);
+    into
+}
