@@ -202,7 +202,11 @@ fn more_ranges_than_sections_end_the_queue() {
     host.deliver(1, &[range; 4]);
     assert_eq!(queue.pump().unwrap().ranges, 4);
     host.deliver(2, &[range]);
-    assert_eq!(queue.pump(), Err(QueueError::TooManyRanges { value: 5, limit: 4 }));
+    let failed = QueueError::TooManyRanges { value: 5, limit: 4 };
+    assert_eq!(queue.pump(), Err(failed));
+    // For good: who goes on asking is not left to wait for an interrupt that means nothing.
+    assert_eq!(queue.arm(), Err(failed));
+    assert_eq!(queue.pump(), Err(failed));
 }
 
 #[test]

@@ -118,6 +118,8 @@ pub struct Queue<C: Channel> {
     completed: u64,
     /// When the watchdog first saw this count.
     stalled: Option<(u64, Instant)>,
+    /// Why nothing is taken off the ring any more.
+    failed: Option<QueueError>,
 }
 
 /// What the sending side works with.
@@ -160,6 +162,7 @@ impl<C: Channel> Queue<C> {
             interrupt: Some(parts.interrupt),
             completed: 0,
             stalled: None,
+            failed: None,
         })
     }
 
@@ -300,9 +303,21 @@ impl<C: Channel> Queue<C> {
         })
     }
 
-    /// Takes packets off the ring until `ranges` ranges wait or it is empty; whether something may be left.
+    /// Takes packets off the ring until `ranges` ranges wait or it is empty; whether something may be left. A failure is
+    /// final: what was taken before it is not given back, and what is in the ring means nothing.
     #[inline]
     fn drain(&mut self, ranges: usize) -> Result<bool, QueueError> {
+        self.check_failed()?;
+        self.take_packets(ranges).inspect_err(|error| self.failed = Some(*error))
+    }
+
+    #[inline]
+    fn check_failed(&self) -> Result<(), QueueError> {
+        self.failed.map_or(Ok(()), Err)
+    }
+
+    #[inline]
+    fn take_packets(&mut self, ranges: usize) -> Result<bool, QueueError> {
         let mut left = MAX_PACKETS_PER_PUMP;
         while left > 0 && self.receive.backlog() < ranges {
             let Some(incoming) = self.incoming.take(&mut self.packet)? else { break };
@@ -445,6 +460,7 @@ impl<C: Channel> Queue<C> {
     /// # Errors
     /// [`QueueError`].
     pub fn arm(&mut self) -> Result<bool, QueueError> {
+        self.check_failed()?;
         self.flush_acks()?;
         while self.outbound.owed() > 0 && self.outbound.wait_for_ack_room()? {
             self.flush_acks()?;
