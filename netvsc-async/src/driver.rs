@@ -119,8 +119,10 @@ impl<B: Bus> Driver<B> {
     fn next_timeout(&self, now: netvsc::Instant) -> Option<netvsc::Instant> {
         let machine = self.nic.next_timeout();
         let watchdog = self.running.as_ref().and_then(|_| {
-            let outstanding = self.primary.as_ref()?.lock().queue.outstanding();
-            (outstanding > 0).then(|| now + self.builder.stall_limit / 2)
+            let mut core = self.primary.as_ref()?.lock();
+            // Whoever sends wakes this task if it has no timer.
+            core.watched = core.queue.outstanding() > 0;
+            core.watched.then(|| now + self.builder.stall_limit / 2)
         });
         machine.into_iter().chain(watchdog).min()
     }

@@ -319,6 +319,21 @@ async fn a_dropped_open_closes_what_it_opened() {
     host.assert_clean();
 }
 
+#[tokio::test(start_paused = true)]
+async fn sends_that_a_silent_host_leaves_lying_are_told_once() {
+    let mut pair = testing::pair().await.unwrap();
+    let mut events = pair.nic.events();
+    // So that nothing else makes the adapter's task look.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    pair.host.inject(netvsc_host::fault::Fault::QueueSilent, netvsc_host::fault::When::Always);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let frame = own_frame(&pair, 60, 1);
+    pair.queue.tx.send(&frame).await.unwrap();
+    let stalled = tokio::time::timeout(Duration::from_secs(20), events.next()).await;
+    assert_eq!(stalled, Ok(Some(Event::Stalled { queue: 0, outstanding: 1 })));
+    assert!(tokio::time::timeout(Duration::from_secs(600), events.next()).await.is_err(), "once");
+}
+
 #[test]
 fn public_types_are_send_and_unpin() {
     fn check<T: Send + Unpin>() {}

@@ -39,6 +39,8 @@ pub(crate) struct Core<C: Channel> {
     pub(crate) unflushed_since: Option<Instant>,
     /// The ring is unmasked: the next packet interrupts.
     pub(crate) armed: bool,
+    /// The NIC's task has a timer by which it looks whether the host makes progress.
+    pub(crate) watched: bool,
     /// Completions that the sender was told of.
     completions: u64,
 }
@@ -76,7 +78,7 @@ impl<C: Channel> Shared<C> {
         control: Arc<AtomicWaker>,
     ) -> Self {
         Self {
-            core: Mutex::new(Core { queue, unflushed_since: None, armed: false, completions: 0 }),
+            core: Mutex::new(Core { queue, unflushed_since: None, armed: false, watched: false, completions: 0 }),
             clock,
             tx_latency,
             receiver: AtomicWaker::new(),
@@ -239,6 +241,9 @@ impl<C: Channel> Shared<C> {
         }
         match core.queue.send(frame, meta) {
             Ok(()) => {
+                if !std::mem::replace(&mut core.watched, true) {
+                    self.control.wake();
+                }
                 if core.unflushed_since.is_none() {
                     core.unflushed_since = Some(self.clock.now());
                     // So that somebody rings the doorbell if the sender does not.
