@@ -32,6 +32,7 @@
 //! ```
 
 use std::future::poll_fn;
+#[cfg(feature = "host")]
 use std::task::Poll;
 
 use async_trait::async_trait;
