@@ -49,9 +49,7 @@ impl ParseError {
     #[must_use]
     pub const fn field(&self) -> &'static str {
         match self {
-            Self::Truncated { field, .. }
-            | Self::Unexpected { field, .. }
-            | Self::BadOffset { field, .. } => field,
+            Self::Truncated { field, .. } | Self::Unexpected { field, .. } | Self::BadOffset { field, .. } => field,
         }
     }
 }
@@ -59,38 +57,14 @@ impl ParseError {
 impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Truncated {
-                message,
-                field,
-                needed,
-                len,
-            } => {
-                write!(
-                    f,
-                    "{message}: {field} is missing, it needs {needed} bytes of which there are {len}"
-                )
+            Self::Truncated { message, field, needed, len } => {
+                write!(f, "{message}: {field} is missing, it needs {needed} bytes of which there are {len}")
             }
-            Self::Unexpected {
-                message,
-                field,
-                value,
-                expected,
-            } => {
-                write!(
-                    f,
-                    "{message}: {field} is {value:#x} where only {expected:#x} is allowed"
-                )
+            Self::Unexpected { message, field, value, expected } => {
+                write!(f, "{message}: {field} is {value:#x} where only {expected:#x} is allowed")
             }
-            Self::BadOffset {
-                message,
-                field,
-                value,
-                limit,
-            } => {
-                write!(
-                    f,
-                    "{message}: {field} is {value:#x}, beyond the limit {limit:#x}"
-                )
+            Self::BadOffset { message, field, value, limit } => {
+                write!(f, "{message}: {field} is {value:#x}, beyond the limit {limit:#x}")
             }
         }
     }
@@ -133,23 +107,12 @@ impl fmt::Display for EmitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::BufferTooSmall { needed, available } => {
-                write!(
-                    f,
-                    "the message takes {needed} bytes, the buffer has {available}"
-                )
+                write!(f, "the message takes {needed} bytes, the buffer has {available}")
             }
-            Self::TooManyRecords {
-                field,
-                count,
-                limit,
-            } => {
+            Self::TooManyRecords { field, count, limit } => {
                 write!(f, "{field} can count {limit} entries, there are {count}")
             }
-            Self::BadOffset {
-                field,
-                value,
-                minimum,
-            } => {
+            Self::BadOffset { field, value, minimum } => {
                 write!(f, "{field} is {value}, below the minimum {minimum}")
             }
         }

@@ -31,15 +31,12 @@ pub(crate) fn read<W: Wire>(
     offset: usize,
     field: &'static str,
 ) -> Result<W::Value, ParseError> {
-    bytes
-        .get(offset..)
-        .and_then(W::read)
-        .ok_or(ParseError::Truncated {
-            message,
-            field,
-            needed: offset.saturating_add(W::SIZE),
-            len: bytes.len(),
-        })
+    bytes.get(offset..).and_then(W::read).ok_or(ParseError::Truncated {
+        message,
+        field,
+        needed: offset.saturating_add(W::SIZE),
+        len: bytes.len(),
+    })
 }
 
 macro_rules! integer {
@@ -254,19 +251,14 @@ pub(crate) fn put<W: Wire>(out: &mut [u8], offset: usize, value: W::Value) {
 #[inline]
 pub(crate) fn front<const N: usize>(out: &mut [u8]) -> Result<&mut [u8; N], crate::EmitError> {
     let available = out.len();
-    out.first_chunk_mut()
-        .ok_or(crate::EmitError::BufferTooSmall {
-            needed: N,
-            available,
-        })
+    out.first_chunk_mut().ok_or(crate::EmitError::BufferTooSmall { needed: N, available })
 }
 
 /// The first `needed` bytes of `out`.
 #[inline]
 pub(crate) fn front_slice(out: &mut [u8], needed: usize) -> Result<&mut [u8], crate::EmitError> {
     let available = out.len();
-    out.get_mut(..needed)
-        .ok_or(crate::EmitError::BufferTooSmall { needed, available })
+    out.get_mut(..needed).ok_or(crate::EmitError::BufferTooSmall { needed, available })
 }
 
 /// Runs `emit`, which writes `len` bytes, and zeroes the rest up to `padded_len`.

@@ -25,10 +25,7 @@ impl Init {
     /// An offer of one version.
     #[must_use]
     pub const fn only(version: Version) -> Self {
-        Self {
-            min_version: version,
-            max_version: version,
-        }
+        Self { min_version: version, max_version: version }
     }
 }
 

@@ -70,8 +70,8 @@ mod version;
 mod vf;
 
 pub use buffers::{
-    BufferId, GpadlHandle, ReceiveSection, RevokeReceiveBuffer, RevokeSendBuffer,
-    SendReceiveBuffer, SendReceiveBufferComplete, SendSendBuffer, SendSendBufferComplete,
+    BufferId, GpadlHandle, ReceiveSection, RevokeReceiveBuffer, RevokeSendBuffer, SendReceiveBuffer,
+    SendReceiveBufferComplete, SendSendBuffer, SendSendBufferComplete,
 };
 pub use deprecated::{AllocateReceiveBuffer, AllocateReceiveBufferComplete, FreeReceiveBuffer};
 pub use error::{EmitError, ParseError};
@@ -81,11 +81,11 @@ pub use message::{Message, Sender, UnknownMessage};
 pub use message_type::MessageType;
 pub use oid_query::{OidQueryEx, OidQueryExComplete};
 pub use packet_direct::{
-    GroupAffinity, PdAllocateCommonBufferComplete, PdAllocateCommonBufferRequest, PdBatchFlags,
-    PdBuffer, PdCloseProviderRequest, PdComplete, PdConfigurationComplete, PdConfigurationRequest,
-    PdCreateQueueComplete, PdCreateQueueRequest, PdFlushQueueRequest, PdFreeCommonBufferRequest,
-    PdFreeQueueRequest, PdOpenProviderComplete, PdOpenProviderRequest, PdOperation, PdPostBatch,
-    PdRequest, PdStatusComplete, PdSwitchDatapathRequest, PdUnknownRequest,
+    GroupAffinity, PdAllocateCommonBufferComplete, PdAllocateCommonBufferRequest, PdBatchFlags, PdBuffer,
+    PdCloseProviderRequest, PdComplete, PdConfigurationComplete, PdConfigurationRequest, PdCreateQueueComplete,
+    PdCreateQueueRequest, PdFlushQueueRequest, PdFreeCommonBufferRequest, PdFreeQueueRequest, PdOpenProviderComplete,
+    PdOpenProviderRequest, PdOperation, PdPostBatch, PdRequest, PdStatusComplete, PdSwitchDatapathRequest,
+    PdUnknownRequest,
 };
 pub use records::Records;
 pub use rndis_packet::{ChannelType, RndisPacket, RndisPacketComplete, SectionIndex};

@@ -1,12 +1,11 @@
 //! Any message: what a receiver that does not know yet what came parses.
 
 use crate::{
-    AllocateReceiveBuffer, AllocateReceiveBufferComplete, EmitError, FreeReceiveBuffer, Init,
-    InitComplete, MessageType, NdisConfig, NdisVersion, OidQueryEx, OidQueryExComplete, ParseError,
-    PdComplete, PdPostBatch, PdRequest, RevokeReceiveBuffer, RevokeSendBuffer, RndisPacket,
-    RndisPacketComplete, SendReceiveBuffer, SendReceiveBufferComplete, SendSendBuffer,
-    SendSendBufferComplete, SendTableMessage, SubchannelComplete, SubchannelRequest,
-    SwitchDataPath, UplinkConnectState, VfAssociation, field,
+    AllocateReceiveBuffer, AllocateReceiveBufferComplete, EmitError, FreeReceiveBuffer, Init, InitComplete,
+    MessageType, NdisConfig, NdisVersion, OidQueryEx, OidQueryExComplete, ParseError, PdComplete, PdPostBatch,
+    PdRequest, RevokeReceiveBuffer, RevokeSendBuffer, RndisPacket, RndisPacketComplete, SendReceiveBuffer,
+    SendReceiveBufferComplete, SendSendBuffer, SendSendBufferComplete, SendTableMessage, SubchannelComplete,
+    SubchannelRequest, SwitchDataPath, UplinkConnectState, VfAssociation, field,
 };
 
 /// Who sent a message. Two types (133, 135) mean the request from the guest and the answer from the

@@ -141,11 +141,6 @@ impl fmt::Display for MessageType {
 
 impl fmt::Debug for MessageType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "MessageType({} {})",
-            self.0,
-            self.name().unwrap_or("unknown")
-        )
+        write!(f, "MessageType({} {})", self.0, self.name().unwrap_or("unknown"))
     }
 }

@@ -57,10 +57,7 @@ impl Wire for GroupAffinity {
 
     fn read(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.get(..Self::SIZE)?;
-        Some(Self {
-            mask: u64::read(bytes)?,
-            group: u16::read(bytes.get(8..)?)?,
-        })
+        Some(Self { mask: u64::read(bytes)?, group: u16::read(bytes.get(8..)?)? })
     }
 
     fn write(value: Self, out: &mut [u8]) {

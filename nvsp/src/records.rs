@@ -29,15 +29,9 @@ impl<'a, T: Wire<Value = T> + Copy> Records<'a, T> {
     ) -> Result<Self, ParseError> {
         // Saturating, so that a count from the wire cannot wrap: no slice is usize::MAX long.
         let end = count.saturating_mul(T::SIZE).saturating_add(offset);
-        let records = bytes.get(offset..end).ok_or(ParseError::Truncated {
-            message,
-            field,
-            needed: end,
-            len: bytes.len(),
-        })?;
-        Ok(Self {
-            source: Source::Bytes(records, PhantomData),
-        })
+        let records =
+            bytes.get(offset..end).ok_or(ParseError::Truncated { message, field, needed: end, len: bytes.len() })?;
+        Ok(Self { source: Source::Bytes(records, PhantomData) })
     }
 
     /// Number of records.
@@ -75,10 +69,7 @@ impl<'a, T: Wire<Value = T> + Copy> Records<'a, T> {
     where
         T: 'a,
     {
-        RecordIter {
-            records: *self,
-            next: 0,
-        }
+        RecordIter { records: *self, next: 0 }
     }
 
     /// Bytes of all records.
@@ -89,15 +80,7 @@ impl<'a, T: Wire<Value = T> + Copy> Records<'a, T> {
     /// The count as `field` holds it, if it is no more than `limit`.
     pub(crate) fn count(&self, field: &'static str, limit: usize) -> Result<usize, EmitError> {
         let count = self.len();
-        if count <= limit {
-            Ok(count)
-        } else {
-            Err(EmitError::TooManyRecords {
-                field,
-                count,
-                limit,
-            })
-        }
+        if count <= limit { Ok(count) } else { Err(EmitError::TooManyRecords { field, count, limit }) }
     }
 
     /// Writes all records to `out`, which has [`byte_len`](Self::byte_len) bytes.
@@ -132,25 +115,19 @@ impl<T: Wire<Value = T> + Copy> ExactSizeIterator for RecordIter<'_, T> {}
 
 impl<'a, T> From<&'a [T]> for Records<'a, T> {
     fn from(values: &'a [T]) -> Self {
-        Self {
-            source: Source::Values(values),
-        }
+        Self { source: Source::Values(values) }
     }
 }
 
 impl<'a, T, const N: usize> From<&'a [T; N]> for Records<'a, T> {
     fn from(values: &'a [T; N]) -> Self {
-        Self {
-            source: Source::Values(values),
-        }
+        Self { source: Source::Values(values) }
     }
 }
 
 impl<T> Default for Records<'_, T> {
     fn default() -> Self {
-        Self {
-            source: Source::Values(&[]),
-        }
+        Self { source: Source::Values(&[]) }
     }
 }
 

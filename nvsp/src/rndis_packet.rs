@@ -32,11 +32,7 @@ impl SectionIndex {
     #[inline]
     #[must_use]
     pub const fn new(index: u32) -> Option<Self> {
-        if index == NO_SECTION {
-            None
-        } else {
-            Some(Self(index))
-        }
+        if index == NO_SECTION { None } else { Some(Self(index)) }
     }
 
     /// The index.
@@ -87,11 +83,7 @@ impl RndisPacket {
     #[inline]
     #[must_use]
     pub const fn without_section(channel_type: ChannelType) -> Self {
-        Self {
-            channel_type,
-            section: None,
-            section_bytes: 0,
-        }
+        Self { channel_type, section: None, section_bytes: 0 }
     }
 }
 
@@ -112,9 +104,6 @@ mod tests {
     #[test]
     fn the_no_section_value_is_not_an_index() {
         assert_eq!(SectionIndex::new(NO_SECTION), None);
-        assert_eq!(
-            SectionIndex::new(NO_SECTION - 1).map(SectionIndex::get),
-            Some(NO_SECTION - 1)
-        );
+        assert_eq!(SectionIndex::new(NO_SECTION - 1).map(SectionIndex::get), Some(NO_SECTION - 1));
     }
 }

@@ -6,9 +6,7 @@
 //! Source: Linux `drivers/net/hyperv/netvsc.c` (`netvsc_send_table`), with "hv_netvsc: Fix offset
 //! usage in netvsc_send_table()" and "hv_netvsc: Fix send_table offset in case of a host bug".
 
-use crate::{
-    EmitError, MESSAGE_LEN, MessageType, ParseError, SEND_TABLE_LEN, Version, field, message_type,
-};
+use crate::{EmitError, MESSAGE_LEN, MessageType, ParseError, SEND_TABLE_LEN, Version, field, message_type};
 
 const NAME: &str = MessageType::SEND_TABLE.label();
 /// Bytes of the table itself.
@@ -40,26 +38,14 @@ pub struct SendTableLayout {
 
 impl SendTableLayout {
     /// OpenVMM: right behind the fixed fields.
-    pub const COMPACT: Self = Self {
-        stated_offset: 12,
-        actual_offset: HEADER_LEN,
-    };
+    pub const COMPACT: Self = Self { stated_offset: 12, actual_offset: HEADER_LEN };
     /// Behind a 40-byte message, as from version 6.1 on.
-    pub const FULL: Self = Self {
-        stated_offset: 40,
-        actual_offset: 40,
-    };
+    pub const FULL: Self = Self { stated_offset: 40, actual_offset: 40 };
     /// Behind a 28-byte message.
-    pub const LEGACY: Self = Self {
-        stated_offset: 28,
-        actual_offset: 28,
-    };
+    pub const LEGACY: Self = Self { stated_offset: 28, actual_offset: 28 };
     /// The host bug at versions up to 6: the offset is of a 28-byte message, the table behind a
     /// 40-byte one.
-    pub const HOST_BUG: Self = Self {
-        stated_offset: 28,
-        actual_offset: HOST_BUG_OFFSET,
-    };
+    pub const HOST_BUG: Self = Self { stated_offset: 28, actual_offset: HOST_BUG_OFFSET };
 }
 
 impl SendTable {
@@ -105,11 +91,7 @@ impl SendTable {
         field::put::<MessageType>(out, 0, Self::MESSAGE_TYPE);
         field::put::<u32>(out, 4, SEND_TABLE_LEN as u32);
         field::put::<u32>(out, 8, layout.stated_offset);
-        for (entry, out) in self
-            .entries
-            .iter()
-            .zip(out[layout.actual_offset..].chunks_exact_mut(4))
-        {
+        for (entry, out) in self.entries.iter().zip(out[layout.actual_offset..].chunks_exact_mut(4)) {
             out.copy_from_slice(&entry.to_le_bytes());
         }
         Ok(out.len())
@@ -119,15 +101,8 @@ impl SendTable {
     ///
     /// # Errors
     /// As [`emit`](Self::emit).
-    pub fn emit_padded(
-        &self,
-        layout: SendTableLayout,
-        out: &mut [u8],
-        padded_len: usize,
-    ) -> Result<usize, EmitError> {
-        field::pad(out, self.buffer_len(layout), padded_len, |out| {
-            self.emit(layout, out)
-        })
+    pub fn emit_padded(&self, layout: SendTableLayout, out: &mut [u8], padded_len: usize) -> Result<usize, EmitError> {
+        field::pad(out, self.buffer_len(layout), padded_len, |out| self.emit(layout, out))
     }
 }
 
@@ -193,29 +168,15 @@ impl<'a> SendTableMessage<'a> {
             });
         }
         let Some(limit) = len.checked_sub(TABLE_BYTES) else {
-            return Err(ParseError::Truncated {
-                message: NAME,
-                field: "entries",
-                needed: TABLE_BYTES,
-                len,
-            });
+            return Err(ParseError::Truncated { message: NAME, field: "entries", needed: TABLE_BYTES, len });
         };
         let offset = if negotiated <= Version::V6 && len >= HOST_BUG_MIN_LEN {
             HOST_BUG_OFFSET
         } else {
             usize::try_from(self.offset).unwrap_or(usize::MAX)
         };
-        let bad = ParseError::BadOffset {
-            message: NAME,
-            field: "offset",
-            value: self.offset,
-            limit,
-        };
-        let table = self
-            .bytes
-            .get(offset..)
-            .and_then(|rest| rest.first_chunk::<TABLE_BYTES>())
-            .ok_or(bad)?;
+        let bad = ParseError::BadOffset { message: NAME, field: "offset", value: self.offset, limit };
+        let table = self.bytes.get(offset..).and_then(|rest| rest.first_chunk::<TABLE_BYTES>()).ok_or(bad)?;
         let mut entries = [0; SEND_TABLE_LEN];
         for (entry, bytes) in entries.iter_mut().zip(table.as_chunks().0) {
             *entry = u32::from_le_bytes(*bytes);
@@ -246,9 +207,7 @@ mod tests {
 
     use super::*;
 
-    const TABLE: SendTable = SendTable {
-        entries: [7, 6, 5, 4, 3, 2, 1, 0, 0, 1, 2, 3, 4, 5, 6, 7],
-    };
+    const TABLE: SendTable = SendTable { entries: [7, 6, 5, 4, 3, 2, 1, 0, 0, 1, 2, 3, 4, 5, 6, 7] };
 
     fn emitted(layout: SendTableLayout) -> Vec<u8> {
         let mut out = [0xFF; 128];
@@ -267,11 +226,7 @@ mod tests {
             (SendTableLayout::HOST_BUG, Version::V6),
             (SendTableLayout::FULL, Version::V6_1),
         ] {
-            assert_eq!(
-                SendTable::parse(&emitted(layout), version),
-                Ok(TABLE),
-                "{layout:?} {version}"
-            );
+            assert_eq!(SendTable::parse(&emitted(layout), version), Ok(TABLE), "{layout:?} {version}");
         }
     }
 
@@ -294,20 +249,10 @@ mod tests {
 
     #[test]
     fn a_table_over_the_fixed_fields_is_not_written() {
-        let layout = SendTableLayout {
-            stated_offset: 8,
-            actual_offset: 8,
-        };
-        let expected = EmitError::BadOffset {
-            field: "actual_offset",
-            value: 8,
-            minimum: 12,
-        };
+        let layout = SendTableLayout { stated_offset: 8, actual_offset: 8 };
+        let expected = EmitError::BadOffset { field: "actual_offset", value: 8, minimum: 12 };
         assert_eq!(TABLE.emit(layout, &mut [0; 128]), Err(expected));
-        let far = SendTableLayout {
-            stated_offset: 0,
-            actual_offset: usize::MAX,
-        };
+        let far = SendTableLayout { stated_offset: 0, actual_offset: usize::MAX };
         assert!(TABLE.emit(far, &mut [0; 128]).is_err());
     }
 }

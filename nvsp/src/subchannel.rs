@@ -34,10 +34,7 @@ impl SubchannelRequest {
     /// Asks for `count` subchannels beside the primary channel.
     #[must_use]
     pub const fn allocate(count: u32) -> Self {
-        Self {
-            operation: SubchannelOperation::ALLOCATE,
-            count,
-        }
+        Self { operation: SubchannelOperation::ALLOCATE, count }
     }
 }
 

@@ -81,22 +81,14 @@ impl Version {
     /// version before it. Linux and DPDK send 40 at every version, which a host has to accept.
     #[must_use]
     pub const fn message_len(self) -> usize {
-        if self.0 < Self::V6_1.0 {
-            crate::LEGACY_MESSAGE_LEN
-        } else {
-            crate::MESSAGE_LEN
-        }
+        if self.0 < Self::V6_1.0 { crate::LEGACY_MESSAGE_LEN } else { crate::MESSAGE_LEN }
     }
 
     /// Largest receive buffer in bytes that a guest gives: 15 MiB up to version 2, else 31 MiB
     /// (Linux).
     #[must_use]
     pub const fn max_receive_buffer(self) -> usize {
-        if self.0 <= Self::V2.0 {
-            crate::LEGACY_MAX_RECEIVE_BUFFER
-        } else {
-            crate::MAX_RECEIVE_BUFFER
-        }
+        if self.0 <= Self::V2.0 { crate::LEGACY_MAX_RECEIVE_BUFFER } else { crate::MAX_RECEIVE_BUFFER }
     }
 
     /// Whether [`NdisConfig`](crate::NdisConfig) exists (2 and later); without it the MTU is 1500.
@@ -175,10 +167,7 @@ impl FromStr for Version {
     type Err = ParseVersionError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|version| version.name() == Some(text))
-            .ok_or(ParseVersionError)
+        Self::ALL.into_iter().find(|version| version.name() == Some(text)).ok_or(ParseVersionError)
     }
 }
 
@@ -195,11 +184,7 @@ mod tests {
             assert_eq!(version.to_string().parse(), Ok(version));
         }
         for unknown in ["", "3", "6.0", "7", "0x60001", " 6"] {
-            assert_eq!(
-                unknown.parse::<Version>(),
-                Err(ParseVersionError),
-                "{unknown}"
-            );
+            assert_eq!(unknown.parse::<Version>(), Err(ParseVersionError), "{unknown}");
         }
         assert_eq!(Version(0x0007_0000).to_string(), "0x00070000");
     }
@@ -235,10 +220,7 @@ mod tests {
             assert_eq!(version.has_link_speed_changes(), subchannels);
             assert_eq!(version.has_rsc(), rsc);
             assert_eq!(version.has_packet_direct(), rsc);
-            assert_eq!(
-                version.max_receive_buffer(),
-                if vf { 31 << 20 } else { 15 << 20 }
-            );
+            assert_eq!(version.max_receive_buffer(), if vf { 31 << 20 } else { 15 << 20 });
         }
     }
 }

@@ -5,27 +5,18 @@ use proptest::prelude::*;
 
 /// Every type with a layout, and one without.
 const TYPES: [u32; 26] = [
-    1, 2, 100, 101, 102, 103, 104, 105, 106, 107, 108, 119, 120, 121, 122, 123, 125, 128, 129, 130,
-    131, 132, 133, 134, 135, 136,
+    1, 2, 100, 101, 102, 103, 104, 105, 106, 107, 108, 119, 120, 121, 122, 123, 125, 128, 129, 130, 131, 132, 133, 134,
+    135, 136,
 ];
 
 /// A message type, then small numbers now and then so that counts and operations are met, then anything.
 fn message_bytes() -> impl Strategy<Value = Vec<u8>> {
     let word = prop_oneof![0u32..20, any::<u32>(), Just(0xFFFF_FFFF)];
-    (
-        prop::sample::select(&TYPES[..]),
-        prop::collection::vec(word, 0..40),
-        0usize..4,
-    )
-        .prop_map(|(code, words, cut)| {
-            let mut bytes: Vec<u8> = [code]
-                .iter()
-                .chain(&words)
-                .flat_map(|word| word.to_le_bytes())
-                .collect();
-            bytes.truncate(bytes.len() - cut);
-            bytes
-        })
+    (prop::sample::select(&TYPES[..]), prop::collection::vec(word, 0..40), 0usize..4).prop_map(|(code, words, cut)| {
+        let mut bytes: Vec<u8> = [code].iter().chain(&words).flat_map(|word| word.to_le_bytes()).collect();
+        bytes.truncate(bytes.len() - cut);
+        bytes
+    })
 }
 
 fn sender() -> impl Strategy<Value = Sender> {
@@ -33,10 +24,7 @@ fn sender() -> impl Strategy<Value = Sender> {
 }
 
 fn version() -> impl Strategy<Value = Version> {
-    prop_oneof![
-        prop::sample::select(&Version::ALL[..]),
-        any::<u32>().prop_map(Version)
-    ]
+    prop_oneof![prop::sample::select(&Version::ALL[..]), any::<u32>().prop_map(Version)]
 }
 
 /// Checks that `message` survives being written, padded and unpadded, and refuses a buffer that is one byte short.
@@ -57,10 +45,7 @@ fn survives(message: Message<'_>, sender: Sender, pad: usize) -> Result<(), Test
     }
 
     let mut short = vec![0xAA; needed - 1];
-    let error = EmitError::BufferTooSmall {
-        needed,
-        available: needed - 1,
-    };
+    let error = EmitError::BufferTooSmall { needed, available: needed - 1 };
     prop_assert_eq!(message.emit(&mut short), Err(error));
     prop_assert!(short.iter().all(|byte| *byte == 0xAA));
     Ok(())
@@ -129,29 +114,12 @@ proptest! {
 
 #[test]
 fn a_batch_longer_than_its_count_field_is_refused() {
-    let buffers = vec![
-        PdBuffer {
-            region_offset: 0,
-            region_id: 0,
-            flags: 0
-        };
-        65_536
-    ];
+    let buffers = vec![PdBuffer { region_offset: 0, region_id: 0, flags: 0 }; 65_536];
     let mut out = vec![0; 8 + 8 * 65_536];
-    let batch = PdPostBatch {
-        flags: PdBatchFlags::IS_RECEIVE,
-        buffers: Records::from(&buffers[..]),
-    };
-    let error = EmitError::TooManyRecords {
-        field: "count",
-        count: 65_536,
-        limit: 65_535,
-    };
+    let batch = PdPostBatch { flags: PdBatchFlags::IS_RECEIVE, buffers: Records::from(&buffers[..]) };
+    let error = EmitError::TooManyRecords { field: "count", count: 65_536, limit: 65_535 };
     assert_eq!(batch.emit(&mut out), Err(error));
-    let batch = PdPostBatch {
-        buffers: Records::from(&buffers[1..]),
-        ..batch
-    };
+    let batch = PdPostBatch { buffers: Records::from(&buffers[1..]), ..batch };
     assert_eq!(batch.emit(&mut out), Ok(8 + 8 * 65_535));
     assert_eq!(PdPostBatch::parse(&out), Ok(batch));
 }
@@ -160,47 +128,25 @@ fn a_batch_longer_than_its_count_field_is_refused() {
 fn errors_name_message_and_field() {
     let bytes: [u8; 40] = Init::only(Version::V5).to_array();
     let error = Init::parse(&bytes[..11]).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "INIT: max_version is missing, it needs 12 bytes of which there are 11"
-    );
+    assert_eq!(error.to_string(), "INIT: max_version is missing, it needs 12 bytes of which there are 11");
     let error = NdisConfig::parse(&bytes).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "NDIS_CONFIG: message_type is 0x1 where only 0x7d is allowed"
-    );
-    let request = PdFlushQueueRequest {
-        provider_id: 1,
-        queue_id: 2,
-    }
-    .to_array::<40>();
+    assert_eq!(error.to_string(), "NDIS_CONFIG: message_type is 0x1 where only 0x7d is allowed");
+    let request = PdFlushQueueRequest { provider_id: 1, queue_id: 2 }.to_array::<40>();
     let error = PdFreeQueueRequest::parse(&request).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "PD_API: operation is 0x6 where only 0x7 is allowed"
-    );
+    assert_eq!(error.to_string(), "PD_API: operation is 0x6 where only 0x7 is allowed");
     let error = Message::parse(&[], Sender::Guest).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "message: message_type is missing, it needs 4 bytes of which there are 0"
-    );
+    assert_eq!(error.to_string(), "message: message_type is missing, it needs 4 bytes of which there are 0");
 }
 
 #[test]
 fn an_offer_has_its_lowest_version_first() {
-    let init = Init {
-        min_version: Version::V1,
-        max_version: Version::V5,
-    };
+    let init = Init { min_version: Version::V1, max_version: Version::V5 };
     assert_eq!(init.to_array(), [1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 5, 0]);
 }
 
 #[test]
 fn reserved_bytes_are_ignored() {
-    let config = NdisConfig {
-        frame_mtu: 1514,
-        capabilities: Capabilities::IEEE8021Q | Capabilities::SRIOV,
-    };
+    let config = NdisConfig { frame_mtu: 1514, capabilities: Capabilities::IEEE8021Q | Capabilities::SRIOV };
     let mut bytes: [u8; 40] = config.to_array();
     bytes[8..12].fill(0xEE);
     bytes[20..].fill(0xEE);
@@ -212,22 +158,14 @@ fn one_type_means_two_messages() {
     let bytes: [u8; 40] = SubchannelRequest::allocate(3).to_array();
     let request = Message::SubchannelRequest(SubchannelRequest::allocate(3));
     assert_eq!(Message::parse(&bytes, Sender::Guest), Ok(request));
-    let complete = SubchannelComplete {
-        status: Status::SUCCESS,
-        count: 3,
-    };
-    assert_eq!(
-        Message::parse(&bytes, Sender::Host),
-        Ok(Message::SubchannelComplete(complete))
-    );
+    let complete = SubchannelComplete { status: Status::SUCCESS, count: 3 };
+    assert_eq!(Message::parse(&bytes, Sender::Host), Ok(Message::SubchannelComplete(complete)));
 }
 
 #[test]
 fn an_unknown_type_is_kept() {
     let bytes = [0x39, 0x30, 0, 0, 1, 2, 3];
-    let Ok(Message::Unknown(unknown)) = Message::parse(&bytes, Sender::Host) else {
-        panic!("known?")
-    };
+    let Ok(Message::Unknown(unknown)) = Message::parse(&bytes, Sender::Host) else { panic!("known?") };
     assert_eq!(unknown.message_type(), MessageType(12_345));
     assert_eq!(unknown.bytes(), bytes);
     assert_eq!(unknown.message_type().to_string(), "message type 12345");

@@ -32,9 +32,7 @@ const FILES: [(&str, usize); 7] = [
 ];
 
 fn vectors(file: &str) -> Vec<Value> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/vectors")
-        .join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(file);
     let json: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     json["vectors"].as_array().unwrap().clone()
 }
@@ -45,20 +43,12 @@ fn name(vector: &Value) -> &str {
 
 fn unhex(hex: &str) -> Vec<u8> {
     assert!(hex.len().is_multiple_of(2));
-    (0..hex.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
-        .collect()
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
 }
 
 fn bytes(vector: &Value) -> Vec<u8> {
     let bytes = unhex(vector["hex"].as_str().unwrap());
-    assert_eq!(
-        bytes.len() as u64,
-        vector["length"].as_u64().unwrap(),
-        "{}",
-        name(vector)
-    );
+    assert_eq!(bytes.len() as u64, vector["length"].as_u64().unwrap(), "{}", name(vector));
     bytes
 }
 
@@ -82,11 +72,7 @@ fn flag(vector: &Value, wanted: &str) -> bool {
 }
 
 fn sender(vector: &Value) -> Sender {
-    if name(vector).contains("complete") {
-        Sender::Host
-    } else {
-        Sender::Guest
-    }
+    if name(vector).contains("complete") { Sender::Host } else { Sender::Guest }
 }
 
 /// The message that a vector's fields describe.
@@ -95,67 +81,34 @@ fn described(vector: &Value) -> Message<'static> {
     let u16 = |wanted| number::<u16>(vector, wanted);
     let status = || Status(u32("status"));
     match (u32("message_type"), sender(vector)) {
-        (1, _) => Init {
-            min_version: Version(u32("protocol_version")),
-            max_version: Version(u32("protocol_version2")),
+        (1, _) => {
+            Init { min_version: Version(u32("protocol_version")), max_version: Version(u32("protocol_version2")) }
+                .into()
         }
-        .into(),
         (2, _) => InitComplete {
             version: Version(u32("negotiated_or_deprecated")),
             max_mdl_chain_len: u32("maximum_mdl_chain_length"),
             status: status(),
         }
         .into(),
-        (100, _) => NdisVersion {
-            major: u32("ndis_major"),
-            minor: u32("ndis_minor"),
-        }
-        .into(),
-        (101, _) => SendReceiveBuffer {
-            gpadl: GpadlHandle(u32("gpadl_handle")),
-            id: BufferId(u16("id")),
-        }
-        .into(),
+        (100, _) => NdisVersion { major: u32("ndis_major"), minor: u32("ndis_minor") }.into(),
+        (101, _) => SendReceiveBuffer { gpadl: GpadlHandle(u32("gpadl_handle")), id: BufferId(u16("id")) }.into(),
         (102, _) => {
             let sections: Vec<_> = (0..u32("num_sections"))
                 .map(|index| ReceiveSection {
                     offset: number(vector, &format!("section{index}.offset")),
-                    sub_allocation_size: number(
-                        vector,
-                        &format!("section{index}.sub_allocation_size"),
-                    ),
-                    sub_allocation_count: number(
-                        vector,
-                        &format!("section{index}.num_sub_allocations"),
-                    ),
+                    sub_allocation_size: number(vector, &format!("section{index}.sub_allocation_size")),
+                    sub_allocation_count: number(vector, &format!("section{index}.num_sub_allocations")),
                     end_offset: number(vector, &format!("section{index}.end_offset")),
                 })
                 .collect();
             let sections = Records::from(&*sections.leak());
-            SendReceiveBufferComplete {
-                status: status(),
-                sections,
-            }
-            .into()
+            SendReceiveBufferComplete { status: status(), sections }.into()
         }
-        (103, _) => RevokeReceiveBuffer {
-            id: BufferId(u16("id")),
-        }
-        .into(),
-        (104, _) => SendSendBuffer {
-            gpadl: GpadlHandle(u32("gpadl_handle")),
-            id: BufferId(u16("id")),
-        }
-        .into(),
-        (105, _) => SendSendBufferComplete {
-            status: status(),
-            section_size: u32("section_size"),
-        }
-        .into(),
-        (106, _) => RevokeSendBuffer {
-            id: BufferId(u16("id")),
-        }
-        .into(),
+        (103, _) => RevokeReceiveBuffer { id: BufferId(u16("id")) }.into(),
+        (104, _) => SendSendBuffer { gpadl: GpadlHandle(u32("gpadl_handle")), id: BufferId(u16("id")) }.into(),
+        (105, _) => SendSendBufferComplete { status: status(), section_size: u32("section_size") }.into(),
+        (106, _) => RevokeSendBuffer { id: BufferId(u16("id")) }.into(),
         (107, _) => RndisPacket {
             channel_type: ChannelType(u32("channel_type")),
             section: SectionIndex::new(u32("send_buffer_section_index")),
@@ -163,11 +116,7 @@ fn described(vector: &Value) -> Message<'static> {
         }
         .into(),
         (108, _) => RndisPacketComplete { status: status() }.into(),
-        (120, _) => AllocateReceiveBuffer {
-            allocation_id: u32("alloc_id"),
-            byte_count: u32("length"),
-        }
-        .into(),
+        (120, _) => AllocateReceiveBuffer { allocation_id: u32("alloc_id"), byte_count: u32("length") }.into(),
         (121, _) => AllocateReceiveBufferComplete {
             status: status(),
             allocation_id: u32("alloc_id"),
@@ -175,24 +124,12 @@ fn described(vector: &Value) -> Message<'static> {
             receive_buffer_id: number(vector, "recv_buf_id"),
         }
         .into(),
-        (122, _) => FreeReceiveBuffer {
-            receive_buffer_id: number(vector, "recv_buf_id"),
+        (122, _) => FreeReceiveBuffer { receive_buffer_id: number(vector, "recv_buf_id") }.into(),
+        (125, _) => {
+            NdisConfig { frame_mtu: u32("mtu"), capabilities: Capabilities(number(vector, "capabilities")) }.into()
         }
-        .into(),
-        (125, _) => NdisConfig {
-            frame_mtu: u32("mtu"),
-            capabilities: Capabilities(number(vector, "capabilities")),
-        }
-        .into(),
-        (128, _) => VfAssociation {
-            allocated: u32("vf_allocated") != 0,
-            serial_number: u32("serial_number"),
-        }
-        .into(),
-        (129, _) => SwitchDataPath {
-            active_path: DataPath(u32("active_data_path")),
-        }
-        .into(),
+        (128, _) => VfAssociation { allocated: u32("vf_allocated") != 0, serial_number: u32("serial_number") }.into(),
+        (129, _) => SwitchDataPath { active_path: DataPath(u32("active_data_path")) }.into(),
         (130, _) => UplinkConnectState {}.into(),
         (131, _) => OidQueryEx {
             ndis_type: number(vector, "ndis_header.type"),
@@ -201,21 +138,12 @@ fn described(vector: &Value) -> Message<'static> {
             oid: u32("oid"),
         }
         .into(),
-        (132, _) => OidQueryExComplete {
-            status: NdisStatus(u32("status")),
-            byte_count: u32("bytes"),
+        (132, _) => OidQueryExComplete { status: NdisStatus(u32("status")), byte_count: u32("bytes") }.into(),
+        (133, Sender::Guest) => {
+            SubchannelRequest { operation: SubchannelOperation(u32("operation")), count: u32("num_sub_channels") }
+                .into()
         }
-        .into(),
-        (133, Sender::Guest) => SubchannelRequest {
-            operation: SubchannelOperation(u32("operation")),
-            count: u32("num_sub_channels"),
-        }
-        .into(),
-        (133, Sender::Host) => SubchannelComplete {
-            status: status(),
-            count: u32("num_sub_channels"),
-        }
-        .into(),
+        (133, Sender::Host) => SubchannelComplete { status: status(), count: u32("num_sub_channels") }.into(),
         (135, Sender::Guest) => described_pd_request(vector).into(),
         (135, Sender::Host) => described_pd_complete(vector).into(),
         (136, _) => {
@@ -226,21 +154,14 @@ fn described(vector: &Value) -> Message<'static> {
                     flags: number(vector, &format!("buf{index}.flags")),
                 })
                 .collect();
-            PdPostBatch {
-                flags: PdBatchFlags(u16("flags")),
-                buffers: Records::from(&*buffers.leak()),
-            }
-            .into()
+            PdPostBatch { flags: PdBatchFlags(u16("flags")), buffers: Records::from(&*buffers.leak()) }.into()
         }
         (other, _) => panic!("{}: type {other} is not covered", name(vector)),
     }
 }
 
 fn affinity(vector: &Value) -> GroupAffinity {
-    GroupAffinity {
-        mask: number(vector, "affinity.mask"),
-        group: number(vector, "affinity.group"),
-    }
+    GroupAffinity { mask: number(vector, "affinity.mask"), group: number(vector, "affinity.group") }
 }
 
 fn described_pd_request(vector: &Value) -> PdRequest {
@@ -256,13 +177,12 @@ fn described_pd_request(vector: &Value) -> PdRequest {
             host_is_packet_direct: flag(vector, "host_datapath_is_packet_direct"),
             guest_is_enabled: flag(vector, "guest_packet_direct_is_enabled"),
         }),
-        PdOperation::OPEN_PROVIDER => PdRequest::OpenProvider(PdOpenProviderRequest {
-            provider_id: u32("provider_id"),
-            flags: u32("flags"),
-        }),
-        PdOperation::CLOSE_PROVIDER => PdRequest::CloseProvider(PdCloseProviderRequest {
-            provider_id: u32("provider_id"),
-        }),
+        PdOperation::OPEN_PROVIDER => {
+            PdRequest::OpenProvider(PdOpenProviderRequest { provider_id: u32("provider_id"), flags: u32("flags") })
+        }
+        PdOperation::CLOSE_PROVIDER => {
+            PdRequest::CloseProvider(PdCloseProviderRequest { provider_id: u32("provider_id") })
+        }
         PdOperation::CREATE_QUEUE => PdRequest::CreateQueue(PdCreateQueueRequest {
             provider_id: u32("provider_id"),
             queue_id: u16("queue_id"),
@@ -272,21 +192,17 @@ fn described_pd_request(vector: &Value) -> PdRequest {
             receive_data_length: u32("receive_data_length"),
             affinity: affinity(vector),
         }),
-        PdOperation::FLUSH_QUEUE => PdRequest::FlushQueue(PdFlushQueueRequest {
-            provider_id: u32("provider_id"),
-            queue_id: u16("queue_id"),
-        }),
-        PdOperation::FREE_QUEUE => PdRequest::FreeQueue(PdFreeQueueRequest {
-            provider_id: u32("provider_id"),
-            queue_id: u16("queue_id"),
-        }),
-        PdOperation::ALLOCATE_COMMON_BUFFER => {
-            PdRequest::AllocateCommonBuffer(PdAllocateCommonBufferRequest {
-                length: u32("length"),
-                preferred_node: u32("preferred_node"),
-                region_id: u16("region_id"),
-            })
+        PdOperation::FLUSH_QUEUE => {
+            PdRequest::FlushQueue(PdFlushQueueRequest { provider_id: u32("provider_id"), queue_id: u16("queue_id") })
         }
+        PdOperation::FREE_QUEUE => {
+            PdRequest::FreeQueue(PdFreeQueueRequest { provider_id: u32("provider_id"), queue_id: u16("queue_id") })
+        }
+        PdOperation::ALLOCATE_COMMON_BUFFER => PdRequest::AllocateCommonBuffer(PdAllocateCommonBufferRequest {
+            length: u32("length"),
+            preferred_node: u32("preferred_node"),
+            region_id: u16("region_id"),
+        }),
         PdOperation::FREE_COMMON_BUFFER => PdRequest::FreeCommonBuffer(PdFreeCommonBufferRequest {
             length: u32("length"),
             physical_address: number(vector, "physical_address"),
@@ -310,10 +226,9 @@ fn described_pd_complete(vector: &Value) -> PdComplete {
             is_supported: flag(vector, "is_supported_by_vsp"),
             is_enabled: flag(vector, "is_enabled_by_vsp"),
         }),
-        PdOperation::OPEN_PROVIDER => PdComplete::OpenProvider(PdOpenProviderComplete {
-            status,
-            provider_id: u32("provider_id"),
-        }),
+        PdOperation::OPEN_PROVIDER => {
+            PdComplete::OpenProvider(PdOpenProviderComplete { status, provider_id: u32("provider_id") })
+        }
         PdOperation::CREATE_QUEUE => PdComplete::CreateQueue(PdCreateQueueComplete {
             status,
             provider_id: u32("provider_id"),
@@ -322,16 +237,14 @@ fn described_pd_complete(vector: &Value) -> PdComplete {
             receive_data_length: u32("receive_data_length"),
             affinity: affinity(vector),
         }),
-        PdOperation::ALLOCATE_COMMON_BUFFER => {
-            PdComplete::AllocateCommonBuffer(PdAllocateCommonBufferComplete {
-                status,
-                physical_address: number(vector, "physical_address"),
-                length: u32("length"),
-                preferred_node: u32("preferred_node"),
-                region_id: u16("region_id"),
-                cache_type: number(vector, "cache_type"),
-            })
-        }
+        PdOperation::ALLOCATE_COMMON_BUFFER => PdComplete::AllocateCommonBuffer(PdAllocateCommonBufferComplete {
+            status,
+            physical_address: number(vector, "physical_address"),
+            length: u32("length"),
+            preferred_node: u32("preferred_node"),
+            region_id: u16("region_id"),
+            cache_type: number(vector, "cache_type"),
+        }),
         other => panic!("{}: {other:?} is not covered", name(vector)),
     }
 }
@@ -341,39 +254,21 @@ fn check(vector: &Value) {
     let (name, bytes) = (name(vector), bytes(vector));
     if let Some((_, missing)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
         let error = Message::parse(&bytes, sender(vector)).unwrap_err();
-        assert!(
-            matches!(error, ParseError::Truncated { .. }),
-            "{name}: {error}"
-        );
+        assert!(matches!(error, ParseError::Truncated { .. }), "{name}: {error}");
         assert_eq!(error.field(), *missing, "{name}");
         return;
     }
     let message = described(vector);
-    assert_eq!(
-        Message::parse(&bytes, sender(vector)),
-        Ok(message),
-        "{name}"
-    );
-    assert_eq!(
-        u64::from(message.message_type().0),
-        field(vector, "message_type")["value"],
-        "{name}"
-    );
+    assert_eq!(Message::parse(&bytes, sender(vector)), Ok(message), "{name}");
+    assert_eq!(u64::from(message.message_type().0), field(vector, "message_type")["value"], "{name}");
 
     let mut out = [0xFF; 64];
     let len = message.emit_padded(&mut out, bytes.len()).unwrap();
     assert_eq!(len, bytes.len(), "{name}");
     // This one says "no sections" and has one behind it, which is padding then.
-    let stated = if name.ends_with("bad_zero_sections") {
-        12
-    } else {
-        len
-    };
+    let stated = if name.ends_with("bad_zero_sections") { 12 } else { len };
     assert_eq!(out[..stated], bytes[..stated], "{name}");
-    assert!(
-        out[len..].iter().all(|byte| *byte == 0xFF),
-        "{name} wrote past its end"
-    );
+    assert!(out[len..].iter().all(|byte| *byte == 0xFF), "{name} wrote past its end");
     check_truncations(vector, &bytes, stated);
 }
 
@@ -387,9 +282,7 @@ fn needed_ends(vector: &Value, stated: usize) -> Vec<usize> {
         if name == "reserved" || name == "padding" || end > stated {
             continue;
         }
-        let record = name
-            .split_once('.')
-            .map(|(record, _)| record.trim_end_matches(char::is_numeric));
+        let record = name.split_once('.').map(|(record, _)| record.trim_end_matches(char::is_numeric));
         if record.is_some() && record == last_record && record != Some("ndis_header") {
             *ends.last_mut().unwrap() = end;
         } else {
@@ -406,15 +299,8 @@ fn check_truncations(vector: &Value, bytes: &[u8], stated: usize) {
     for cut in 0..min {
         let first_missing = *ends.iter().find(|end| **end > cut).unwrap();
         match Message::parse(&bytes[..cut], sender(vector)) {
-            Err(ParseError::Truncated {
-                needed, len, field, ..
-            }) => {
-                assert_eq!(
-                    (needed, len),
-                    (first_missing, cut),
-                    "{} at {cut}: {field}",
-                    name(vector)
-                );
+            Err(ParseError::Truncated { needed, len, field, .. }) => {
+                assert_eq!((needed, len), (first_missing, cut), "{} at {cut}: {field}", name(vector));
             }
             other => panic!("{} cut to {cut} gave {other:?}", name(vector)),
         }
@@ -428,10 +314,8 @@ fn check_truncations(vector: &Value, bytes: &[u8], stated: usize) {
 #[test]
 fn every_file_and_vector_is_counted() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
-    let found: BTreeSet<String> = fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let found: BTreeSet<String> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     let known: BTreeSet<String> = FILES.iter().map(|(file, _)| file.to_string()).collect();
     assert_eq!(found, known);
     let mut names = BTreeSet::new();
@@ -448,13 +332,7 @@ fn every_file_and_vector_is_counted() {
 
 #[test]
 fn messages_read_and_write_as_listed() {
-    for file in [
-        "buffers.json",
-        "data.json",
-        "init.json",
-        "v4_v5.json",
-        "v6_packet_direct.json",
-    ] {
+    for file in ["buffers.json", "data.json", "init.json", "v4_v5.json", "v6_packet_direct.json"] {
         vectors(file).iter().for_each(check);
     }
 }
@@ -472,20 +350,12 @@ fn capability_bits_are_the_named_ones() {
         ("rsc_over_vmbus", Capabilities::RSC_OVER_VMBUS),
     ];
     let mut checked = 0;
-    for vector in vectors("init.json")
-        .iter()
-        .filter(|vector| vector["expect"]["caps"].is_object())
-    {
+    for vector in vectors("init.json").iter().filter(|vector| vector["expect"]["caps"].is_object()) {
         let capabilities = NdisConfig::parse(&bytes(vector)).unwrap().capabilities;
         let listed = vector["expect"]["caps"].as_object().unwrap();
         assert_eq!(listed.len(), names.len());
         for (key, bit) in names {
-            assert_eq!(
-                capabilities.contains(bit),
-                listed[key].as_bool().unwrap(),
-                "{} {key}",
-                name(vector)
-            );
+            assert_eq!(capabilities.contains(bit), listed[key].as_bool().unwrap(), "{} {key}", name(vector));
         }
         checked += 1;
     }
@@ -510,11 +380,7 @@ fn send_tables_are_found_or_refused_as_listed() {
         let parsed = SendTable::parse(&bytes, version);
         if vector["expect"]["accepted"] == false {
             let error = parsed.unwrap_err();
-            let field = refused
-                .iter()
-                .find(|(refused, _)| *refused == name)
-                .unwrap()
-                .1;
+            let field = refused.iter().find(|(refused, _)| *refused == name).unwrap().1;
             assert_eq!(error.field(), field, "{name}: {error}");
             refusals += 1;
             continue;
@@ -523,13 +389,7 @@ fn send_tables_are_found_or_refused_as_listed() {
         let table = SendTable { entries };
         assert_eq!(parsed, Ok(table), "{name}");
         if let Some(listed) = vector["expect"]["table"].as_array() {
-            assert!(
-                listed
-                    .iter()
-                    .map(|entry| entry.as_u64().unwrap())
-                    .eq(entries.map(u64::from)),
-                "{name}"
-            );
+            assert!(listed.iter().map(|entry| entry.as_u64().unwrap()).eq(entries.map(u64::from)), "{name}");
         }
 
         let layout = SendTableLayout {
@@ -552,21 +412,14 @@ fn send_tables_are_found_or_refused_as_listed() {
 fn payloads_of_vmbus_packets_read_and_write() {
     let data = RndisPacket::without_section(ChannelType::DATA);
     let control = RndisPacket::without_section(ChannelType::CONTROL);
-    let ack = RndisPacketComplete {
-        status: Status::SUCCESS,
-    };
+    let ack = RndisPacketComplete { status: Status::SUCCESS };
     for vector in vectors("vmbus_framing.json") {
         let payload = unhex(field(&vector, "payload")["value"].as_str().unwrap());
         let at = field(&vector, "payload")["offset"].as_u64().unwrap() as usize;
         assert_eq!(bytes(&vector)[at..][..payload.len()], payload);
         let expected: Message<'_> = match name(&vector) {
-            "inband_subchannel_request_completion_requested" => {
-                SubchannelRequest::allocate(3).into()
-            }
-            "inband_no_completion_revoke" => RevokeReceiveBuffer {
-                id: BufferId::RECEIVE,
-            }
-            .into(),
+            "inband_subchannel_request_completion_requested" => SubchannelRequest::allocate(3).into(),
+            "inband_no_completion_revoke" => RevokeReceiveBuffer { id: BufferId::RECEIVE }.into(),
             "completion_rx_ack" | "transfer_pages_wrong_nvsp_type" => ack.into(),
             "completion_empty_payload" => {
                 let error = Message::parse(&payload, Sender::Host).unwrap_err();
@@ -578,12 +431,7 @@ fn payloads_of_vmbus_packets_read_and_write() {
             name if name.starts_with("transfer_pages_") => data.into(),
             other => panic!("{other} is not covered"),
         };
-        assert_eq!(
-            Message::parse(&payload, Sender::Guest),
-            Ok(expected),
-            "{}",
-            name(&vector)
-        );
+        assert_eq!(Message::parse(&payload, Sender::Guest), Ok(expected), "{}", name(&vector));
         let mut out = [0xFF; 40];
         let len = expected.emit_padded(&mut out, payload.len()).unwrap();
         assert_eq!(out[..len], payload, "{}", name(&vector));

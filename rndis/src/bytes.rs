@@ -42,18 +42,13 @@ pub(crate) fn put_u16(bytes: &mut [u8], at: usize, value: u16) {
 #[inline]
 pub(crate) fn room(out: &mut [u8], needed: usize) -> Result<&mut [u8], EmitError> {
     let available = out.len();
-    out.get_mut(..needed)
-        .ok_or(EmitError::BufferTooSmall { needed, available })
+    out.get_mut(..needed).ok_or(EmitError::BufferTooSmall { needed, available })
 }
 
 /// Checks that a length can be written into a 32-bit field.
 #[inline]
 pub(crate) fn emit_len(field: &'static str, value: usize) -> Result<u32, EmitError> {
-    u32::try_from(value).map_err(|_| EmitError::TooLarge {
-        field,
-        value,
-        limit: u32::MAX as usize,
-    })
+    u32::try_from(value).map_err(|_| EmitError::TooLarge { field, value, limit: u32::MAX as usize })
 }
 
 /// Bytes of one structure, read field by field.
@@ -73,11 +68,7 @@ impl<'a> Fields<'a> {
 
     #[inline]
     fn take<const N: usize>(&self, field: &'static str, at: usize) -> Result<[u8; N], ParseError> {
-        match self
-            .bytes
-            .get(at..)
-            .and_then(|rest| rest.first_chunk::<N>())
-        {
+        match self.bytes.get(at..).and_then(|rest| rest.first_chunk::<N>()) {
             Some(chunk) => Ok(*chunk),
             None => Err(ParseError::Truncated {
                 field,
@@ -108,11 +99,7 @@ impl<'a> Fields<'a> {
     }
 
     #[inline]
-    pub(crate) fn array<const N: usize>(
-        &self,
-        field: &'static str,
-        at: usize,
-    ) -> Result<[u8; N], ParseError> {
+    pub(crate) fn array<const N: usize>(&self, field: &'static str, at: usize) -> Result<[u8; N], ParseError> {
         self.take(field, at)
     }
 
@@ -120,45 +107,22 @@ impl<'a> Fields<'a> {
     ///
     /// An empty region may have any offset: senders disagree (see the `query` module).
     pub(crate) fn region(&self, region: Region) -> Result<&'a [u8], ParseError> {
-        let Region {
-            offset_field,
-            offset,
-            length_field,
-            length,
-            base,
-            first,
-        } = region;
+        let Region { offset_field, offset, length_field, length, base, first } = region;
         if length == 0 {
             return Ok(&[]);
         }
         if offset < first {
-            return Err(ParseError::BelowMinimum {
-                field: offset_field,
-                value: offset,
-                minimum: first,
-            });
+            return Err(ParseError::BelowMinimum { field: offset_field, value: offset, minimum: first });
         }
         let limit = wire_len(self.bytes.len().saturating_sub(base));
         if offset > limit {
-            return Err(ParseError::AboveLimit {
-                field: offset_field,
-                value: offset,
-                limit,
-            });
+            return Err(ParseError::AboveLimit { field: offset_field, value: offset, limit });
         }
         let room = limit - offset;
         let start = index(offset).saturating_add(base);
-        match self
-            .bytes
-            .get(start..)
-            .and_then(|rest| rest.get(..index(length)))
-        {
+        match self.bytes.get(start..).and_then(|rest| rest.get(..index(length))) {
             Some(bytes) if length <= room => Ok(bytes),
-            _ => Err(ParseError::AboveLimit {
-                field: length_field,
-                value: length,
-                limit: room,
-            }),
+            _ => Err(ParseError::AboveLimit { field: length_field, value: length, limit: room }),
         }
     }
 }

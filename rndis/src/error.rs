@@ -91,25 +91,13 @@ impl ParseError {
 impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Truncated {
-                field,
-                needed,
-                available,
-            } => {
+            Self::Truncated { field, needed, available } => {
                 write!(f, "{field} needs {needed} bytes, but there are {available}")
             }
-            Self::BelowMinimum {
-                field,
-                value,
-                minimum,
-            } => {
+            Self::BelowMinimum { field, value, minimum } => {
                 write!(f, "{field} is {value}, less than {minimum}")
             }
-            Self::AboveLimit {
-                field,
-                value,
-                limit,
-            } => {
+            Self::AboveLimit { field, value, limit } => {
                 write!(f, "{field} is {value}, more than {limit}")
             }
             Self::Misaligned { field, value, unit } => {
@@ -118,11 +106,7 @@ impl fmt::Display for ParseError {
             Self::Overlap { field, other } => {
                 write!(f, "the region of {field} overlaps the region of {other}")
             }
-            Self::Unexpected {
-                field,
-                value,
-                expected,
-            } => {
+            Self::Unexpected { field, value, expected } => {
                 write!(f, "{field} is {value:#x} instead of {expected:#x}")
             }
             Self::UnknownMessage { message_type } => {
@@ -173,18 +157,10 @@ impl fmt::Display for EmitError {
             Self::BufferTooSmall { needed, available } => {
                 write!(f, "{needed} bytes to write, but room for {available}")
             }
-            Self::TooLarge {
-                field,
-                value,
-                limit,
-            } => {
+            Self::TooLarge { field, value, limit } => {
                 write!(f, "{field} would be {value}, more than {limit}")
             }
-            Self::TooSmall {
-                field,
-                value,
-                minimum,
-            } => {
+            Self::TooSmall { field, value, minimum } => {
                 write!(f, "{field} would be {value}, less than {minimum}")
             }
         }
@@ -202,17 +178,10 @@ mod tests {
 
     #[test]
     fn errors_name_field_value_and_limit() {
-        let error = ParseError::AboveLimit {
-            field: "DataLength",
-            value: 119,
-            limit: 118,
-        };
+        let error = ParseError::AboveLimit { field: "DataLength", value: 119, limit: 118 };
         assert_eq!(error.to_string(), "DataLength is 119, more than 118");
         assert_eq!(error.field(), "DataLength");
-        let error = EmitError::BufferTooSmall {
-            needed: 44,
-            available: 43,
-        };
+        let error = EmitError::BufferTooSmall { needed: 44, available: 43 };
         assert_eq!(error.to_string(), "44 bytes to write, but room for 43");
     }
 

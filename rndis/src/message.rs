@@ -4,8 +4,8 @@
 
 use crate::bytes::{Fields, put_u32, wire_len};
 use crate::control::{
-    Halt, IndicateStatus, Initialize, InitializeComplete, KeepAlive, KeepAliveComplete, Query,
-    QueryComplete, Reset, ResetComplete, Set, SetComplete,
+    Halt, IndicateStatus, Initialize, InitializeComplete, KeepAlive, KeepAliveComplete, Query, QueryComplete, Reset,
+    ResetComplete, Set, SetComplete,
 };
 use crate::error::{EmitError, ParseError};
 use crate::packet::PacketMsg;
@@ -59,12 +59,9 @@ impl MessageType {
     #[must_use]
     pub const fn completion(self) -> Option<Self> {
         match self {
-            Self::INITIALIZE
-            | Self::QUERY
-            | Self::SET
-            | Self::RESET
-            | Self::KEEPALIVE
-            | Self::SET_EX => Some(Self(self.0 | Self::COMPLETION)),
+            Self::INITIALIZE | Self::QUERY | Self::SET | Self::RESET | Self::KEEPALIVE | Self::SET_EX => {
+                Some(Self(self.0 | Self::COMPLETION))
+            }
             _ => None,
         }
     }
@@ -96,24 +93,13 @@ impl MessageHeader {
         let message_len = fields.u32("MessageLength", 4)?;
         let minimum = MESSAGE_HEADER_LEN as u32;
         if message_len < minimum {
-            return Err(ParseError::BelowMinimum {
-                field: "MessageLength",
-                value: message_len,
-                minimum,
-            });
+            return Err(ParseError::BelowMinimum { field: "MessageLength", value: message_len, minimum });
         }
         let limit = wire_len(bytes.len());
         if message_len > limit {
-            return Err(ParseError::AboveLimit {
-                field: "MessageLength",
-                value: message_len,
-                limit,
-            });
+            return Err(ParseError::AboveLimit { field: "MessageLength", value: message_len, limit });
         }
-        Ok(Self {
-            message_type,
-            message_len,
-        })
+        Ok(Self { message_type, message_len })
     }
 
     /// Checks the header and the type, and gives the bytes of the message without what follows it.
@@ -127,11 +113,7 @@ impl MessageHeader {
             });
         }
         // Cannot be out of bounds: `parse` has compared the length with the slice.
-        Ok(Fields::new(
-            bytes
-                .get(..crate::bytes::index(header.message_len))
-                .unwrap_or(bytes),
-        ))
+        Ok(Fields::new(bytes.get(..crate::bytes::index(header.message_len)).unwrap_or(bytes)))
     }
 
     /// Writes the header; the caller has checked that `out` has room.
@@ -205,9 +187,7 @@ impl<'a> Message<'a> {
         Ok(match message_type {
             MessageType::PACKET => Self::Packet(PacketMsg::parse(range)?),
             MessageType::INITIALIZE => Self::Initialize(Initialize::parse(range)?),
-            MessageType::INITIALIZE_COMPLETE => {
-                Self::InitializeComplete(InitializeComplete::parse(range)?)
-            }
+            MessageType::INITIALIZE_COMPLETE => Self::InitializeComplete(InitializeComplete::parse(range)?),
             MessageType::HALT => Self::Halt(Halt::parse(range)?),
             MessageType::QUERY => Self::Query(Query::parse(range)?),
             MessageType::QUERY_COMPLETE => Self::QueryComplete(QueryComplete::parse(range)?),
@@ -217,9 +197,7 @@ impl<'a> Message<'a> {
             MessageType::RESET_COMPLETE => Self::ResetComplete(ResetComplete::parse(range)?),
             MessageType::INDICATE_STATUS => Self::IndicateStatus(IndicateStatus::parse(range)?),
             MessageType::KEEPALIVE => Self::KeepAlive(KeepAlive::parse(range)?),
-            MessageType::KEEPALIVE_COMPLETE => {
-                Self::KeepAliveComplete(KeepAliveComplete::parse(range)?)
-            }
+            MessageType::KEEPALIVE_COMPLETE => Self::KeepAliveComplete(KeepAliveComplete::parse(range)?),
             _ => return Err(ParseError::UnknownMessage { message_type }),
         })
     }
@@ -257,9 +235,7 @@ impl<'a> Message<'a> {
             Self::SetComplete(m) => Some(m.request_id),
             Self::KeepAlive(m) => Some(m.request_id),
             Self::KeepAliveComplete(m) => Some(m.request_id),
-            Self::Packet(_) | Self::Reset(_) | Self::ResetComplete(_) | Self::IndicateStatus(_) => {
-                None
-            }
+            Self::Packet(_) | Self::Reset(_) | Self::ResetComplete(_) | Self::IndicateStatus(_) => None,
         }
     }
 

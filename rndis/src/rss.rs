@@ -80,8 +80,7 @@ impl RssCapabilities {
     ///
     /// [`ParseError`] naming the header field that is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
-        let (header, fields) =
-            NdisHeader::parse(bytes, NdisHeader::RSS_CAPABILITIES, Self::LEN_V1)?;
+        let (header, fields) = NdisHeader::parse(bytes, NdisHeader::RSS_CAPABILITIES, Self::LEN_V1)?;
         let indirection_entries = match header.revision {
             1 => None,
             _ => fields.u16("NumberOfIndirectionTableEntries", 16).ok(),
@@ -98,11 +97,7 @@ impl RssCapabilities {
     /// Bytes that [`Self::emit`] writes.
     #[must_use]
     pub const fn buffer_len(&self) -> usize {
-        if self.indirection_entries.is_some() {
-            Self::LEN_V2
-        } else {
-            Self::LEN_V1
-        }
+        if self.indirection_entries.is_some() { Self::LEN_V2 } else { Self::LEN_V1 }
     }
 
     /// Writes the value and says how many bytes it took.
@@ -114,12 +109,7 @@ impl RssCapabilities {
         let len = self.buffer_len();
         let out = room(out, len)?;
         let object_type = NdisHeader::RSS_CAPABILITIES;
-        NdisHeader {
-            object_type,
-            revision: self.revision,
-            size: len as u16,
-        }
-        .put(out);
+        NdisHeader { object_type, revision: self.revision, size: len as u16 }.put(out);
         put_u32(out, 4, self.flags.0);
         put_u32(out, 8, self.interrupt_messages);
         put_u32(out, 12, self.receive_queues);
@@ -217,25 +207,16 @@ impl<'a> RssParameters<'a> {
     ///
     /// [`ParseError`] naming the field that is wrong.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
-        let (header, fixed) =
-            NdisHeader::parse(bytes, NdisHeader::RSS_PARAMETERS, Self::fixed_len(1))?;
+        let (header, fixed) = NdisHeader::parse(bytes, NdisHeader::RSS_PARAMETERS, Self::fixed_len(1))?;
         let minimum = Self::fixed_len(header.revision) as u32;
         let value = u32::from(header.size);
         if value < minimum {
-            return Err(ParseError::BelowMinimum {
-                field: "Header.Size",
-                value,
-                minimum,
-            });
+            return Err(ParseError::BelowMinimum { field: "Header.Size", value, minimum });
         }
         let table_len = fixed.u16("IndirectionTableSize", 12)?;
         if !table_len.is_multiple_of(4) {
             let value = table_len.into();
-            return Err(ParseError::Misaligned {
-                field: "IndirectionTableSize",
-                value,
-                unit: 4,
-            });
+            return Err(ParseError::Misaligned { field: "IndirectionTableSize", value, unit: 4 });
         }
         let all = Fields::new(bytes);
         let table = all.region(Region {
@@ -254,11 +235,8 @@ impl<'a> RssParameters<'a> {
             base: 0,
             first: minimum,
         })?;
-        let default_processor = if header.revision >= 3 {
-            Some(fixed.u32("DefaultProcessorNumber", 40)?)
-        } else {
-            None
-        };
+        let default_processor =
+            if header.revision >= 3 { Some(fixed.u32("DefaultProcessorNumber", 40)?) } else { None };
         Ok(Self {
             revision: header.revision,
             flags: RssFlags(fixed.u16("Flags", 4)?),
@@ -292,19 +270,11 @@ impl<'a> RssParameters<'a> {
         }
         if !self.flags.contains(RssFlags::TABLE_UNCHANGED) {
             if self.table.is_empty() {
-                return Err(ParseError::BelowMinimum {
-                    field: "IndirectionTableSize",
-                    value: 0,
-                    minimum: 4,
-                });
+                return Err(ParseError::BelowMinimum { field: "IndirectionTableSize", value: 0, minimum: 4 });
             }
             if let Some(value) = self.table.iter().find(|entry| *entry >= queues) {
                 let limit = queues.saturating_sub(1);
-                return Err(ParseError::AboveLimit {
-                    field: "IndirectionTable",
-                    value,
-                    limit,
-                });
+                return Err(ParseError::AboveLimit { field: "IndirectionTable", value, limit });
             }
         }
         Ok(())
@@ -330,11 +300,7 @@ pub struct RssParametersEncoder<'a> {
 
 impl RssParametersEncoder<'_> {
     const fn revision(&self) -> u8 {
-        if self.default_processor.is_some() {
-            3
-        } else {
-            2
-        }
+        if self.default_processor.is_some() { 3 } else { 2 }
     }
 
     /// Bytes that [`Self::emit`] writes.
@@ -361,12 +327,7 @@ impl RssParametersEncoder<'_> {
         let out = room(out, self.buffer_len())?;
         out[..fixed_len].fill(0);
         let object_type = NdisHeader::RSS_PARAMETERS;
-        NdisHeader {
-            object_type,
-            revision: self.revision(),
-            size: fixed_len as u16,
-        }
-        .put(out);
+        NdisHeader { object_type, revision: self.revision(), size: fixed_len as u16 }.put(out);
         put_u16(out, 4, self.flags.0);
         put_u32(out, 8, self.hash_info.0);
         put_u16(out, 12, table_len);
@@ -385,11 +346,7 @@ impl RssParametersEncoder<'_> {
 }
 
 fn half_word(field: &'static str, value: usize) -> Result<u16, EmitError> {
-    u16::try_from(value).map_err(|_| EmitError::TooLarge {
-        field,
-        value,
-        limit: u16::MAX as usize,
-    })
+    u16::try_from(value).map_err(|_| EmitError::TooLarge { field, value, limit: u16::MAX as usize })
 }
 
 #[cfg(test)]
@@ -425,11 +382,7 @@ mod tests {
                     2 | 12 | 20 => put_u16(&mut bad, at, *value as u16),
                     _ => put_u32(&mut bad, at, *value),
                 }
-                assert_eq!(
-                    RssParameters::parse(&bad).unwrap_err().field(),
-                    field,
-                    "{value}"
-                );
+                assert_eq!(RssParameters::parse(&bad).unwrap_err().field(), field, "{value}");
             }
         }
     }
@@ -437,11 +390,7 @@ mod tests {
     #[test]
     fn revisions_differ_in_their_fixed_fields() {
         let mut bytes = [0; 100];
-        let third = RssParametersEncoder {
-            default_processor: Some(5),
-            key_first: true,
-            ..GOOD
-        };
+        let third = RssParametersEncoder { default_processor: Some(5), key_first: true, ..GOOD };
         assert_eq!(third.emit(&mut bytes), Ok(100));
         let parsed = RssParameters::parse(&bytes).unwrap();
         assert_eq!((parsed.revision, parsed.default_processor), (3, Some(5)));
@@ -449,12 +398,7 @@ mod tests {
 
         // Revision 1 ends before the processor mask.
         let mut bytes = [0; 32];
-        NdisHeader {
-            object_type: 0x89,
-            revision: 1,
-            size: 28,
-        }
-        .put(&mut bytes);
+        NdisHeader { object_type: 0x89, revision: 1, size: 28 }.put(&mut bytes);
         put_u16(&mut bytes, 12, 4);
         put_u32(&mut bytes, 16, 28);
         let parsed = RssParameters::parse(&bytes).unwrap();
@@ -465,14 +409,7 @@ mod tests {
     fn unchanged_parts_are_not_checked() {
         let mut bytes = [0; 40];
         let flags = RssFlags::KEY_UNCHANGED | RssFlags::TABLE_UNCHANGED;
-        RssParametersEncoder {
-            flags,
-            table: &[],
-            key: &[],
-            ..GOOD
-        }
-        .emit(&mut bytes)
-        .unwrap();
+        RssParametersEncoder { flags, table: &[], key: &[], ..GOOD }.emit(&mut bytes).unwrap();
         assert!(RssParameters::parse(&bytes).unwrap().check(1).is_ok());
         bytes[4] = 0;
         assert!(RssParameters::parse(&bytes).unwrap().check(1).is_err());
@@ -480,11 +417,7 @@ mod tests {
 
     #[test]
     fn capabilities_of_revision_1_have_no_table_size() {
-        let capabilities = RssCapabilities {
-            revision: 1,
-            indirection_entries: None,
-            ..RssCapabilities::REQUEST
-        };
+        let capabilities = RssCapabilities { revision: 1, indirection_entries: None, ..RssCapabilities::REQUEST };
         let mut bytes = [0xFF; 18];
         assert_eq!(capabilities.emit(&mut bytes), Ok(16));
         assert_eq!(RssCapabilities::parse(&bytes), Ok(capabilities));

@@ -4,27 +4,23 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use rndis::control::{
-    Halt, IndicateStatus, Initialize, InitializeComplete, KeepAlive, KeepAliveComplete, Query,
-    QueryComplete, Reset, ResetComplete, Set, SetComplete,
+    Halt, IndicateStatus, Initialize, InitializeComplete, KeepAlive, KeepAliveComplete, Query, QueryComplete, Reset,
+    ResetComplete, Set, SetComplete,
 };
 use rndis::offload::{
-    ChecksumSetting, ChecksumTask, ChecksumV4Flags, ChecksumV6Flags, Encapsulation, LsoTaskV2,
-    Offload, OffloadEncapsulation, OffloadParameters, TaskSetting,
+    ChecksumSetting, ChecksumTask, ChecksumV4Flags, ChecksumV6Flags, Encapsulation, LsoTaskV2, Offload,
+    OffloadEncapsulation, OffloadParameters, TaskSetting,
 };
 use rndis::packet::{
-    Batch, BatchLimits, PacketEncoder, PacketHeader, PacketMsg, RawPacketHeader, TxHeader,
-    TxOffload, padding,
+    Batch, BatchLimits, PacketEncoder, PacketHeader, PacketMsg, RawPacketHeader, TxHeader, TxOffload, padding,
 };
 use rndis::ppi::{
-    HashInfo, IpVersion, Lso, PacketId, PacketIdFlags, PacketInfo, PpiBlock, PpiWord, RxChecksum,
-    Transport, TxChecksum, Vlan,
+    HashInfo, IpVersion, Lso, PacketId, PacketIdFlags, PacketInfo, PpiBlock, PpiWord, RxChecksum, Transport,
+    TxChecksum, Vlan,
 };
-use rndis::rss::{
-    RssCapabilities, RssCapabilityFlags, RssFlags, RssParameters, RssParametersEncoder,
-};
+use rndis::rss::{RssCapabilities, RssCapabilityFlags, RssFlags, RssParameters, RssParametersEncoder};
 use rndis::value::{
-    ConfigParameter, ConfigString, ConnectState, FriendlyName, LinkState, MaxLinkSpeed,
-    MulticastList, SupportedList,
+    ConfigParameter, ConfigString, ConnectState, FriendlyName, LinkState, MaxLinkSpeed, MulticastList, SupportedList,
 };
 use rndis::{Message, MessageType, Oid, RequestId, Status};
 
@@ -66,13 +62,7 @@ fn parse_all(bytes: &[u8]) {
     }
     if let Ok(batch) = Batch::parse(bytes, &BatchLimits::NONE) {
         assert_eq!(batch.iter().count() as u32, batch.count());
-        assert_eq!(
-            batch
-                .iter()
-                .map(|message| message.as_bytes().len())
-                .sum::<usize>(),
-            bytes.len()
-        );
+        assert_eq!(batch.iter().map(|message| message.as_bytes().len()).sum::<usize>(), bytes.len());
     }
     if let Ok(parameters) = RssParameters::parse(bytes) {
         assert_eq!(parameters.table.iter().len(), parameters.table.len());
@@ -82,15 +72,10 @@ fn parse_all(bytes: &[u8]) {
         offload.emit(&mut vec![0; offload.buffer_len()]).unwrap();
     }
     if let Ok(parameters) = OffloadParameters::parse(bytes) {
-        parameters
-            .emit(&mut vec![0; parameters.buffer_len()])
-            .unwrap();
+        parameters.emit(&mut vec![0; parameters.buffer_len()]).unwrap();
     }
     if let Ok(parameter) = ConfigParameter::parse(bytes) {
-        let _ = (
-            parameter.name.to_string(),
-            parameter.text().map(|text| text.to_string()),
-        );
+        let _ = (parameter.name.to_string(), parameter.text().map(|text| text.to_string()));
     }
     let _ = RssCapabilities::parse(bytes);
     let _ = OffloadEncapsulation::parse(bytes);
@@ -104,14 +89,7 @@ fn parse_all(bytes: &[u8]) {
 
 /// Words that lengths and offsets go wrong at.
 fn edge() -> impl Strategy<Value = u32> {
-    prop_oneof![
-        0..64_u32,
-        0..256_u32,
-        Just(0x7FFF_FFFF),
-        Just(0x8000_0000),
-        (u32::MAX - 64)..=u32::MAX,
-        any::<u32>(),
-    ]
+    prop_oneof![0..64_u32, 0..256_u32, Just(0x7FFF_FFFF), Just(0x8000_0000), (u32::MAX - 64)..=u32::MAX, any::<u32>(),]
 }
 
 /// A good message of every kind, to be damaged.
@@ -123,35 +101,17 @@ fn seeds() -> Vec<Vec<u8>> {
     };
     let id = RequestId(1);
     let mut seeds = vec![
-        emit(Message::Query(Query {
-            information: &[1; 18],
-            ..Query::new(id, Oid::LINK_SPEED)
-        })),
-        emit(Message::QueryComplete(QueryComplete {
-            request_id: id,
-            status: Status::SUCCESS,
-            information: &[2; 40],
-        })),
-        emit(Message::Set(Set::new(
-            id,
-            Oid::PACKET_FILTER,
-            &[0x0D, 0, 0, 0],
-        ))),
-        emit(Message::IndicateStatus(IndicateStatus::new(
-            Status::LINK_SPEED_CHANGE,
-            &[9; 4],
-        ))),
+        emit(Message::Query(Query { information: &[1; 18], ..Query::new(id, Oid::LINK_SPEED) })),
+        emit(Message::QueryComplete(QueryComplete { request_id: id, status: Status::SUCCESS, information: &[2; 40] })),
+        emit(Message::Set(Set::new(id, Oid::PACKET_FILTER, &[0x0D, 0, 0, 0]))),
+        emit(Message::IndicateStatus(IndicateStatus::new(Status::LINK_SPEED_CHANGE, &[9; 4]))),
     ];
     let ppis = [
         PpiWord::from(RxChecksum::TCP_SUCCEEDED),
         PpiWord::from(Vlan::new(5, 1, false)),
         PpiWord::from(PacketId::new(PacketIdFlags::SUB_ALLOCATION, 7)),
     ];
-    let encoder = PacketEncoder {
-        ppis: &ppis,
-        data_offset: None,
-        message_len: Some(184),
-    };
+    let encoder = PacketEncoder { ppis: &ppis, data_offset: None, message_len: Some(184) };
     let mut packet = vec![0; 184];
     encoder.emit(&[5; 60], &mut packet).unwrap();
     seeds.push(packet[44..92].to_vec());
@@ -174,10 +134,7 @@ fn seeds() -> Vec<Vec<u8>> {
     let mut value = vec![0; encoder.buffer_len()];
     encoder.emit(&mut value).unwrap();
     seeds.push(value);
-    let config = ConfigString {
-        name: "NetworkAddress",
-        value: "00155d0a1b2d",
-    };
+    let config = ConfigString { name: "NetworkAddress", value: "00155d0a1b2d" };
     let mut value = vec![0; config.buffer_len()];
     config.emit(&mut value).unwrap();
     seeds.push(value);

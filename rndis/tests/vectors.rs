@@ -6,17 +6,16 @@
 use rndis::control::{IndicateStatus, Query, QueryComplete, Set};
 use rndis::offload::{Offload, OffloadEncapsulation, OffloadParameters};
 use rndis::packet::{
-    Batch, BatchLimits, PacketEncoder, PacketHeader, PacketMsg, RawPacketHeader, TxHeader,
-    TxOffload, padding,
+    Batch, BatchLimits, PacketEncoder, PacketHeader, PacketMsg, RawPacketHeader, TxHeader, TxOffload, padding,
 };
 use rndis::ppi::{
-    HashInfo, IpVersion, Lso, LsoVersion, PacketId, PacketIdFlags, PacketInfo, PpiBlock, PpiType,
-    PpiWord, RxChecksum, Transport, TxChecksum, Vlan,
+    HashInfo, IpVersion, Lso, LsoVersion, PacketId, PacketIdFlags, PacketInfo, PpiBlock, PpiType, PpiWord, RxChecksum,
+    Transport, TxChecksum, Vlan,
 };
 use rndis::rss::{RssCapabilities, RssParameters, RssParametersEncoder};
 use rndis::value::{
-    ConfigParameter, ConfigString, FriendlyName, LinkSpeed, LinkState, MacAddress, MaxLinkSpeed,
-    MediaConnectStatus, MulticastList, PacketFilter, network_address, u32_value,
+    ConfigParameter, ConfigString, FriendlyName, LinkSpeed, LinkState, MacAddress, MaxLinkSpeed, MediaConnectStatus,
+    MulticastList, PacketFilter, network_address, u32_value,
 };
 use rndis::{Message, MessageType, Oid, ParseError, Status};
 use serde_json::Value;
@@ -27,10 +26,7 @@ fn vectors(text: &str) -> Vec<Value> {
 }
 
 fn unhex(hex: &str) -> Vec<u8> {
-    hex.as_bytes()
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-        .collect()
+    hex.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
 fn name(vector: &Value) -> &str {
@@ -39,34 +35,19 @@ fn name(vector: &Value) -> &str {
 
 fn bytes(vector: &Value) -> Vec<u8> {
     let bytes = unhex(vector["hex"].as_str().unwrap());
-    assert_eq!(
-        bytes.len() as u64,
-        vector["length"].as_u64().unwrap(),
-        "{}",
-        name(vector)
-    );
+    assert_eq!(bytes.len() as u64, vector["length"].as_u64().unwrap(), "{}", name(vector));
     bytes
 }
 
 /// Field of a vector by name, as a number.
 fn number(vector: &Value, field: &str) -> u32 {
-    let field = vector["fields"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|f| f["name"] == field);
-    field.unwrap_or_else(|| panic!("{}: field", name(vector)))["value"]
-        .as_u64()
-        .unwrap() as u32
+    let field = vector["fields"].as_array().unwrap().iter().find(|f| f["name"] == field);
+    field.unwrap_or_else(|| panic!("{}: field", name(vector)))["value"].as_u64().unwrap() as u32
 }
 
 /// Field of a vector by name, as bytes; empty if there is none.
 fn blob(vector: &Value, field: &str) -> Vec<u8> {
-    let field = vector["fields"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|f| f["name"] == field);
+    let field = vector["fields"].as_array().unwrap().iter().find(|f| f["name"] == field);
     field.map_or(Vec::new(), |f| unhex(f["value"].as_str().unwrap()))
 }
 
@@ -87,11 +68,7 @@ fn message_fields(message: &Message<'_>) -> Vec<(&'static str, u32)> {
         fields.push(("request_id", id.0));
     }
     let request = |oid: Oid, information: &[u8], handle| {
-        [
-            ("oid", oid.0),
-            ("information_buffer_length", information.len() as u32),
-            ("device_vc_handle", handle),
-        ]
+        [("oid", oid.0), ("information_buffer_length", information.len() as u32), ("device_vc_handle", handle)]
     };
     match *message {
         Message::Initialize(m) => fields.extend([
@@ -113,23 +90,18 @@ fn message_fields(message: &Message<'_>) -> Vec<(&'static str, u32)> {
         ]),
         Message::Query(m) => fields.extend(request(m.oid, m.information, m.device_vc_handle)),
         Message::Set(m) => fields.extend(request(m.oid, m.information, m.device_vc_handle)),
-        Message::QueryComplete(m) => fields.extend([
-            ("status", m.status.0),
-            ("information_buffer_length", m.information.len() as u32),
-        ]),
+        Message::QueryComplete(m) => {
+            fields.extend([("status", m.status.0), ("information_buffer_length", m.information.len() as u32)])
+        }
         Message::SetComplete(m) => fields.push(("status", m.status.0)),
         Message::KeepAliveComplete(m) => fields.push(("status", m.status.0)),
         Message::Reset(m) => fields.push(("reserved", m.reserved)),
         Message::ResetComplete(m) => {
-            fields.extend([
-                ("status", m.status.0),
-                ("addressing_reset", m.addressing_reset),
-            ]);
+            fields.extend([("status", m.status.0), ("addressing_reset", m.addressing_reset)]);
         }
-        Message::IndicateStatus(m) => fields.extend([
-            ("status", m.status.0),
-            ("status_buffer_length", m.buffer.len() as u32),
-        ]),
+        Message::IndicateStatus(m) => {
+            fields.extend([("status", m.status.0), ("status_buffer_length", m.buffer.len() as u32)])
+        }
         Message::Halt(_) | Message::KeepAlive(_) => {}
         _ => panic!("not a control message"),
     }
@@ -141,10 +113,7 @@ fn information<'a>(message: &Message<'a>) -> &'a [u8] {
         Message::Query(Query { information, .. })
         | Message::Set(Set { information, .. })
         | Message::QueryComplete(QueryComplete { information, .. })
-        | Message::IndicateStatus(IndicateStatus {
-            buffer: information,
-            ..
-        }) => information,
+        | Message::IndicateStatus(IndicateStatus { buffer: information, .. }) => information,
         _ => &[],
     }
 }
@@ -167,31 +136,21 @@ fn control_both_ways<'a>(vector: &Value, bytes: &'a [u8]) -> Message<'a> {
     assert_eq!(information(&message), buffer, "{name}");
     covered.push("info_buffer");
     for field in vector["fields"].as_array().unwrap() {
-        assert!(
-            covered.contains(&field["name"].as_str().unwrap()),
-            "{name}: {field} not read"
-        );
+        assert!(covered.contains(&field["name"].as_str().unwrap()), "{name}: {field} not read");
     }
     assert_eq!(emit(&message), bytes, "{name}");
 
     // No truncation is accepted, neither of the range alone nor with a message length that fits it, but for one: the
     // address family fields of an INITIALIZE completion are optional.
     for len in 0..bytes.len() {
-        assert!(
-            Message::parse(&bytes[..len]).is_err(),
-            "{name}: cut to {len}"
-        );
+        assert!(Message::parse(&bytes[..len]).is_err(), "{name}: cut to {len}");
         let mut short = bytes[..len].to_vec();
         if len < 8 {
             continue;
         }
         short[4..8].copy_from_slice(&(len as u32).to_le_bytes());
         let optional = matches!(message, Message::InitializeComplete(_)) && len >= 44;
-        assert_eq!(
-            Message::parse(&short).is_ok(),
-            optional,
-            "{name}: shortened to {len}"
-        );
+        assert_eq!(Message::parse(&short).is_ok(), optional, "{name}: shortened to {len}");
     }
     // What follows the message in its range does not matter.
     let mut longer = bytes.to_vec();
@@ -209,10 +168,7 @@ fn control() {
         ("message_length_beyond_buffer", "MessageLength"),
         ("buffer_shorter_than_header", "MessageLength"),
         ("completion_without_request_id", "RequestID"),
-        (
-            "indicate_link_speed_change_bad_offset",
-            "StatusBufferOffset",
-        ),
+        ("indicate_link_speed_change_bad_offset", "StatusBufferOffset"),
         ("indicate_short_16", "StatusBufferOffset"),
         ("unknown_message_type", "MessageType"),
     ];
@@ -239,10 +195,7 @@ fn control() {
                 }
                 match name {
                     "initialize_complete_align31" | "initialize_complete_align64" => {
-                        assert_eq!(
-                            complete.alignment().unwrap_err().field(),
-                            "PacketAlignmentFactor"
-                        );
+                        assert_eq!(complete.alignment().unwrap_err().field(), "PacketAlignmentFactor");
                         assert!(BatchLimits::from_initialize(&complete).is_err());
                     }
                     "initialize_complete_maxpkt0" => assert_eq!(complete.max_packets(), 1),
@@ -261,11 +214,7 @@ fn control() {
                     Some(_) => assert_eq!(indication.status, Status::NETWORK_CHANGE),
                     None => assert_eq!(indication.status, Status::LINK_SPEED_CHANGE),
                 }
-                assert_eq!(
-                    indication.buffer_counted,
-                    name != "indicate_link_speed_change_old_host_length",
-                    "{name}"
-                );
+                assert_eq!(indication.buffer_counted, name != "indicate_link_speed_change_old_host_length", "{name}");
             }
             _ => {}
         }
@@ -286,10 +235,7 @@ fn value_both_ways(name: &str, oid: Oid, value: &[u8]) -> Result<(), ParseError>
             assert_eq!(parsed.emit(&mut out), Ok(len), "{name}");
             assert_eq!(out, value, "{name}");
             for len in 0..len {
-                assert!(
-                    <$type>::parse(&value[..len]).is_err(),
-                    "{name}: cut to {len}"
-                );
+                assert!(<$type>::parse(&value[..len]).is_err(), "{name}: cut to {len}");
                 assert!(parsed.emit(&mut out[..len]).is_err(), "{name}: room {len}");
             }
         }};
@@ -310,29 +256,17 @@ fn value_both_ways(name: &str, oid: Oid, value: &[u8]) -> Result<(), ParseError>
         Oid::CONFIG_PARAMETER => both_ways!(ConfigParameter),
         Oid::MAXIMUM_FRAME_SIZE | Oid::MAXIMUM_TOTAL_SIZE => {
             let parsed = u32_value(value)?;
-            assert_eq!(
-                rndis::value::emit_u32_value(parsed, &mut out),
-                Ok(4),
-                "{name}"
-            );
+            assert_eq!(rndis::value::emit_u32_value(parsed, &mut out), Ok(4), "{name}");
             assert_eq!(out, value, "{name}");
             assert!((0..4).all(|len| u32_value(&value[..len]).is_err()));
         }
         Oid::FRIENDLY_NAME => {
             let parsed = FriendlyName::parse(value)?;
-            assert_eq!(
-                FriendlyName::emit(&parsed.name.to_string(), &mut out),
-                Ok(512),
-                "{name}"
-            );
+            assert_eq!(FriendlyName::emit(&parsed.name.to_string(), &mut out), Ok(512), "{name}");
             assert_eq!(out, value, "{name}");
             // Cutting the zeros behind the name, or the name, leaves a name; half a unit is refused.
             for len in 0..512 {
-                assert_eq!(
-                    FriendlyName::parse(&value[..len]).is_ok(),
-                    len % 2 == 0,
-                    "{name}: cut to {len}"
-                );
+                assert_eq!(FriendlyName::parse(&value[..len]).is_ok(), len % 2 == 0, "{name}: cut to {len}");
             }
         }
         Oid::MULTICAST_LIST => {
@@ -340,11 +274,7 @@ fn value_both_ways(name: &str, oid: Oid, value: &[u8]) -> Result<(), ParseError>
             assert_eq!(MulticastList::emit(&addresses, &mut out), Ok(len), "{name}");
             assert_eq!(out, value, "{name}");
             for len in 0..len {
-                assert_eq!(
-                    MulticastList::parse(&value[..len]).is_ok(),
-                    len % 6 == 0,
-                    "{name}: cut to {len}"
-                );
+                assert_eq!(MulticastList::parse(&value[..len]).is_ok(), len % 6 == 0, "{name}: cut to {len}");
             }
         }
         Oid::RECEIVE_SCALE_PARAMETERS => {
@@ -364,17 +294,11 @@ fn value_both_ways(name: &str, oid: Oid, value: &[u8]) -> Result<(), ParseError>
                 assert_eq!(encoder.emit(&mut out), Ok(len), "{name}");
                 assert_eq!(out, value, "{name}");
                 for len in 0..len {
-                    assert!(
-                        RssParameters::parse(&value[..len]).is_err(),
-                        "{name}: cut to {len}"
-                    );
+                    assert!(RssParameters::parse(&value[..len]).is_err(), "{name}: cut to {len}");
                     assert!(encoder.emit(&mut out[..len]).is_err(), "{name}: room {len}");
                 }
             } else {
-                assert!(
-                    ["set_rss_bad_keysize_39", "set_rss_bad_tabsize_zero"].contains(&name),
-                    "{name}"
-                );
+                assert!(["set_rss_bad_keysize_39", "set_rss_bad_tabsize_zero"].contains(&name), "{name}");
             }
         }
         _ => panic!("{name}: {oid} has no type"),
@@ -390,43 +314,29 @@ fn check_meaning(vector: &Value, message: &Message<'_>, oid: Oid) {
     let decoded = &expect["decoded"];
     match oid {
         Oid::PERMANENT_ADDRESS | Oid::CURRENT_ADDRESS => {
-            assert_eq!(
-                decoded["mac"],
-                MacAddress::parse(value).unwrap().to_string()
-            );
+            assert_eq!(decoded["mac"], MacAddress::parse(value).unwrap().to_string());
         }
         Oid::MAXIMUM_FRAME_SIZE => assert_eq!(decoded["mtu"], u32_value(value).unwrap()),
         Oid::MAXIMUM_TOTAL_SIZE => assert_eq!(decoded["frame"], u32_value(value).unwrap()),
         Oid::LINK_SPEED => {
-            assert_eq!(
-                decoded["mbps"],
-                LinkSpeed::parse(value).unwrap().bits_per_second() / 1_000_000
-            );
+            assert_eq!(decoded["mbps"], LinkSpeed::parse(value).unwrap().bits_per_second() / 1_000_000);
         }
         Oid::MEDIA_CONNECT_STATUS => {
             let up = MediaConnectStatus::parse(value).unwrap() == MediaConnectStatus::CONNECTED;
             assert_eq!(decoded["link"], if up { "up" } else { "down" });
         }
         Oid::MAX_LINK_SPEED => {
-            assert_eq!(
-                decoded["xmit_bps"],
-                MaxLinkSpeed::parse(value).unwrap().transmit_bps
-            );
+            assert_eq!(decoded["xmit_bps"], MaxLinkSpeed::parse(value).unwrap().transmit_bps);
         }
         Oid::LINK_STATE => {
-            assert_eq!(
-                decoded["connect_state"],
-                LinkState::parse(value).unwrap().connect_state.0
-            );
+            assert_eq!(decoded["connect_state"], LinkState::parse(value).unwrap().connect_state.0);
         }
         Oid::FRIENDLY_NAME => {
             let friendly = FriendlyName::parse(value).unwrap();
             assert_eq!(decoded["name"], friendly.name.to_string());
             assert_eq!(friendly.name, FriendlyName::DEFAULT);
         }
-        Oid::RECEIVE_SCALE_CAPABILITIES
-            if message.message_type() == MessageType::QUERY_COMPLETE =>
-        {
+        Oid::RECEIVE_SCALE_CAPABILITIES if message.message_type() == MessageType::QUERY_COMPLETE => {
             let capabilities = RssCapabilities::parse(value).unwrap();
             if let Some(queues) = decoded["receive_queues"].as_u64() {
                 assert_eq!(u64::from(capabilities.receive_queues), queues, "{name}");
@@ -440,20 +350,12 @@ fn check_meaning(vector: &Value, message: &Message<'_>, oid: Oid) {
             assert_eq!(capabilities.indirection_entries, entries, "{name}");
         }
         Oid::RECEIVE_SCALE_CAPABILITIES => {
-            assert_eq!(
-                RssCapabilities::parse(value),
-                Ok(RssCapabilities::REQUEST),
-                "{name}"
-            );
+            assert_eq!(RssCapabilities::parse(value), Ok(RssCapabilities::REQUEST), "{name}");
         }
         Oid::RECEIVE_SCALE_PARAMETERS => {
             let parameters = RssParameters::parse(value).unwrap();
             if let Some(rss) = expect["rss"].as_str() {
-                assert_eq!(
-                    parameters.is_disabled(),
-                    rss.starts_with("disabled"),
-                    "{name}"
-                );
+                assert_eq!(parameters.is_disabled(), rss.starts_with("disabled"), "{name}");
             }
             if let Some(entries) = expect["table_entries"].as_u64() {
                 assert_eq!(parameters.table.len() as u64, entries, "{name}");
@@ -467,32 +369,17 @@ fn check_meaning(vector: &Value, message: &Message<'_>, oid: Oid) {
                 "set_rss_bad_entry" => Some("IndirectionTable"),
                 _ => None,
             };
-            assert_eq!(
-                parameters.check(64).err().map(|error| error.field()),
-                bad,
-                "{name}"
-            );
+            assert_eq!(parameters.check(64).err().map(|error| error.field()), bad, "{name}");
         }
         Oid::PACKET_FILTER => {
-            let names = expect["filter"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|f| f.as_str().unwrap().to_uppercase());
+            let names = expect["filter"].as_array().unwrap().iter().map(|f| f.as_str().unwrap().to_uppercase());
             let names: Vec<_> = names.collect();
             let filter = PacketFilter::parse(value).unwrap();
-            let printed = if names.is_empty() {
-                "0x0".into()
-            } else {
-                names.join(" | ")
-            };
+            let printed = if names.is_empty() { "0x0".into() } else { names.join(" | ") };
             assert_eq!(filter.to_string(), printed, "{name}");
         }
         Oid::MULTICAST_LIST => {
-            assert_eq!(
-                expect["count"],
-                MulticastList::parse(value).unwrap().iter().len()
-            );
+            assert_eq!(expect["count"], MulticastList::parse(value).unwrap().iter().len());
         }
         Oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES if message.message_type() == MessageType::QUERY => {
             let asked = Offload::parse(value).unwrap();
@@ -501,22 +388,12 @@ fn check_meaning(vector: &Value, message: &Message<'_>, oid: Oid) {
         Oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES | Oid::TCP_OFFLOAD_CURRENT_CONFIG => {
             check_offload(name, expect, &Offload::parse(value).unwrap());
         }
-        Oid::TCP_OFFLOAD_PARAMETERS => {
-            check_parameters(name, expect, &OffloadParameters::parse(value).unwrap())
-        }
+        Oid::TCP_OFFLOAD_PARAMETERS => check_parameters(name, expect, &OffloadParameters::parse(value).unwrap()),
         Oid::CONFIG_PARAMETER => {
             let parameter = ConfigParameter::parse(value).unwrap();
-            let (key, text) = (
-                parameter.name.to_string(),
-                parameter.text().unwrap().to_string(),
-            );
+            let (key, text) = (parameter.name.to_string(), parameter.text().unwrap().to_string());
             let mut out = vec![0; value.len()];
-            ConfigString {
-                name: &key,
-                value: &text,
-            }
-            .emit(&mut out)
-            .unwrap();
+            ConfigString { name: &key, value: &text }.emit(&mut out).unwrap();
             assert_eq!(out, value, "{name}");
             if expect["mac"].is_string() {
                 assert_eq!(key, ConfigParameter::NETWORK_ADDRESS);
@@ -529,11 +406,7 @@ fn check_meaning(vector: &Value, message: &Message<'_>, oid: Oid) {
             // Well formed both; a header that is not Ethernet's is for the host to refuse.
             let parsed = OffloadEncapsulation::parse(value).unwrap();
             let ipv4 = if name.ends_with("bad_header") { 18 } else { 14 };
-            assert_eq!(
-                (parsed.ipv4_header_size, parsed.ipv6_header_size),
-                (ipv4, 14),
-                "{name}"
-            );
+            assert_eq!((parsed.ipv4_header_size, parsed.ipv6_header_size), (ipv4, 14), "{name}");
             assert_eq!((parsed.ipv4_enabled, parsed.ipv6_enabled), (1, 1), "{name}");
         }
         _ => panic!("{name}: {oid} has no check"),
@@ -569,11 +442,7 @@ fn check_offload(name: &str, expect: &Value, offload: &Offload) {
     }
     if name == "query_complete_offload_caps_lso6_without_ext" {
         use rndis::offload::LsoV6Options;
-        assert!(
-            !offload
-                .lso_v2_v6_options
-                .contains(LsoV6Options::EXTENSION_HEADERS)
-        );
+        assert!(!offload.lso_v2_v6_options.contains(LsoV6Options::EXTENSION_HEADERS));
     }
 }
 
@@ -627,10 +496,7 @@ fn oids() {
     // Messages to refuse, with the field that the error has to name.
     const REFUSED: [(&str, &str); 4] = [
         ("query_complete_bad_offset_small", "InformationBufferOffset"),
-        (
-            "query_complete_bad_offset_past_end",
-            "InformationBufferOffset",
-        ),
+        ("query_complete_bad_offset_past_end", "InformationBufferOffset"),
         ("query_complete_bad_len_past_end", "InformationBufferLength"),
         ("query_complete_bad_len_wrap", "InformationBufferLength"),
     ];
@@ -683,11 +549,7 @@ fn oids() {
             }
             Message::SetComplete(complete) => {
                 let expected = name.trim_start_matches("set_complete_").to_uppercase();
-                let expected = if expected == "OK" {
-                    "SUCCESS"
-                } else {
-                    &expected
-                };
+                let expected = if expected == "OK" { "SUCCESS" } else { &expected };
                 assert_eq!(complete.status.name(), Some(expected));
                 continue;
             }
@@ -706,10 +568,7 @@ fn oids() {
             check_meaning(vector, &message, oid);
         }
     }
-    assert_eq!(
-        (accepted, refused, bad_values),
-        (76, REFUSED.len(), BAD_VALUE.len())
-    );
+    assert_eq!((accepted, refused, bad_values), (76, REFUSED.len(), BAD_VALUE.len()));
     assert_eq!(vectors.len(), 80);
 }
 
@@ -742,14 +601,7 @@ fn raw_both_ways(vector: &Value, bytes: &[u8]) {
 
 /// A message as the encoder for any layout writes it.
 fn encode(message: &PacketMsg<'_>) -> Vec<u8> {
-    let words: Vec<_> = message
-        .ppis()
-        .iter()
-        .map(|ppi| PpiWord {
-            kind: ppi.kind,
-            word: ppi.word(),
-        })
-        .collect();
+    let words: Vec<_> = message.ppis().iter().map(|ppi| PpiWord { kind: ppi.kind, word: ppi.word() }).collect();
     let encoder = PacketEncoder {
         ppis: &words,
         data_offset: Some(message.header().data_offset()),
@@ -771,11 +623,7 @@ fn encode_tx(message: &PacketMsg<'_>) -> Vec<u8> {
         (None, None) => TxOffload::None,
         (Some(_), Some(_)) => panic!("never both"),
     };
-    let header = TxHeader {
-        hash_value: message.hash_value(),
-        vlan: message.vlan(),
-        offload,
-    };
+    let header = TxHeader { hash_value: message.hash_value(), vlan: message.vlan(), offload };
     let data_end = message.data_range().end;
     let padding = message.as_bytes().len() - data_end;
     let mut out = vec![0; header.buffer_len()];
@@ -793,20 +641,13 @@ fn cut_packet(name: &str, bytes: &[u8]) {
     let data_end = message.data_range().end;
     for len in 0..bytes.len() {
         let error = PacketMsg::parse(&bytes[..len]).expect_err(name);
-        assert!(
-            ["PacketHeader", "MessageLength"].contains(&error.field()),
-            "{name}: cut to {len}: {error}"
-        );
+        assert!(["PacketHeader", "MessageLength"].contains(&error.field()), "{name}: cut to {len}: {error}");
         let mut short = bytes[..len].to_vec();
         if len < 44 {
             continue;
         }
         short[4..8].copy_from_slice(&(len as u32).to_le_bytes());
-        assert_eq!(
-            PacketMsg::parse(&short).is_ok(),
-            len >= data_end,
-            "{name}: shortened to {len}"
-        );
+        assert_eq!(PacketMsg::parse(&short).is_ok(), len >= data_end, "{name}: shortened to {len}");
     }
     // The header alone tells as much as the whole range does.
     let header = PacketHeader::parse(&bytes[..44], bytes.len() as u32).unwrap();
@@ -838,11 +679,7 @@ fn packets() {
             assert_eq!(u64::from(message.vlan().unwrap().id()), id, "{name}");
         }
         if let Some(tci) = expect["tci"].as_str() {
-            assert_eq!(
-                format!("{:#x}", message.vlan().unwrap().tci()),
-                tci,
-                "{name}"
-            );
+            assert_eq!(format!("{:#x}", message.vlan().unwrap().tci()), tci, "{name}");
         }
         if let Some(ppis) = expect["ppis"].as_array() {
             // The elements that this crate reads; a type it does not know is passed over.
@@ -859,13 +696,7 @@ fn packets() {
                     _ => None,
                 })
                 .collect();
-            assert_eq!(
-                kinds,
-                ppis.iter()
-                    .map(|kind| kind.as_str().unwrap())
-                    .collect::<Vec<_>>(),
-                "{name}"
-            );
+            assert_eq!(kinds, ppis.iter().map(|kind| kind.as_str().unwrap()).collect::<Vec<_>>(), "{name}");
         }
 
         match name {
@@ -955,19 +786,11 @@ fn ppi() {
         let decoded = &vector["expect"]["decoded"];
         let block = PpiBlock::parse(&bytes).unwrap();
         let elements: Vec<_> = block.iter().collect();
-        let [element] = elements[..] else {
-            panic!("{name}")
-        };
+        let [element] = elements[..] else { panic!("{name}") };
         let info = PacketInfo::parse(&bytes).unwrap();
         for len in 1..bytes.len() {
-            assert!(
-                PacketInfo::parse(&bytes[..len]).is_err(),
-                "{name}: cut to {len}"
-            );
-            assert!(
-                PpiBlock::parse(&bytes[..len]).is_err(),
-                "{name}: cut to {len}"
-            );
+            assert!(PacketInfo::parse(&bytes[..len]).is_err(), "{name}: cut to {len}");
+            assert!(PpiBlock::parse(&bytes[..len]).is_err(), "{name}: cut to {len}");
         }
 
         // The element made anew from what the vector says.
@@ -981,11 +804,7 @@ fn ppi() {
                 assert_eq!(checksum.ip_header(), flag(decoded, "ip_header"), "{name}");
                 let offset = decoded["tcp_header_offset"].as_u64().unwrap_or(0) as u16;
                 assert_eq!(checksum.header_offset(), offset, "{name}");
-                let ip = if checksum.is_ipv6() {
-                    IpVersion::V6
-                } else {
-                    IpVersion::V4
-                };
+                let ip = if checksum.is_ipv6() { IpVersion::V6 } else { IpVersion::V4 };
                 let mut made = match (checksum.tcp(), checksum.udp()) {
                     (true, _) => TxChecksum::transport(ip, Transport::Tcp, offset).unwrap(),
                     (_, true) => TxChecksum::transport(ip, Transport::Udp, offset).unwrap(),
@@ -1021,23 +840,12 @@ fn ppi() {
                 let offset = decoded["tcp_header_offset"].as_u64().unwrap_or(0) as u16;
                 let made = match decoded["type"].as_str().unwrap() {
                     "v2" => {
-                        let ip = if decoded["ip"] == 6 {
-                            IpVersion::V6
-                        } else {
-                            IpVersion::V4
-                        };
-                        assert_eq!(
-                            (lso.version(), lso.ip_version()),
-                            (LsoVersion::V2, ip),
-                            "{name}"
-                        );
+                        let ip = if decoded["ip"] == 6 { IpVersion::V6 } else { IpVersion::V4 };
+                        assert_eq!((lso.version(), lso.ip_version()), (LsoVersion::V2, ip), "{name}");
                         Lso::v2(ip, mss, offset).unwrap()
                     }
                     "v1" => {
-                        assert_eq!(
-                            (lso.version(), lso.ip_version()),
-                            (LsoVersion::V1, IpVersion::V4)
-                        );
+                        assert_eq!((lso.version(), lso.ip_version()), (LsoVersion::V1, IpVersion::V4));
                         Lso::v1(mss, offset).unwrap()
                     }
                     "v1 complete" => {
@@ -1053,15 +861,8 @@ fn ppi() {
             }
             PpiType::IEEE_8021Q => {
                 let vlan = info.vlan.unwrap();
-                assert_eq!(
-                    decoded["tci_on_wire"],
-                    format!("{:#x}", vlan.tci()),
-                    "{name}"
-                );
-                let (id, priority) = (
-                    decoded["vlan_id"].as_u64().unwrap(),
-                    decoded["priority"].as_u64().unwrap(),
-                );
+                assert_eq!(decoded["tci_on_wire"], format!("{:#x}", vlan.tci()), "{name}");
+                let (id, priority) = (decoded["vlan_id"].as_u64().unwrap(), decoded["priority"].as_u64().unwrap());
                 let made = Vlan::new(id as u16, priority as u8, flag(decoded, "dei"));
                 assert_eq!(vlan, made, "{name}");
                 PpiWord::from(made)
@@ -1083,31 +884,18 @@ fn ppi() {
                 let flags = PacketIdFlags(decoded["flags"].as_u64().unwrap() as u8);
                 let made = PacketId::new(flags, decoded["packet_id"].as_u64().unwrap() as u16);
                 assert_eq!(id, made, "{name}");
-                assert_eq!(
-                    info.is_later_fragment(),
-                    [1, 5].contains(&flags.0),
-                    "{name}"
-                );
+                assert_eq!(info.is_later_fragment(), [1, 5].contains(&flags.0), "{name}");
                 PpiWord::from(made)
             }
             kind => {
                 // Known by name, not read.
-                assert!(
-                    [PpiType::ORIGINAL_PACKET_INFO, PpiType::IPSEC].contains(&kind),
-                    "{name}"
-                );
+                assert!([PpiType::ORIGINAL_PACKET_INFO, PpiType::IPSEC].contains(&kind), "{name}");
                 assert_eq!(info, PacketInfo::default(), "{name}");
-                PpiWord {
-                    kind,
-                    word: element.word(),
-                }
+                PpiWord { kind, word: element.word() }
             }
         };
         let mut message = [0; 44 + 16 + 14];
-        let encoder = PacketEncoder {
-            ppis: &[word],
-            ..PacketEncoder::default()
-        };
+        let encoder = PacketEncoder { ppis: &[word], ..PacketEncoder::default() };
         encoder.emit(&[0; 14], &mut message).unwrap();
         assert_eq!(message[44..60], bytes, "{name}");
         if info != PacketInfo::default() {
@@ -1130,10 +918,7 @@ fn rsc() {
             generated += 1;
             continue;
         };
-        let list: Vec<_> = list
-            .iter()
-            .map(|hex| unhex(hex.as_str().unwrap()))
-            .collect();
+        let list: Vec<_> = list.iter().map(|hex| unhex(hex.as_str().unwrap())).collect();
         let mut merged = Vec::<u8>::new();
         for bytes in &list {
             let message = PacketMsg::parse(bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -1146,9 +931,7 @@ fn rsc() {
                     if id.is_first() {
                         merged.clear();
                         let checksum = message.rx_checksum().unwrap();
-                        assert!(checksum.contains(
-                            RxChecksum::TCP_VALUE_INVALID | RxChecksum::IP_VALUE_INVALID
-                        ));
+                        assert!(checksum.contains(RxChecksum::TCP_VALUE_INVALID | RxChecksum::IP_VALUE_INVALID));
                     }
                     merged.extend(message.data());
                 }
@@ -1201,12 +984,7 @@ fn batches() {
         let mut whole = bytes.clone();
         if let Some(rest) = expect["gpa_direct_bytes"].as_str() {
             // The last frame is in pages of the guest: alone, the section is not a batch.
-            assert_eq!(
-                Batch::parse(&bytes, &BatchLimits::NONE)
-                    .unwrap_err()
-                    .field(),
-                "MessageLength"
-            );
+            assert_eq!(Batch::parse(&bytes, &BatchLimits::NONE).unwrap_err().field(), "MessageLength");
             whole.extend(unhex(rest));
         }
         if let Some(size) = expect["section_size_field"].as_u64() {
@@ -1217,42 +995,21 @@ fn batches() {
             "three_messages_align1" => 1,
             _ => 8,
         };
-        let limits = BatchLimits {
-            max_messages: 8,
-            max_bytes: 6144,
-            alignment,
-        };
+        let limits = BatchLimits { max_messages: 8, max_bytes: 6144, alignment };
         let batch = Batch::parse(&whole, &limits).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(batch.iter().count() as u32, batch.count(), "{name}");
         if let Some(count) = expect["count"].as_u64() {
             assert_eq!(u64::from(batch.count()), count, "{name}");
-            let fewer = BatchLimits {
-                max_messages: batch.count() - 1,
-                ..limits
-            };
-            assert_eq!(
-                Batch::parse(&whole, &fewer).unwrap_err().field(),
-                "MessageCount"
-            );
+            let fewer = BatchLimits { max_messages: batch.count() - 1, ..limits };
+            assert_eq!(Batch::parse(&whole, &fewer).unwrap_err().field(), "MessageCount");
         }
         if let Some(frames) = expect["frames"].as_array() {
             let frames = frames.iter().map(|frame| unhex(frame.as_str().unwrap()));
-            assert!(
-                frames.eq(batch.iter().map(|message| message.data().to_vec())),
-                "{name}"
-            );
+            assert!(frames.eq(batch.iter().map(|message| message.data().to_vec())), "{name}");
         }
         if alignment < 8 {
             assert_eq!(
-                Batch::parse(
-                    &whole,
-                    &BatchLimits {
-                        alignment: 8,
-                        ..limits
-                    }
-                )
-                .unwrap_err()
-                .field(),
+                Batch::parse(&whole, &BatchLimits { alignment: 8, ..limits }).unwrap_err().field(),
                 "MessageLength",
                 "{name}"
             );
@@ -1269,18 +1026,13 @@ fn batches() {
             let pad = if last { 0 } else { padding(end, alignment) };
             let at = out.len();
             out.resize(at + header.buffer_len(), 0);
-            header
-                .emit(message.data().len() as u32, pad, &mut out[at..])
-                .unwrap();
+            header.emit(message.data().len() as u32, pad, &mut out[at..]).unwrap();
             out.extend(message.data());
             out.resize(out.len() + pad as usize, 0);
         }
         assert_eq!(out, whole, "{name}");
         if let Some(expected) = expect["message_offsets"].as_array() {
-            let expected: Vec<_> = expected
-                .iter()
-                .map(|offset| offset.as_u64().unwrap() as usize)
-                .collect();
+            let expected: Vec<_> = expected.iter().map(|offset| offset.as_u64().unwrap() as usize).collect();
             assert_eq!(offsets, expected, "{name}");
         }
 

@@ -27,11 +27,7 @@ impl<'a> IndicateStatus<'a> {
     /// An indication as newer hosts send it.
     #[must_use]
     pub const fn new(status: Status, buffer: &'a [u8]) -> Self {
-        Self {
-            status,
-            buffer,
-            buffer_counted: true,
-        }
+        Self { status, buffer, buffer_counted: true }
     }
 
     /// Reads the message at the start of `range`, which has to end where the host's transfer range ends.
@@ -54,11 +50,7 @@ impl<'a> IndicateStatus<'a> {
         })?;
         let end = MESSAGE_HEADER_LEN as u64 + u64::from(offset) + u64::from(length);
         let buffer_counted = length == 0 || end <= fields.len() as u64;
-        Ok(Self {
-            status,
-            buffer,
-            buffer_counted,
-        })
+        Ok(Self { status, buffer, buffer_counted })
     }
 
     /// Bytes that [`Self::emit`] writes, the buffer included even where `MessageLength` does not count it.
@@ -76,23 +68,11 @@ impl<'a> IndicateStatus<'a> {
         let len = self.buffer_len();
         let whole = emit_len("MessageLength", len)?;
         let out = room(out, len)?;
-        let counted = if self.buffer_counted {
-            whole
-        } else {
-            Self::FIXED_LEN as u32
-        };
+        let counted = if self.buffer_counted { whole } else { Self::FIXED_LEN as u32 };
         MessageHeader::put(out, MessageType::INDICATE_STATUS, counted);
         put_u32(out, 8, self.status.0);
         put_u32(out, 12, whole - Self::FIXED_LEN as u32);
-        put_u32(
-            out,
-            16,
-            if self.buffer.is_empty() {
-                0
-            } else {
-                Self::OFFSET
-            },
-        );
+        put_u32(out, 16, if self.buffer.is_empty() { 0 } else { Self::OFFSET });
         out[Self::FIXED_LEN..].copy_from_slice(self.buffer);
         Ok(len)
     }
@@ -116,28 +96,18 @@ mod tests {
         // The range ends before the buffer does.
         assert_eq!(
             IndicateStatus::parse(&bytes[..23]),
-            Err(ParseError::AboveLimit {
-                field: "StatusBufferLength",
-                value: 4,
-                limit: 3
-            })
+            Err(ParseError::AboveLimit { field: "StatusBufferLength", value: 4, limit: 3 })
         );
     }
 
     #[test]
     fn buffer_offset_must_be_behind_the_fields() {
         let mut bytes = [0; 24];
-        IndicateStatus::new(Status::NETWORK_CHANGE, &[2, 0, 0, 0])
-            .emit(&mut bytes)
-            .unwrap();
+        IndicateStatus::new(Status::NETWORK_CHANGE, &[2, 0, 0, 0]).emit(&mut bytes).unwrap();
         bytes[16] = 11;
         assert_eq!(
             IndicateStatus::parse(&bytes),
-            Err(ParseError::BelowMinimum {
-                field: "StatusBufferOffset",
-                value: 11,
-                minimum: 12
-            })
+            Err(ParseError::BelowMinimum { field: "StatusBufferOffset", value: 11, minimum: 12 })
         );
     }
 }

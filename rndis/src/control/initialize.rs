@@ -139,11 +139,7 @@ impl InitializeComplete {
     /// Most packets in one batch, at least 1.
     #[must_use]
     pub const fn max_packets(&self) -> u32 {
-        if self.max_packets_per_message == 0 {
-            1
-        } else {
-            self.max_packets_per_message
-        }
+        if self.max_packets_per_message == 0 { 1 } else { self.max_packets_per_message }
     }
 
     /// Bytes that [`Self::emit`] writes.
@@ -193,9 +189,7 @@ impl Halt {
     /// [`ParseError`] naming the header field that is wrong or the first field that is missing.
     pub fn parse(range: &[u8]) -> Result<Self, ParseError> {
         let fields = MessageHeader::expect(range, MessageType::HALT)?;
-        Ok(Self {
-            request_id: RequestId(fields.u32("RequestID", 8)?),
-        })
+        Ok(Self { request_id: RequestId(fields.u32("RequestID", 8)?) })
     }
 
     /// Bytes that [`Self::emit`] writes.
@@ -250,42 +244,18 @@ mod tests {
         bytes[4] = 43;
         assert_eq!(
             InitializeComplete::parse(&bytes),
-            Err(ParseError::Truncated {
-                field: "PacketAlignmentFactor",
-                needed: 44,
-                available: 43
-            })
+            Err(ParseError::Truncated { field: "PacketAlignmentFactor", needed: 44, available: 43 })
         );
     }
 
     #[test]
     fn alignment_is_bounded_and_zero_packets_mean_one() {
         assert_eq!(COMPLETE.alignment(), Ok(8));
-        assert_eq!(
-            InitializeComplete {
-                packet_alignment_log2: 12,
-                ..COMPLETE
-            }
-            .alignment(),
-            Ok(4096)
-        );
+        assert_eq!(InitializeComplete { packet_alignment_log2: 12, ..COMPLETE }.alignment(), Ok(4096));
         for log2 in [13, 31, 32, 64, u32::MAX] {
-            let complete = InitializeComplete {
-                packet_alignment_log2: log2,
-                ..COMPLETE
-            };
-            assert_eq!(
-                complete.alignment().unwrap_err().field(),
-                "PacketAlignmentFactor"
-            );
+            let complete = InitializeComplete { packet_alignment_log2: log2, ..COMPLETE };
+            assert_eq!(complete.alignment().unwrap_err().field(), "PacketAlignmentFactor");
         }
-        assert_eq!(
-            InitializeComplete {
-                max_packets_per_message: 0,
-                ..COMPLETE
-            }
-            .max_packets(),
-            1
-        );
+        assert_eq!(InitializeComplete { max_packets_per_message: 0, ..COMPLETE }.max_packets(), 1);
     }
 }

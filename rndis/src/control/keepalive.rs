@@ -23,9 +23,7 @@ impl KeepAlive {
     /// [`ParseError`] naming the header field that is wrong or the first field that is missing.
     pub fn parse(range: &[u8]) -> Result<Self, ParseError> {
         let fields = MessageHeader::expect(range, MessageType::KEEPALIVE)?;
-        Ok(Self {
-            request_id: RequestId(fields.u32("RequestID", 8)?),
-        })
+        Ok(Self { request_id: RequestId(fields.u32("RequestID", 8)?) })
     }
 
     /// Bytes that [`Self::emit`] writes.
@@ -67,10 +65,7 @@ impl KeepAliveComplete {
     /// [`ParseError`] naming the header field that is wrong or the first field that is missing.
     pub fn parse(range: &[u8]) -> Result<Self, ParseError> {
         let fields = MessageHeader::expect(range, MessageType::KEEPALIVE_COMPLETE)?;
-        Ok(Self {
-            request_id: RequestId(fields.u32("RequestID", 8)?),
-            status: Status(fields.u32("Status", 12)?),
-        })
+        Ok(Self { request_id: RequestId(fields.u32("RequestID", 8)?), status: Status(fields.u32("Status", 12)?) })
     }
 
     /// Bytes that [`Self::emit`] writes.

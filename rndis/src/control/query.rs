@@ -35,12 +35,7 @@ impl<'a> Query<'a> {
     /// A query without input.
     #[must_use]
     pub const fn new(request_id: RequestId, oid: Oid) -> Self {
-        Self {
-            request_id,
-            oid,
-            information: &[],
-            device_vc_handle: 0,
-        }
+        Self { request_id, oid, information: &[], device_vc_handle: 0 }
     }
 
     /// Reads the message at the start of `range`.
@@ -51,12 +46,7 @@ impl<'a> Query<'a> {
     pub fn parse(range: &'a [u8]) -> Result<Self, ParseError> {
         let fields = MessageHeader::expect(range, MessageType::QUERY)?;
         let (request_id, oid, information, device_vc_handle) = parse_request(fields)?;
-        Ok(Self {
-            request_id,
-            oid,
-            information,
-            device_vc_handle,
-        })
+        Ok(Self { request_id, oid, information, device_vc_handle })
     }
 
     /// Bytes that [`Self::emit`] writes.
@@ -71,16 +61,7 @@ impl<'a> Query<'a> {
     ///
     /// [`EmitError::BufferTooSmall`] if `out` is shorter than [`Self::buffer_len`].
     pub fn emit(&self, out: &mut [u8]) -> Result<usize, EmitError> {
-        emit_request(
-            out,
-            MessageType::QUERY,
-            (
-                self.request_id,
-                self.oid,
-                self.information,
-                self.device_vc_handle,
-            ),
-        )
+        emit_request(out, MessageType::QUERY, (self.request_id, self.oid, self.information, self.device_vc_handle))
     }
 }
 
@@ -158,11 +139,7 @@ impl<'a> QueryComplete<'a> {
             base: MESSAGE_HEADER_LEN,
             first: Self::OFFSET,
         })?;
-        Ok(Self {
-            request_id,
-            status,
-            information,
-        })
+        Ok(Self { request_id, status, information })
     }
 
     /// Bytes that [`Self::emit`] writes.
@@ -197,19 +174,13 @@ mod tests {
     #[test]
     fn offset_stays_20_without_input() {
         let mut bytes = [0xFF; 28];
-        Query::new(RequestId(2), Oid::PERMANENT_ADDRESS)
-            .emit(&mut bytes)
-            .unwrap();
+        Query::new(RequestId(2), Oid::PERMANENT_ADDRESS).emit(&mut bytes).unwrap();
         assert_eq!(bytes[20..24], [20, 0, 0, 0]);
     }
 
     #[test]
     fn information_offset_counts_from_byte_8() {
-        let answer = QueryComplete {
-            request_id: RequestId(2),
-            status: Status::SUCCESS,
-            information: &[1, 2, 3],
-        };
+        let answer = QueryComplete { request_id: RequestId(2), status: Status::SUCCESS, information: &[1, 2, 3] };
         let mut bytes = [0; 31];
         answer.emit(&mut bytes[..27]).unwrap();
         // The same value one word further on.
@@ -220,20 +191,12 @@ mod tests {
         bytes[20] = 21;
         assert_eq!(
             QueryComplete::parse(&bytes),
-            Err(ParseError::AboveLimit {
-                field: "InformationBufferLength",
-                value: 3,
-                limit: 2
-            })
+            Err(ParseError::AboveLimit { field: "InformationBufferLength", value: 3, limit: 2 })
         );
         bytes[20] = 15;
         assert_eq!(
             QueryComplete::parse(&bytes),
-            Err(ParseError::BelowMinimum {
-                field: "InformationBufferOffset",
-                value: 15,
-                minimum: 16
-            })
+            Err(ParseError::BelowMinimum { field: "InformationBufferOffset", value: 15, minimum: 16 })
         );
     }
 }

@@ -23,9 +23,7 @@ impl Reset {
     /// [`ParseError`] naming the header field that is wrong or the first field that is missing.
     pub fn parse(range: &[u8]) -> Result<Self, ParseError> {
         let fields = MessageHeader::expect(range, MessageType::RESET)?;
-        Ok(Self {
-            reserved: fields.u32("Reserved", 8)?,
-        })
+        Ok(Self { reserved: fields.u32("Reserved", 8)? })
     }
 
     /// Bytes that [`Self::emit`] writes.
@@ -67,10 +65,7 @@ impl ResetComplete {
     /// [`ParseError`] naming the header field that is wrong or the first field that is missing.
     pub fn parse(range: &[u8]) -> Result<Self, ParseError> {
         let fields = MessageHeader::expect(range, MessageType::RESET_COMPLETE)?;
-        Ok(Self {
-            status: Status(fields.u32("Status", 8)?),
-            addressing_reset: fields.u32("AddressingReset", 12)?,
-        })
+        Ok(Self { status: Status(fields.u32("Status", 8)?), addressing_reset: fields.u32("AddressingReset", 12)? })
     }
 
     /// Bytes that [`Self::emit`] writes.

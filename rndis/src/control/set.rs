@@ -28,12 +28,7 @@ impl<'a> Set<'a> {
     /// A set of `oid` to the bytes of `information`.
     #[must_use]
     pub const fn new(request_id: RequestId, oid: Oid, information: &'a [u8]) -> Self {
-        Self {
-            request_id,
-            oid,
-            information,
-            device_vc_handle: 0,
-        }
+        Self { request_id, oid, information, device_vc_handle: 0 }
     }
 
     /// Reads the message at the start of `range`.
@@ -44,12 +39,7 @@ impl<'a> Set<'a> {
     pub fn parse(range: &'a [u8]) -> Result<Self, ParseError> {
         let fields = MessageHeader::expect(range, MessageType::SET)?;
         let (request_id, oid, information, device_vc_handle) = parse_request(fields)?;
-        Ok(Self {
-            request_id,
-            oid,
-            information,
-            device_vc_handle,
-        })
+        Ok(Self { request_id, oid, information, device_vc_handle })
     }
 
     /// Bytes that [`Self::emit`] writes.
@@ -64,16 +54,7 @@ impl<'a> Set<'a> {
     ///
     /// [`EmitError::BufferTooSmall`] if `out` is shorter than [`Self::buffer_len`].
     pub fn emit(&self, out: &mut [u8]) -> Result<usize, EmitError> {
-        emit_request(
-            out,
-            MessageType::SET,
-            (
-                self.request_id,
-                self.oid,
-                self.information,
-                self.device_vc_handle,
-            ),
-        )
+        emit_request(out, MessageType::SET, (self.request_id, self.oid, self.information, self.device_vc_handle))
     }
 }
 
@@ -97,10 +78,7 @@ impl SetComplete {
     /// [`ParseError`] naming the header field that is wrong or the first field that is missing.
     pub fn parse(range: &[u8]) -> Result<Self, ParseError> {
         let fields = MessageHeader::expect(range, MessageType::SET_COMPLETE)?;
-        Ok(Self {
-            request_id: RequestId(fields.u32("RequestID", 8)?),
-            status: Status(fields.u32("Status", 12)?),
-        })
+        Ok(Self { request_id: RequestId(fields.u32("RequestID", 8)?), status: Status(fields.u32("Status", 12)?) })
     }
 
     /// Bytes that [`Self::emit`] writes.
@@ -130,17 +108,11 @@ mod tests {
     #[test]
     fn value_outside_the_message_is_refused_even_inside_the_range() {
         let mut bytes = [0; 40];
-        Set::new(RequestId(1), Oid::PACKET_FILTER, &[0x0D, 0, 0, 0])
-            .emit(&mut bytes)
-            .unwrap();
+        Set::new(RequestId(1), Oid::PACKET_FILTER, &[0x0D, 0, 0, 0]).emit(&mut bytes).unwrap();
         bytes[16] = 5;
         assert_eq!(
             Set::parse(&bytes),
-            Err(ParseError::AboveLimit {
-                field: "InformationBufferLength",
-                value: 5,
-                limit: 4
-            })
+            Err(ParseError::AboveLimit { field: "InformationBufferLength", value: 5, limit: 4 })
         );
     }
 }

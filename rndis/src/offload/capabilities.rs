@@ -131,19 +131,11 @@ impl Offload {
     /// revision gets the layout of 3.
     #[must_use]
     pub const fn empty(revision: u8) -> Self {
-        const CHECKSUM_V4: ChecksumTask<ChecksumV4Flags> = ChecksumTask {
-            encapsulation: Encapsulation::EMPTY,
-            flags: ChecksumV4Flags::EMPTY,
-        };
-        const CHECKSUM_V6: ChecksumTask<ChecksumV6Flags> = ChecksumTask {
-            encapsulation: Encapsulation::EMPTY,
-            flags: ChecksumV6Flags::EMPTY,
-        };
-        const LSO: LsoTaskV2 = LsoTaskV2 {
-            encapsulation: Encapsulation::EMPTY,
-            max_size: 0,
-            min_segments: 0,
-        };
+        const CHECKSUM_V4: ChecksumTask<ChecksumV4Flags> =
+            ChecksumTask { encapsulation: Encapsulation::EMPTY, flags: ChecksumV4Flags::EMPTY };
+        const CHECKSUM_V6: ChecksumTask<ChecksumV6Flags> =
+            ChecksumTask { encapsulation: Encapsulation::EMPTY, flags: ChecksumV6Flags::EMPTY };
+        const LSO: LsoTaskV2 = LsoTaskV2 { encapsulation: Encapsulation::EMPTY, max_size: 0, min_segments: 0 };
         let size = match revision {
             1 => Self::LEN_V1,
             2 => Self::LEN_V2,
@@ -156,12 +148,7 @@ impl Offload {
             checksum_v4_rx: CHECKSUM_V4,
             checksum_v6_tx: CHECKSUM_V6,
             checksum_v6_rx: CHECKSUM_V6,
-            lso_v1: LsoTaskV1 {
-                encapsulation: Encapsulation::EMPTY,
-                max_size: 0,
-                min_segments: 0,
-                options: 0,
-            },
+            lso_v1: LsoTaskV1 { encapsulation: Encapsulation::EMPTY, max_size: 0, min_segments: 0, options: 0 },
             ipsec_v1: [0; 28],
             lso_v2_v4: LSO,
             lso_v2_v6: LSO,
@@ -216,9 +203,7 @@ impl Offload {
             ipsec_v2: fields.array("IPsecV2", 112).unwrap_or_default(),
             rsc_v4: fields.u8("Rsc.IPv4", 144).unwrap_or(0),
             rsc_v6: fields.u8("Rsc.IPv6", 145).unwrap_or(0),
-            encapsulated: fields
-                .array("EncapsulatedPacketTaskOffloadGre", 148)
-                .unwrap_or_default(),
+            encapsulated: fields.array("EncapsulatedPacketTaskOffloadGre", 148).unwrap_or_default(),
         })
     }
 
@@ -238,21 +223,12 @@ impl Offload {
         let len = self.buffer_len();
         if len < Self::LEN_V1 {
             let minimum = Self::LEN_V1;
-            return Err(EmitError::TooSmall {
-                field: "Header.Size",
-                value: len,
-                minimum,
-            });
+            return Err(EmitError::TooSmall { field: "Header.Size", value: len, minimum });
         }
         let out = room(out, len)?;
         let mut whole = [0; Self::LEN_V3];
         let bytes = &mut whole;
-        NdisHeader {
-            object_type: NdisHeader::OFFLOAD,
-            revision: self.revision,
-            size: self.size,
-        }
-        .put(bytes);
+        NdisHeader { object_type: NdisHeader::OFFLOAD, revision: self.revision, size: self.size }.put(bytes);
         let words = [
             (4, self.checksum_v4_tx.encapsulation.0),
             (8, self.checksum_v4_tx.flags.0),
@@ -307,13 +283,7 @@ mod tests {
     #[test]
     fn fields_behind_the_size_read_as_zero() {
         let mut bytes = [0; 156];
-        let full = Offload {
-            rsc_v4: 1,
-            rsc_v6: 1,
-            ipsec_v2: [3; 32],
-            encapsulated: [4; 8],
-            ..Offload::empty(3)
-        };
+        let full = Offload { rsc_v4: 1, rsc_v6: 1, ipsec_v2: [3; 32], encapsulated: [4; 8], ..Offload::empty(3) };
         assert_eq!(full.emit(&mut bytes), Ok(156));
         assert_eq!(Offload::parse(&bytes), Ok(full));
         // The bytes are there, but the sender's header ends before them.
@@ -327,11 +297,7 @@ mod tests {
 
     #[test]
     fn longer_structures_of_later_revisions_are_read() {
-        let later = Offload {
-            revision: 4,
-            size: 200,
-            ..Offload::empty(3)
-        };
+        let later = Offload { revision: 4, size: 200, ..Offload::empty(3) };
         let mut bytes = [0xFF; 200];
         assert_eq!(later.emit(&mut bytes), Ok(200));
         assert_eq!(Offload::parse(&bytes), Ok(later));

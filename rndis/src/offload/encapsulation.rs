@@ -56,12 +56,7 @@ impl OffloadEncapsulation {
     pub fn emit(&self, out: &mut [u8]) -> Result<usize, EmitError> {
         let out = room(out, Self::LEN)?;
         let object_type = NdisHeader::OFFLOAD_ENCAPSULATION;
-        NdisHeader {
-            object_type,
-            revision: 1,
-            size: Self::LEN as u16,
-        }
-        .put(out);
+        NdisHeader { object_type, revision: 1, size: Self::LEN as u16 }.put(out);
         put_u32(out, 4, self.ipv4_enabled);
         put_u32(out, 8, self.ipv4_encapsulation);
         put_u32(out, 12, self.ipv4_header_size);

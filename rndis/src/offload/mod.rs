@@ -7,9 +7,7 @@ mod capabilities;
 mod encapsulation;
 mod parameters;
 
-pub use capabilities::{
-    ChecksumTask, ChecksumV4Flags, ChecksumV6Flags, LsoTaskV1, LsoTaskV2, LsoV6Options, Offload,
-};
+pub use capabilities::{ChecksumTask, ChecksumV4Flags, ChecksumV6Flags, LsoTaskV1, LsoTaskV2, LsoV6Options, Offload};
 pub use encapsulation::OffloadEncapsulation;
 pub use parameters::{ChecksumSetting, OffloadParameters, TaskSetting};
 

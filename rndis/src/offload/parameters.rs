@@ -173,20 +173,11 @@ impl OffloadParameters {
         let len = self.buffer_len();
         if len < Self::LEN_V1 {
             let minimum = Self::LEN_V1;
-            return Err(EmitError::TooSmall {
-                field: "Header.Size",
-                value: len,
-                minimum,
-            });
+            return Err(EmitError::TooSmall { field: "Header.Size", value: len, minimum });
         }
         let out = room(out, len)?;
         let mut whole = [0; Self::LEN_V3];
-        NdisHeader {
-            object_type: NdisHeader::DEFAULT,
-            revision: self.revision,
-            size: self.size,
-        }
-        .put(&mut whole);
+        NdisHeader { object_type: NdisHeader::DEFAULT, revision: self.revision, size: self.size }.put(&mut whole);
         let first = [
             self.ipv4_checksum.0,
             self.tcp_v4_checksum.0,
@@ -227,11 +218,8 @@ mod tests {
     #[test]
     fn size_and_revision_need_not_agree() {
         // Linux at NVSP 4.
-        let linux = OffloadParameters {
-            size: 22,
-            tcp_v4_checksum: ChecksumSetting::TX_RX,
-            ..OffloadParameters::no_change(3)
-        };
+        let linux =
+            OffloadParameters { size: 22, tcp_v4_checksum: ChecksumSetting::TX_RX, ..OffloadParameters::no_change(3) };
         let mut bytes = [0xFF; 28];
         assert_eq!(linux.emit(&mut bytes), Ok(22));
         assert_eq!(OffloadParameters::parse(&bytes), Ok(linux));

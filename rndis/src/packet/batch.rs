@@ -33,11 +33,7 @@ pub struct BatchLimits {
 
 impl BatchLimits {
     /// No limits: what a host accepts that checks as little as OpenVMM.
-    pub const NONE: Self = Self {
-        max_messages: u32::MAX,
-        max_bytes: u32::MAX,
-        alignment: 1,
-    };
+    pub const NONE: Self = Self { max_messages: u32::MAX, max_bytes: u32::MAX, alignment: 1 };
 
     /// The limits of a session.
     ///
@@ -46,11 +42,9 @@ impl BatchLimits {
     /// That of [`InitializeComplete::alignment`].
     pub const fn from_initialize(complete: &InitializeComplete) -> Result<Self, ParseError> {
         match complete.alignment() {
-            Ok(alignment) => Ok(Self {
-                max_messages: complete.max_packets(),
-                max_bytes: complete.max_transfer_size,
-                alignment,
-            }),
+            Ok(alignment) => {
+                Ok(Self { max_messages: complete.max_packets(), max_bytes: complete.max_transfer_size, alignment })
+            }
             Err(error) => Err(error),
         }
     }
@@ -77,11 +71,7 @@ impl<'a> Batch<'a> {
     pub fn parse(section: &'a [u8], limits: &BatchLimits) -> Result<Self, ParseError> {
         let value = wire_len(section.len());
         if value > limits.max_bytes {
-            return Err(ParseError::AboveLimit {
-                field: "SectionSize",
-                value,
-                limit: limits.max_bytes,
-            });
+            return Err(ParseError::AboveLimit { field: "SectionSize", value, limit: limits.max_bytes });
         }
         let mut count = 0_u32;
         let mut rest = section;
@@ -90,11 +80,7 @@ impl<'a> Batch<'a> {
             if let Some(word) = rest.first_chunk() {
                 let (value, expected) = (u32::from_le_bytes(*word), MessageType::PACKET.0);
                 if value != expected {
-                    return Err(ParseError::Unexpected {
-                        field: "MessageType",
-                        value,
-                        expected,
-                    });
+                    return Err(ParseError::Unexpected { field: "MessageType", value, expected });
                 }
             }
             // An empty section is a message too short.
@@ -102,19 +88,12 @@ impl<'a> Batch<'a> {
             count += 1;
             if count > limits.max_messages {
                 let limit = limits.max_messages;
-                return Err(ParseError::AboveLimit {
-                    field: "MessageCount",
-                    value: count,
-                    limit,
-                });
+                return Err(ParseError::AboveLimit { field: "MessageCount", value: count, limit });
             }
             // In bounds, and at least 44 bytes further: the loop ends.
             rest = &rest[message.as_bytes().len()..];
             if rest.is_empty() {
-                return Ok(Self {
-                    bytes: section,
-                    count,
-                });
+                return Ok(Self { bytes: section, count });
             }
             let message_len = message.header().message_len();
             if padding(message_len, limits.alignment) != 0 {
@@ -185,49 +164,17 @@ mod tests {
     #[test]
     fn limits_are_kept() {
         let mut section = [0; 200];
-        let encoder = PacketEncoder {
-            message_len: Some(64),
-            ..PacketEncoder::default()
-        };
+        let encoder = PacketEncoder { message_len: Some(64), ..PacketEncoder::default() };
         for message in section[..192].chunks_exact_mut(64) {
             encoder.emit(&[1; 14], message).unwrap();
         }
         let section = &section[..192];
         let none = BatchLimits::NONE;
         let field = |limits| Batch::parse(section, &limits).unwrap_err().field();
-        assert_eq!(
-            Batch::parse(
-                section,
-                &BatchLimits {
-                    alignment: 64,
-                    ..none
-                }
-            )
-            .unwrap()
-            .count(),
-            3
-        );
-        assert_eq!(
-            field(BatchLimits {
-                alignment: 128,
-                ..none
-            }),
-            "MessageLength"
-        );
-        assert_eq!(
-            field(BatchLimits {
-                max_messages: 2,
-                ..none
-            }),
-            "MessageCount"
-        );
-        assert_eq!(
-            field(BatchLimits {
-                max_bytes: 191,
-                ..none
-            }),
-            "SectionSize"
-        );
+        assert_eq!(Batch::parse(section, &BatchLimits { alignment: 64, ..none }).unwrap().count(), 3);
+        assert_eq!(field(BatchLimits { alignment: 128, ..none }), "MessageLength");
+        assert_eq!(field(BatchLimits { max_messages: 2, ..none }), "MessageCount");
+        assert_eq!(field(BatchLimits { max_bytes: 191, ..none }), "SectionSize");
         assert!(Batch::parse(&[], &none).is_err());
     }
 }

@@ -62,11 +62,7 @@ impl TxHeader {
         let message_len = header_len as u64 + u64::from(data_len) + u64::from(padding);
         let Ok(message_len) = u32::try_from(message_len) else {
             let value = usize::try_from(message_len).unwrap_or(usize::MAX);
-            return Err(EmitError::TooLarge {
-                field: "MessageLength",
-                value,
-                limit: u32::MAX as usize,
-            });
+            return Err(EmitError::TooLarge { field: "MessageLength", value, limit: u32::MAX as usize });
         };
         if data_len < MIN_FRAME_LEN {
             return Err(data_too_short(data_len as usize));
@@ -126,16 +122,11 @@ impl PacketEncoder<'_> {
     ///
     /// [`EmitError::TooSmall`] if [`Self::data_offset`] lies in header or elements.
     pub fn data_start(&self) -> Result<u32, EmitError> {
-        let minimum = emit_len(
-            "PerPacketInfoLength",
-            PACKET_HEADER_LEN + self.ppis.len() * PpiWord::LEN,
-        )?;
+        let minimum = emit_len("PerPacketInfoLength", PACKET_HEADER_LEN + self.ppis.len() * PpiWord::LEN)?;
         match self.data_offset {
-            Some(offset) if offset < minimum => Err(EmitError::TooSmall {
-                field: "DataOffset",
-                value: offset as usize,
-                minimum: minimum as usize,
-            }),
+            Some(offset) if offset < minimum => {
+                Err(EmitError::TooSmall { field: "DataOffset", value: offset as usize, minimum: minimum as usize })
+            }
             Some(offset) => Ok(offset),
             None => Ok(minimum),
         }
@@ -149,20 +140,14 @@ impl PacketEncoder<'_> {
     /// is no data.
     pub fn buffer_len(&self, data_len: usize) -> Result<usize, EmitError> {
         if data_len == 0 {
-            return Err(EmitError::TooSmall {
-                field: "DataLength",
-                value: 0,
-                minimum: 1,
-            });
+            return Err(EmitError::TooSmall { field: "DataLength", value: 0, minimum: 1 });
         }
         let minimum = (self.data_start()? as usize).saturating_add(data_len);
         emit_len("MessageLength", minimum)?;
         match self.message_len {
-            Some(len) if (len as usize) < minimum => Err(EmitError::TooSmall {
-                field: "MessageLength",
-                value: len as usize,
-                minimum,
-            }),
+            Some(len) if (len as usize) < minimum => {
+                Err(EmitError::TooSmall { field: "MessageLength", value: len as usize, minimum })
+            }
             Some(len) => Ok(len as usize),
             None => Ok(minimum),
         }
@@ -225,10 +210,7 @@ fn put_header(
         reserved: 0,
     };
     raw.emit(out)?;
-    for (place, ppi) in out[PACKET_HEADER_LEN..]
-        .chunks_exact_mut(PpiWord::LEN)
-        .zip(ppis)
-    {
+    for (place, ppi) in out[PACKET_HEADER_LEN..].chunks_exact_mut(PpiWord::LEN).zip(ppis) {
         ppi.put(place);
     }
     Ok(())
@@ -236,11 +218,7 @@ fn put_header(
 
 #[cold]
 fn data_too_short(value: usize) -> EmitError {
-    EmitError::TooSmall {
-        field: "DataLength",
-        value,
-        minimum: MIN_FRAME_LEN as usize,
-    }
+    EmitError::TooSmall { field: "DataLength", value, minimum: MIN_FRAME_LEN as usize }
 }
 
 #[cfg(test)]
@@ -252,10 +230,7 @@ mod tests {
         let mut out = [0; 44];
         TxHeader::default().emit(62, 6, &mut out).unwrap();
         let raw = RawPacketHeader::parse(&out).unwrap();
-        assert_eq!(
-            (raw.message_len, raw.data_offset, raw.data_len),
-            (112, 36, 62)
-        );
+        assert_eq!((raw.message_len, raw.data_offset, raw.data_len), (112, 36, 62));
         assert_eq!((raw.ppi_offset, raw.ppi_len), (0, 0));
     }
 
@@ -263,57 +238,21 @@ mod tests {
     fn lengths_that_do_not_fit_are_refused() {
         let mut out = [0; 44];
         let header = TxHeader::default();
-        assert!(matches!(
-            header.emit(u32::MAX, 0, &mut out),
-            Err(EmitError::TooLarge { .. })
-        ));
-        assert!(matches!(
-            header.emit(u32::MAX - 44, 1, &mut out),
-            Err(EmitError::TooLarge { .. })
-        ));
+        assert!(matches!(header.emit(u32::MAX, 0, &mut out), Err(EmitError::TooLarge { .. })));
+        assert!(matches!(header.emit(u32::MAX - 44, 1, &mut out), Err(EmitError::TooLarge { .. })));
         assert!(header.emit(u32::MAX - 44, 0, &mut out).is_ok());
-        assert!(matches!(
-            header.emit(13, 0, &mut out),
-            Err(EmitError::TooSmall { .. })
-        ));
-        assert!(matches!(
-            header.emit(14, 0, &mut out[..43]),
-            Err(EmitError::BufferTooSmall { .. })
-        ));
+        assert!(matches!(header.emit(13, 0, &mut out), Err(EmitError::TooSmall { .. })));
+        assert!(matches!(header.emit(14, 0, &mut out[..43]), Err(EmitError::BufferTooSmall { .. })));
     }
 
     #[test]
     fn encoder_refuses_impossible_places() {
         let ppis = [PpiWord::hash_value(1)];
-        let encoder = PacketEncoder {
-            ppis: &ppis,
-            ..PacketEncoder::default()
-        };
+        let encoder = PacketEncoder { ppis: &ppis, ..PacketEncoder::default() };
         let mut out = [0; 128];
-        assert!(
-            PacketEncoder {
-                data_offset: Some(59),
-                ..encoder
-            }
-            .emit(&[1; 14], &mut out)
-            .is_err()
-        );
-        assert!(
-            PacketEncoder {
-                message_len: Some(73),
-                ..encoder
-            }
-            .emit(&[1; 14], &mut out)
-            .is_err()
-        );
+        assert!(PacketEncoder { data_offset: Some(59), ..encoder }.emit(&[1; 14], &mut out).is_err());
+        assert!(PacketEncoder { message_len: Some(73), ..encoder }.emit(&[1; 14], &mut out).is_err());
         assert!(encoder.emit(&[], &mut out).is_err());
-        assert_eq!(
-            PacketEncoder {
-                message_len: Some(74),
-                ..encoder
-            }
-            .emit(&[1; 14], &mut out),
-            Ok(74)
-        );
+        assert_eq!(PacketEncoder { message_len: Some(74), ..encoder }.emit(&[1; 14], &mut out), Ok(74));
     }
 }

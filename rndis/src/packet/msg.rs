@@ -33,13 +33,7 @@ impl<'a> PacketMsg<'a> {
         let block = &bytes[header.ppi_range()];
         let info = PacketInfo::parse(block)?;
         header.check_frame(&info)?;
-        Ok(Self {
-            bytes,
-            data,
-            ppis: PpiBlock::from_checked(block),
-            header,
-            info,
-        })
+        Ok(Self { bytes, data, ppis: PpiBlock::from_checked(block), header, info })
     }
 
     /// The frame, or the fragment of a coalesced one: from its Ethernet header, without frame check sequence.

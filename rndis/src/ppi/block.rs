@@ -63,12 +63,7 @@ impl PpiType {
     #[inline]
     const fn min_payload(self) -> u32 {
         match self {
-            Self::CHECKSUM
-            | Self::LSO
-            | Self::IEEE_8021Q
-            | Self::HASH_VALUE
-            | Self::HASH_INFO
-            | Self::PACKET_ID => 4,
+            Self::CHECKSUM | Self::LSO | Self::IEEE_8021Q | Self::HASH_VALUE | Self::HASH_INFO | Self::PACKET_ID => 4,
             _ => 1,
         }
     }
@@ -143,55 +138,31 @@ impl<'a> Ppi<'a> {
         }
         // Both are within the block: 12 <= offset < size <= block.len().
         let (element, rest) = block.split_at(index(size));
-        Ok((
-            Self {
-                kind,
-                payload: &element[index(offset)..],
-            },
-            rest,
-        ))
+        Ok((Self { kind, payload: &element[index(offset)..] }, rest))
     }
 
     /// First word of the payload, 0 if there are not four bytes (only types that this crate does not read).
     #[must_use]
     #[inline]
     pub fn word(&self) -> u32 {
-        self.payload
-            .first_chunk()
-            .map_or(0, |word| u32::from_le_bytes(*word))
+        self.payload.first_chunk().map_or(0, |word| u32::from_le_bytes(*word))
     }
 }
 
 #[cold]
 fn short_block(available: u32) -> ParseError {
-    ParseError::Truncated {
-        field: "PerPacketInfo.Size",
-        needed: ELEMENT_HEADER_LEN as u32,
-        available,
-    }
+    ParseError::Truncated { field: "PerPacketInfo.Size", needed: ELEMENT_HEADER_LEN as u32, available }
 }
 
 #[cold]
 fn bad_size(size: u32, available: u32) -> ParseError {
     let field = "PerPacketInfo.Size";
     if size < ELEMENT_HEADER_LEN as u32 {
-        ParseError::BelowMinimum {
-            field,
-            value: size,
-            minimum: ELEMENT_HEADER_LEN as u32,
-        }
+        ParseError::BelowMinimum { field, value: size, minimum: ELEMENT_HEADER_LEN as u32 }
     } else if size > available {
-        ParseError::AboveLimit {
-            field,
-            value: size,
-            limit: available,
-        }
+        ParseError::AboveLimit { field, value: size, limit: available }
     } else {
-        ParseError::Misaligned {
-            field,
-            value: size,
-            unit: 4,
-        }
+        ParseError::Misaligned { field, value: size, unit: 4 }
     }
 }
 
@@ -199,17 +170,9 @@ fn bad_size(size: u32, available: u32) -> ParseError {
 fn bad_offset(offset: u32, limit: u32) -> ParseError {
     let field = "PerPacketInfo.Offset";
     if offset < ELEMENT_HEADER_LEN as u32 {
-        ParseError::BelowMinimum {
-            field,
-            value: offset,
-            minimum: ELEMENT_HEADER_LEN as u32,
-        }
+        ParseError::BelowMinimum { field, value: offset, minimum: ELEMENT_HEADER_LEN as u32 }
     } else {
-        ParseError::AboveLimit {
-            field,
-            value: offset,
-            limit,
-        }
+        ParseError::AboveLimit { field, value: offset, limit }
     }
 }
 
@@ -315,10 +278,7 @@ mod tests {
             assert_eq!(error.field(), "PerPacketInfo.Size", "{size}");
         }
         // An element of a header alone has no room for a payload.
-        assert_eq!(
-            PpiBlock::parse(&with(0, 12)).unwrap_err().field(),
-            "PerPacketInfo.Offset"
-        );
+        assert_eq!(PpiBlock::parse(&with(0, 12)).unwrap_err().field(), "PerPacketInfo.Offset");
     }
 
     #[test]
@@ -333,24 +293,13 @@ mod tests {
     fn unknown_types_may_have_short_payloads() {
         let mut bytes = with(4, 11);
         bytes[8] = 15;
-        assert_eq!(
-            PpiBlock::parse(&bytes)
-                .unwrap()
-                .iter()
-                .next()
-                .unwrap()
-                .payload,
-            [0]
-        );
+        assert_eq!(PpiBlock::parse(&bytes).unwrap().iter().next().unwrap().payload, [0]);
     }
 
     #[test]
     fn every_truncation_is_an_error() {
         for len in 1..VLAN.len() {
-            assert_eq!(
-                PpiBlock::parse(&VLAN[..len]).unwrap_err().field(),
-                "PerPacketInfo.Size"
-            );
+            assert_eq!(PpiBlock::parse(&VLAN[..len]).unwrap_err().field(), "PerPacketInfo.Size");
         }
         assert_eq!(PpiBlock::parse(&[]).unwrap().iter().count(), 0);
     }

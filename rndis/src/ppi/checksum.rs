@@ -66,11 +66,7 @@ impl TxChecksum {
     ///
     /// [`EmitError::TooLarge`] if the offset does not fit its 10 bits.
     #[inline]
-    pub const fn transport(
-        ip: IpVersion,
-        transport: Transport,
-        header_offset: u16,
-    ) -> Result<Self, EmitError> {
+    pub const fn transport(ip: IpVersion, transport: Transport, header_offset: u16) -> Result<Self, EmitError> {
         if header_offset > Self::OFFSET_MAX {
             return Err(offset_too_large(header_offset));
         }
@@ -82,9 +78,7 @@ impl TxChecksum {
             Transport::Tcp => Self::TCP,
             Transport::Udp => Self::UDP,
         };
-        Ok(Self(
-            ip | transport | (header_offset as u32) << Self::OFFSET_SHIFT,
-        ))
+        Ok(Self(ip | transport | (header_offset as u32) << Self::OFFSET_SHIFT))
     }
 
     /// Computes the IPv4 header checksum alone.

@@ -54,19 +54,11 @@ impl Lso {
     #[inline]
     pub const fn v1(mss: u32, header_offset: u16) -> Result<Self, EmitError> {
         if mss == 0 {
-            return Err(EmitError::TooSmall {
-                field: "MSS",
-                value: 0,
-                minimum: 1,
-            });
+            return Err(EmitError::TooSmall { field: "MSS", value: 0, minimum: 1 });
         }
         if mss > Self::MSS_MAX {
             let (value, limit) = (mss as usize, Self::MSS_MAX as usize);
-            return Err(EmitError::TooLarge {
-                field: "MSS",
-                value,
-                limit,
-            });
+            return Err(EmitError::TooLarge { field: "MSS", value, limit });
         }
         if header_offset > Self::OFFSET_MAX {
             return Err(offset_too_large(header_offset));
@@ -78,11 +70,7 @@ impl Lso {
     #[must_use]
     #[inline]
     pub const fn version(self) -> LsoVersion {
-        if self.0 & Self::VERSION_2 != 0 {
-            LsoVersion::V2
-        } else {
-            LsoVersion::V1
-        }
+        if self.0 & Self::VERSION_2 != 0 { LsoVersion::V2 } else { LsoVersion::V1 }
     }
 
     /// Payload bytes of each segment. The wire can say 0, which a host has to refuse.
@@ -125,10 +113,7 @@ mod tests {
     fn fields_are_bounded() {
         let lso = Lso::v2(IpVersion::V6, 0xF_FFFF, 0x3FF).unwrap();
         assert_eq!(lso.0, u32::MAX);
-        assert_eq!(
-            (lso.mss(), lso.header_offset(), lso.ip_version()),
-            (0xF_FFFF, 0x3FF, IpVersion::V6)
-        );
+        assert_eq!((lso.mss(), lso.header_offset(), lso.ip_version()), (0xF_FFFF, 0x3FF, IpVersion::V6));
         assert!(Lso::v2(IpVersion::V4, 0, 34).is_err());
         assert!(Lso::v2(IpVersion::V4, 0x10_0000, 34).is_err());
         assert!(Lso::v2(IpVersion::V4, 1460, 0x400).is_err());

@@ -32,11 +32,7 @@ impl PacketId {
     /// An element of [`Self::VERSION`].
     #[must_use]
     pub const fn new(flags: PacketIdFlags, id: u16) -> Self {
-        Self {
-            version: Self::VERSION,
-            flags,
-            id,
-        }
+        Self { version: Self::VERSION, flags, id }
     }
 
     /// From the word on the wire.
@@ -44,11 +40,7 @@ impl PacketId {
     #[inline]
     pub const fn from_wire(word: u32) -> Self {
         let [version, flags, low, high] = word.to_le_bytes();
-        Self {
-            version,
-            flags: PacketIdFlags(flags),
-            id: u16::from_le_bytes([low, high]),
-        }
+        Self { version, flags: PacketIdFlags(flags), id: u16::from_le_bytes([low, high]) }
     }
 
     /// The word on the wire.

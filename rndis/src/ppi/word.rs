@@ -22,10 +22,7 @@ impl PpiWord {
     #[must_use]
     #[inline]
     pub const fn hash_value(hash: u32) -> Self {
-        Self {
-            kind: PpiType::HASH_VALUE,
-            word: hash,
-        }
+        Self { kind: PpiType::HASH_VALUE, word: hash }
     }
 
     /// Writes the element; the caller has checked that `out` has room.
@@ -41,60 +38,42 @@ impl PpiWord {
 impl From<RxChecksum> for PpiWord {
     #[inline]
     fn from(checksum: RxChecksum) -> Self {
-        Self {
-            kind: PpiType::CHECKSUM,
-            word: checksum.0,
-        }
+        Self { kind: PpiType::CHECKSUM, word: checksum.0 }
     }
 }
 
 impl From<TxChecksum> for PpiWord {
     #[inline]
     fn from(checksum: TxChecksum) -> Self {
-        Self {
-            kind: PpiType::CHECKSUM,
-            word: checksum.0,
-        }
+        Self { kind: PpiType::CHECKSUM, word: checksum.0 }
     }
 }
 
 impl From<Lso> for PpiWord {
     #[inline]
     fn from(lso: Lso) -> Self {
-        Self {
-            kind: PpiType::LSO,
-            word: lso.0,
-        }
+        Self { kind: PpiType::LSO, word: lso.0 }
     }
 }
 
 impl From<Vlan> for PpiWord {
     #[inline]
     fn from(vlan: Vlan) -> Self {
-        Self {
-            kind: PpiType::IEEE_8021Q,
-            word: vlan.to_wire(),
-        }
+        Self { kind: PpiType::IEEE_8021Q, word: vlan.to_wire() }
     }
 }
 
 impl From<HashInfo> for PpiWord {
     #[inline]
     fn from(info: HashInfo) -> Self {
-        Self {
-            kind: PpiType::HASH_INFO,
-            word: info.0,
-        }
+        Self { kind: PpiType::HASH_INFO, word: info.0 }
     }
 }
 
 impl From<PacketId> for PpiWord {
     #[inline]
     fn from(id: PacketId) -> Self {
-        Self {
-            kind: PpiType::PACKET_ID,
-            word: id.to_wire(),
-        }
+        Self { kind: PpiType::PACKET_ID, word: id.to_wire() }
     }
 }
 
@@ -110,13 +89,7 @@ impl PpiWords {
     const CAPACITY: usize = 6;
 
     pub(crate) const fn new() -> Self {
-        Self {
-            words: [PpiWord {
-                kind: PpiType::CHECKSUM,
-                word: 0,
-            }; Self::CAPACITY],
-            len: 0,
-        }
+        Self { words: [PpiWord { kind: PpiType::CHECKSUM, word: 0 }; Self::CAPACITY], len: 0 }
     }
 
     /// The callers push each type once, so there is room.

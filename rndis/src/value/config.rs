@@ -136,12 +136,7 @@ impl ConfigString<'_> {
     pub fn emit(&self, out: &mut [u8]) -> Result<usize, EmitError> {
         let name_len = Utf16::encoded_len(self.name);
         let out = room(out, self.buffer_len())?;
-        put_fixed(
-            out,
-            name_len,
-            ConfigType::STRING,
-            Utf16::encoded_len(self.value),
-        )?;
+        put_fixed(out, name_len, ConfigType::STRING, Utf16::encoded_len(self.value))?;
         let (name_place, value_place) = out[ConfigParameter::FIXED_LEN..].split_at_mut(name_len);
         Utf16::emit(self.name, name_place)?;
         Utf16::emit(self.value, value_place)?;
@@ -150,23 +145,11 @@ impl ConfigString<'_> {
 }
 
 /// Writes the fixed fields; the caller has checked that `out` has room.
-fn put_fixed(
-    out: &mut [u8],
-    name_len: usize,
-    value_type: ConfigType,
-    value_len: usize,
-) -> Result<(), EmitError> {
+fn put_fixed(out: &mut [u8], name_len: usize, value_type: ConfigType, value_len: usize) -> Result<(), EmitError> {
     put_u32(out, 0, ConfigParameter::FIXED_LEN as u32);
     put_u32(out, 4, emit_len("ParameterNameLength", name_len)?);
     put_u32(out, 8, value_type.0);
-    put_u32(
-        out,
-        12,
-        emit_len(
-            "ParameterValueOffset",
-            ConfigParameter::FIXED_LEN + name_len,
-        )?,
-    );
+    put_u32(out, 12, emit_len("ParameterValueOffset", ConfigParameter::FIXED_LEN + name_len)?);
     put_u32(out, 16, emit_len("ParameterValueLength", value_len)?);
     Ok(())
 }
@@ -191,14 +174,7 @@ mod tests {
     #[test]
     fn each_bad_offset_is_named() {
         let mut good = [0; 44];
-        assert_eq!(
-            ConfigString {
-                name: "*LsoV2IPv4",
-                value: "01"
-            }
-            .emit(&mut good),
-            Ok(44)
-        );
+        assert_eq!(ConfigString { name: "*LsoV2IPv4", value: "01" }.emit(&mut good), Ok(44));
         for (at, field) in [(0, "ParameterNameOffset"), (12, "ParameterValueOffset")] {
             for offset in [0_u32, 19, 45, u32::MAX] {
                 let mut bad = good;

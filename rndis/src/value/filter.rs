@@ -71,10 +71,7 @@ mod tests {
 
     #[test]
     fn filters_print_their_bits() {
-        assert_eq!(
-            PacketFilter::OPEN.to_string(),
-            "DIRECTED | ALL_MULTICAST | BROADCAST"
-        );
+        assert_eq!(PacketFilter::OPEN.to_string(), "DIRECTED | ALL_MULTICAST | BROADCAST");
         assert_eq!(PacketFilter(0x100).to_string(), "0x100");
         assert_eq!(PacketFilter::CLOSED.to_string(), "0x0");
     }

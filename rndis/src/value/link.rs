@@ -91,10 +91,7 @@ impl MaxLinkSpeed {
     /// [`ParseError::Truncated`] if there are fewer than 16 bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
         let fields = Fields::new(bytes);
-        Ok(Self {
-            transmit_bps: fields.u64("XmitLinkSpeed", 0)?,
-            receive_bps: fields.u64("RcvLinkSpeed", 8)?,
-        })
+        Ok(Self { transmit_bps: fields.u64("XmitLinkSpeed", 0)?, receive_bps: fields.u64("RcvLinkSpeed", 8)? })
     }
 
     /// Writes the value and says how many bytes it took.
@@ -169,12 +166,7 @@ impl LinkState {
         let out = room(out, Self::LEN)?;
         out.fill(0);
         let size = Self::LEN as u16;
-        NdisHeader {
-            object_type: NdisHeader::DEFAULT,
-            revision: 1,
-            size,
-        }
-        .put(out);
+        NdisHeader { object_type: NdisHeader::DEFAULT, revision: 1, size }.put(out);
         put_u32(out, 4, self.connect_state.0);
         put_u32(out, 8, self.duplex);
         out[16..24].copy_from_slice(&self.transmit_bps.to_le_bytes());

@@ -19,11 +19,7 @@ impl<'a> SupportedList<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
         if !bytes.len().is_multiple_of(4) {
             let value = wire_len(bytes.len());
-            return Err(ParseError::Misaligned {
-                field: "SupportedList",
-                value,
-                unit: 4,
-            });
+            return Err(ParseError::Misaligned { field: "SupportedList", value, unit: 4 });
         }
         Ok(Self { bytes })
     }

@@ -58,9 +58,7 @@ pub fn u16_value(bytes: &[u8]) -> Result<u16, ParseError> {
 /// [`ParseError::Truncated`] if there are fewer than 4 bytes.
 pub fn counter_value(bytes: &[u8]) -> Result<u64, ParseError> {
     let fields = Fields::new(bytes);
-    fields
-        .u64("InformationBuffer", 0)
-        .or_else(|_| fields.u32("InformationBuffer", 0).map(u64::from))
+    fields.u64("InformationBuffer", 0).or_else(|_| fields.u32("InformationBuffer", 0).map(u64::from))
 }
 
 #[cfg(test)]

@@ -32,11 +32,7 @@ impl NdisHeader {
 
     /// Checks type, revision (at least 1) and size (at least `minimum`, at most what there is), and gives the header
     /// with the bytes it covers.
-    pub(crate) fn parse(
-        bytes: &[u8],
-        object_type: u8,
-        minimum: usize,
-    ) -> Result<(Self, Fields<'_>), ParseError> {
+    pub(crate) fn parse(bytes: &[u8], object_type: u8, minimum: usize) -> Result<(Self, Fields<'_>), ParseError> {
         let fields = Fields::new(bytes);
         let header = Self {
             object_type: fields.u8("Header.Type", 0)?,
@@ -51,27 +47,15 @@ impl NdisHeader {
             });
         }
         if header.revision == 0 {
-            return Err(ParseError::BelowMinimum {
-                field: "Header.Revision",
-                value: 0,
-                minimum: 1,
-            });
+            return Err(ParseError::BelowMinimum { field: "Header.Revision", value: 0, minimum: 1 });
         }
         let (field, value) = ("Header.Size", u32::from(header.size));
         if value < wire_len(minimum) {
-            return Err(ParseError::BelowMinimum {
-                field,
-                value,
-                minimum: wire_len(minimum),
-            });
+            return Err(ParseError::BelowMinimum { field, value, minimum: wire_len(minimum) });
         }
         match bytes.get(..index(value)) {
             Some(object) => Ok((header, Fields::new(object))),
-            None => Err(ParseError::AboveLimit {
-                field,
-                value,
-                limit: wire_len(bytes.len()),
-            }),
+            None => Err(ParseError::AboveLimit { field, value, limit: wire_len(bytes.len()) }),
         }
     }
 

@@ -15,11 +15,7 @@ impl<'a> Utf16<'a> {
     /// Checks that `bytes` are whole units; `field` is named in the error.
     pub(crate) fn parse(field: &'static str, bytes: &'a [u8]) -> Result<Self, ParseError> {
         if !bytes.len().is_multiple_of(2) {
-            return Err(ParseError::Misaligned {
-                field,
-                value: wire_len(bytes.len()),
-                unit: 2,
-            });
+            return Err(ParseError::Misaligned { field, value: wire_len(bytes.len()), unit: 2 });
         }
         Ok(Self { bytes })
     }
@@ -82,9 +78,7 @@ impl fmt::Display for Utf16<'_> {
 impl fmt::Debug for Utf16<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("\"")?;
-        self.chars()
-            .flat_map(char::escape_debug)
-            .try_for_each(|c| fmt::Write::write_char(f, c))?;
+        self.chars().flat_map(char::escape_debug).try_for_each(|c| fmt::Write::write_char(f, c))?;
         f.write_str("\"")
     }
 }
@@ -110,19 +104,11 @@ impl<'a> FriendlyName<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
         let (field, value) = ("FriendlyName", wire_len(bytes.len()));
         if bytes.len() > Self::MAX_LEN {
-            return Err(ParseError::AboveLimit {
-                field,
-                value,
-                limit: Self::MAX_LEN as u32,
-            });
+            return Err(ParseError::AboveLimit { field, value, limit: Self::MAX_LEN as u32 });
         }
         let whole = Utf16::parse(field, bytes)?;
         let units = whole.units().take_while(|unit| *unit != 0).count();
-        Ok(Self {
-            name: Utf16 {
-                bytes: &bytes[..units * 2],
-            },
-        })
+        Ok(Self { name: Utf16 { bytes: &bytes[..units * 2] } })
     }
 
     /// Writes a name as hosts do, 512 bytes with zeros at the end, and says how many bytes it took.
@@ -133,11 +119,7 @@ impl<'a> FriendlyName<'a> {
     pub fn emit(name: &str, out: &mut [u8]) -> Result<usize, EmitError> {
         let value = Utf16::encoded_len(name);
         if value > Self::MAX_LEN {
-            return Err(EmitError::TooLarge {
-                field: "FriendlyName",
-                value,
-                limit: Self::MAX_LEN,
-            });
+            return Err(EmitError::TooLarge { field: "FriendlyName", value, limit: Self::MAX_LEN });
         }
         let out = room(out, Self::MAX_LEN)?;
         Utf16::emit(name, out)?;
