@@ -12,6 +12,7 @@
 //! | [`Config`], [`DeviceInfo`] | what is wished, and what became of it |
 //! | [`Event`] | what happened: up, link, failure with its step and cause |
 //! | [`Burst`], [`FrameSink`] | where received frames go |
+//! | [`TxSteering`], [`RssSettings`] | several queues: which one a frame leaves by, and arrives at |
 //! | [`RxMeta`], [`TxMeta`] | what travels beside a frame: checksums, VLAN, hash, segmentation |
 //!
 //! # How it is driven
@@ -67,7 +68,9 @@ pub mod info;
 pub mod meta;
 mod nic;
 pub mod queue;
+pub mod rss;
 pub mod stats;
+pub mod steering;
 pub mod time;
 
 pub use config::{Config, ConfigError, Warning};
@@ -77,4 +80,6 @@ pub use info::{DeviceInfo, LinkSpeed, LinkState, MacAddress, PacketFilter, Secti
 pub use meta::{RxMeta, TxMeta};
 pub use nic::Nic;
 pub use queue::{Burst, Frame, FrameMut, FrameSink, Queue, QueueError, SendError};
+pub use rss::{RssKey, RssSettings};
+pub use steering::{HashLevel, TxSteering};
 pub use time::Instant;
