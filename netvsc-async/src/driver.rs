@@ -48,6 +48,7 @@ pub(crate) async fn open<B: Bus>(builder: NicBuilder, clock: Arc<dyn Clock>, bus
         requests: HashMap::new(),
         closing: Vec::new(),
         stalled: false,
+        early: Vec::new(),
     };
     tokio::spawn(task.run());
     // The task answers or, if its runtime is shut down, vanishes.
@@ -73,6 +74,8 @@ struct Driver<B: Bus> {
     requests: HashMap<RequestHandle, Answer>,
     closing: Vec<oneshot::Sender<Result<CloseReport, CloseError>>>,
     stalled: bool,
+    /// Events from before the adapter was up.
+    early: Vec<Event>,
 }
 
 /// Whether the adapter has come to its end.
@@ -253,10 +256,13 @@ impl<B: Bus> Driver<B> {
         Turn::GoOn
     }
 
-    fn tell(&self, event: Event) {
-        if let Some(running) = &self.running {
+    fn tell(&mut self, event: Event) {
+        match &self.running {
             // Nobody may be listening.
-            let _ = running.events.send(event);
+            Some(running) => drop(running.events.send(event)),
+            // The machine bounds how many a host can cause.
+            None if self.early.len() < EVENTS => self.early.push(event),
+            None => {}
         }
     }
 
@@ -273,11 +279,15 @@ impl<B: Bus> Driver<B> {
         // Ethernet header and a VLAN tag.
         let options = self.builder.queue_options(info.mtu as usize + 18);
         let (commands, receiver) = mpsc::unbounded_channel();
-        let (events, _) = broadcast::channel(EVENTS);
+        let (events, first) = broadcast::channel(EVENTS);
+        for event in self.early.drain(..) {
+            let _ = events.send(event);
+        }
         let common = Arc::new(Common {
             commands,
             task: Arc::clone(&self.waker),
             events: events.clone(),
+            first_events: Mutex::new(Some(first)),
             info: Mutex::new(info),
             queues: vec![Arc::clone(primary)],
         });

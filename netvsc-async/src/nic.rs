@@ -27,6 +27,8 @@ pub(crate) struct Common<B: Bus> {
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     pub(crate) task: Arc<AtomicWaker>,
     pub(crate) events: broadcast::Sender<Event>,
+    /// The first reader's: it has what happened during the bring-up.
+    pub(crate) first_events: Mutex<Option<broadcast::Receiver<Event>>>,
     pub(crate) info: Mutex<DeviceInfo>,
     pub(crate) queues: Vec<Arc<Shared<B::Channel>>>,
 }
@@ -59,11 +61,12 @@ impl<B: Bus> Nic<B> {
         self.common.info.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What happens from now on: link changes, warnings, the end. A reader that lags far behind misses some, and is told
-    /// how many.
+    /// What happens: link changes, warnings, the end. The first reader gets all from the start of the bring-up on, others
+    /// what happens from now on. A reader that lags far behind misses some, and is told how many.
     #[must_use]
     pub fn events(&self) -> Events {
-        Events::new(self.common.events.subscribe())
+        let first = self.common.first_events.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Events::new(first.unwrap_or_else(|| self.common.events.subscribe()))
     }
 
     /// Counters of every queue, in order; [`NicStats`](netvsc::stats::NicStats) sums them up under the names of

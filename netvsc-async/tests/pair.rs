@@ -334,6 +334,20 @@ async fn sends_that_a_silent_host_leaves_lying_are_told_once() {
     assert!(tokio::time::timeout(Duration::from_secs(600), events.next()).await.is_err(), "once");
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_first_reader_is_told_of_the_bring_up() {
+    let pair = pair(Nic::builder().receive_sections(10)).await;
+    let mut first = pair.nic.events();
+    let warned = tokio::time::timeout(Duration::from_secs(1), first.next()).await;
+    assert!(matches!(warned, Ok(Some(Event::Warning(_)))), "{warned:?}");
+    let mut second = pair.nic.events();
+    pair.host.set_link(netvsc_host::NicId(0), false);
+    for events in [&mut first, &mut second] {
+        assert_eq!(events.next().await, Some(Event::LinkDown));
+    }
+    pair.close().await.unwrap();
+}
+
 #[test]
 fn public_types_are_send_and_unpin() {
     fn check<T: Send + Unpin>() {}
