@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use netvsc::stats::QueueStats;
 use netvsc_async::testing::{Pair, pair_with};
-use netvsc_async::{Nic, NicBuilder};
-use netvsc_host::{Host, HostBuilder, NicId, NicReport};
+use netvsc_async::{Nic, NicBuilder, OpenError};
+use netvsc_host::fault::{Fault, When};
+use netvsc_host::{Host, HostBuilder, NicId, NicOptions, NicReport};
+use vmbus::mem::MemBus;
 
 use crate::frames::{FAR, Sequence};
 
@@ -126,4 +128,62 @@ pub fn report(pair: &Pair) -> NicReport {
 pub async fn close(pair: Pair) {
     let report = pair.close().await.expect("closes");
     assert!(report.is_clean(), "{report:?}");
+}
+
+/// Events that come within `time`.
+pub async fn events_within(events: &mut netvsc_async::Events, time: Duration) -> Vec<netvsc_async::Event> {
+    let mut seen = Vec::new();
+    let collect = async {
+        while let Some(event) = events.next().await {
+            seen.push(event);
+        }
+    };
+    // Ends by the time, or with the events.
+    let _ = tokio::time::timeout(time, collect).await;
+    seen
+}
+
+/// Arms a fault on the adapter's host from now on.
+pub fn inject(pair: &Pair, fault: Fault, when: When) {
+    pair.host.inject(fault, when);
+}
+
+/// How often a fault struck.
+#[must_use]
+pub fn strikes(host: &Host, fault: Fault) -> u64 {
+    let mut strikes = 0;
+    host.with_faults(NIC, |plan| strikes = plan.strikes(fault));
+    strikes
+}
+
+/// A bring-up on a host with these settings and faults: the adapter, or why there is none, and the host.
+pub async fn try_up(host: HostBuilder, faults: &[(Fault, When)], nic: NicBuilder) -> (Host, Result<Pair, OpenError>) {
+    let host = host.build();
+    for &(fault, when) in faults {
+        host.inject(fault, when);
+    }
+    let far = host.memory_pair();
+    let bus = MemBus::new(host.add_nic(NicOptions::new()));
+    host.spawn();
+    let opened = nic.open_on(bus).await;
+    let pair = opened.map(|(nic, mut queues)| Pair { host: host.clone(), far, nic, queue: queues.remove(0) });
+    (host, pair)
+}
+
+/// As [`up`], on a host with faults from the start.
+///
+/// # Panics
+/// If it does not come up.
+pub async fn up_with(host: HostBuilder, faults: &[(Fault, When)], nic: NicBuilder) -> Pair {
+    let (_, pair) = try_up(host, faults, nic).await;
+    pair.unwrap_or_else(|error| panic!("not up: {error}"))
+}
+
+/// After a failed bring-up: nothing is left at the host, and nothing was done wrong on the way.
+///
+/// # Panics
+/// If not.
+pub async fn all_undone(host: &Host) {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    host.assert_clean();
 }
