@@ -265,6 +265,19 @@ impl<C: Channel> Queue<C> {
         Ok(())
     }
 
+    /// Gives the queue the sections of the send buffer that follow its share, up to `end`, which is not among them; what is
+    /// in flight is not touched.
+    ///
+    /// # Errors
+    /// [`QueueError::BadBuffer`] if they are not there, or no share was attached before.
+    pub fn grow_send(&mut self, end: u32) -> Result<(), QueueError> {
+        let missing = QueueError::BadBuffer { field: "send sections", value: end as usize, limit: 0 };
+        let more = self.transmit.sections.as_mut().ok_or(missing)?.grow(end)?;
+        self.in_flight.grow(more);
+        self.transmit.buffers_changed();
+        Ok(())
+    }
+
     /// Sets how messages may be put together; [`AggregateLimits::SINGLE`] until then.
     pub fn attach_limits(&mut self, limits: AggregateLimits) {
         self.transmit.set_limits(limits);

@@ -37,6 +37,21 @@ impl<M: SharedMemory> Sections<M> {
         Ok(Self { memory, section_bytes, range: sections, free })
     }
 
+    /// Adds the sections from the end of the share up to `end`; how many.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(super) fn grow(&mut self, end: u32) -> Result<usize, QueueError> {
+        let fit = self.memory.len() / self.section_bytes as usize;
+        if end as usize > fit || end == u32::MAX {
+            return Err(QueueError::BadBuffer { field: "send sections", value: end as usize, limit: fit });
+        }
+        let more = self.range.end..end.max(self.range.end);
+        self.range.end = more.end;
+        self.free.extend(more.clone().rev());
+        Ok(more.len())
+    }
+
     /// Bytes of a section.
     #[inline]
     pub(super) fn section_bytes(&self) -> usize {
