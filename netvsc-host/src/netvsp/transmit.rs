@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use rndis::packet::PacketHeader;
+use rndis::packet::{PacketHeader, RawPacketHeader};
 use rndis::ppi::{IpVersion, PacketInfo, TxChecksum, Vlan};
 use vmbus::gpadl::GpaRanges;
 use vmbus::memory::{SharedMemory, SharedMemoryExt};
@@ -221,8 +221,13 @@ impl Nic {
         let mut at = 0;
         while at < scratch.bytes.len() {
             let rest = &scratch.bytes[at..];
+            let raw = RawPacketHeader::parse(rest).map_err(|error| wrong(error.to_string()))?;
+            if raw.num_oob_data_elements != 0 {
+                let text = format!("{} out-of-band elements", raw.num_oob_data_elements);
+                return Err(wrong(text));
+            }
             // A packet has at most MAX_PACKET bytes.
-            let parsed = PacketHeader::parse(rest, rest.len() as u32).map_err(|error| wrong(error.to_string()))?;
+            let parsed = PacketHeader::check(&raw, rest.len() as u32).map_err(|error| wrong(error.to_string()))?;
             let block = rest.get(parsed.ppi_range()).unwrap_or(&[]);
             let info = PacketInfo::parse(block).map_err(|error| wrong(error.to_string()))?;
             let data = parsed.data_range();
