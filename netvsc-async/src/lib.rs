@@ -32,10 +32,14 @@
 //! | feature | adds |
 //! |---|---|
 //! | `smoltcp` | [`smoltcp::NetvscDevice`] |
+//! | `bind` | [`bind`]: binding adapters to `uio_hv_generic` and giving them back (Linux) |
+//! | `cli` | the command `netvsc`; libraries do not need it |
 //! | `host` | [`testing`]: an adapter and a simulated host in one line |
 #![forbid(unsafe_code)]
 
 mod affinity;
+#[cfg(feature = "bind")]
+pub mod bind;
 mod builder;
 mod clock;
 mod driver;

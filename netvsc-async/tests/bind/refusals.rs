@@ -1,0 +1,181 @@
+//! Wrong names, and adapters that the machine needs.
+
+use std::fs;
+
+use netvsc_async::bind::{BindError, Candidate, Refusal, Selector, Session};
+
+use super::binding::{binder, eth1};
+use super::kernel::FakeKernel;
+use super::tree::{DISK, MAC, NIC, NIC_CLASS, UPLINK};
+
+fn candidates(kernel: &FakeKernel, selector: &str) -> Vec<Candidate> {
+    match binder(kernel).find(&Selector::from(selector)) {
+        Err(BindError::NotFound { candidates, .. }) => candidates,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn needed(kernel: &FakeKernel, selector: &str, session: Option<&str>) -> Option<(bool, bool)> {
+    let session = session.map(|text| text.parse::<Session>().unwrap());
+    match binder(kernel).session(session).bind(&Selector::from(selector)) {
+        Ok(_) => None,
+        Err(BindError::Needed { carries, .. }) => {
+            assert_eq!(kernel.writes(), []);
+            Some((carries.default_route, carries.login_session))
+        }
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_way_to_name_an_adapter() {
+    let kernel = FakeKernel::new(true);
+    let path = format!("/sys/bus/vmbus/devices/{NIC}/");
+    for text in [NIC, &format!("{{{NIC}}}"), &NIC.to_uppercase(), &path, "eth1", MAC, "/sys/class/net/eth1"] {
+        let device = binder(&kernel).find(&Selector::from(text)).unwrap();
+        assert_eq!(device.bus_id, NIC, "{text}");
+    }
+}
+
+#[test]
+fn name_on_the_bus_of_old_kernels_is_written_as_it_is() {
+    let kernel = FakeKernel::new(false);
+    let devices = kernel.tree.sys().join("bus/vmbus/devices");
+    fs::rename(devices.join(NIC), devices.join("vmbus_7")).unwrap();
+    let device = binder(&kernel).find(&Selector::from("vmbus_7")).unwrap();
+    assert_eq!(device.instance.to_string(), NIC);
+    let plan = binder(&kernel).plan_bind(&Selector::from(NIC)).unwrap();
+    assert_eq!(plan.writes[1].data, "vmbus_7");
+}
+
+#[test]
+fn virtual_function_is_refused_and_names_its_adapter() {
+    let kernel = FakeKernel::new(true);
+    let found = candidates(&kernel, "enP1s2");
+    let function = found.iter().find(|c| c.interface.as_ref().is_some_and(|i| i.name == "enP1s2")).unwrap();
+    let Refusal::VirtualFunction { of, interface } = &function.reason else { panic!("{function:?}") };
+    assert_eq!(of.to_string(), NIC);
+    assert_eq!(interface.as_deref(), Some("eth1"));
+    assert!(function.to_string().contains("virtual function"), "{function}");
+}
+
+#[test]
+fn every_candidate_says_why() {
+    let kernel = FakeKernel::new(true);
+    let found: Vec<String> = candidates(&kernel, "eth7").iter().map(ToString::to_string).collect();
+    assert_eq!(
+        found,
+        [
+            format!("eth0 00:0d:3a:f0:00:01 {UPLINK}: another name"),
+            format!("eth1 {MAC} {NIC}: another name"),
+            format!("br0 {MAC}: is no device of the vmbus"),
+            format!("enP1s2 {MAC}: is the virtual function, not the synthetic adapter; that is eth1 ({NIC})"),
+        ]
+    );
+    let found = candidates(&kernel, DISK);
+    assert!(matches!(found.last().unwrap().reason, Refusal::OtherClass { .. }), "{found:?}");
+    let found = candidates(&kernel, "00:00:00:00:00:07");
+    assert_eq!(found[0].reason, Refusal::OtherMac);
+}
+
+#[test]
+fn bound_adapter_has_no_name_any_more_and_says_so() {
+    let kernel = FakeKernel::new(true);
+    binder(&kernel).bind(&eth1()).unwrap();
+    let found = candidates(&kernel, "eth1");
+    let reason = Refusal::WithoutInterface { driver: Some("uio_hv_generic".into()) };
+    assert!(found.iter().any(|candidate| candidate.reason == reason), "{found:?}");
+}
+
+#[test]
+fn two_adapters_with_one_mac_are_ambiguous() {
+    let kernel = FakeKernel::new(true);
+    let other = "4444dddd-0000-4b2a-85af-bc9cfc11d6f3";
+    kernel.tree.device(other, NIC_CLASS, Some("hv_netvsc"), true);
+    kernel.tree.interface(other, "eth2", MAC);
+    let error = binder(&kernel).find(&Selector::from(MAC)).unwrap_err();
+    let BindError::Ambiguous { instances, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(instances.len(), 2);
+}
+
+#[test]
+fn machine_without_the_bus_is_told() {
+    let kernel = FakeKernel::new(true);
+    let error = binder(&kernel).sysfs(kernel.tree.sys().join("class")).devices().unwrap_err();
+    assert!(matches!(error, BindError::NoBus { .. }), "{error:?}");
+}
+
+#[test]
+fn default_route_is_refused_unless_forced() {
+    let kernel = FakeKernel::new(true);
+    assert_eq!(needed(&kernel, "eth0", None), Some((true, false)));
+    assert!(binder(&kernel).force(true).bind(&Selector::from("eth0")).unwrap().device.is_bound());
+}
+
+#[test]
+fn ipv6_default_route_counts() {
+    let kernel = FakeKernel::new(true);
+    let zero = "0".repeat(32);
+    kernel.tree.file(
+        "proc/net/ipv6_route",
+        &format!(
+            "{zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200       lo\n\
+             {zero} 00 {zero} 00 fe800000000000000000000000000001 00000400 00000001 00000000 00450003     eth1\n"
+        ),
+    );
+    assert_eq!(needed(&kernel, "eth1", None), Some((true, false)));
+}
+
+#[test]
+fn default_route_through_a_bridge_or_vlan_counts() {
+    let kernel = FakeKernel::new(true);
+    kernel.tree.file("sys/devices/virtual/net/vlan7/address", "00:0d:3a:f0:01:02\n");
+    kernel.tree.link("sys/class/net/vlan7", "sys/devices/virtual/net/vlan7");
+    kernel.tree.link("sys/devices/virtual/net/vlan7/lower_br0", "sys/devices/virtual/net/br0");
+    kernel.tree.link("sys/devices/virtual/net/br0/lower_eth1", "sys/class/net/eth1");
+    kernel.tree.routes(&[("vlan7", [0; 4], 0, 3)]);
+    assert_eq!(needed(&kernel, "eth1", None), Some((true, false)));
+}
+
+#[test]
+fn session_is_found_by_its_own_address_and_by_its_way_back() {
+    let kernel = FakeKernel::new(true);
+    // Its own address is in eth1's network, the way back is the default route.
+    assert_eq!(needed(&kernel, "eth1", Some("203.0.113.9 50022 10.0.1.4 22")), Some((false, true)));
+    // The way back leads through eth1's network, whatever its own address.
+    assert_eq!(needed(&kernel, "eth1", Some("10.0.1.9 50022 192.0.2.1 22")), Some((false, true)));
+    // Both through eth0.
+    assert_eq!(needed(&kernel, "eth0", Some("203.0.113.9 50022 10.0.0.4 22")), Some((true, true)));
+    assert_eq!(needed(&kernel, "eth1", Some("203.0.113.9 50022 10.0.0.4 22")), None);
+}
+
+#[test]
+fn ipv6_session_is_found_by_its_owner() {
+    let kernel = FakeKernel::new(true);
+    kernel.tree.file("proc/net/if_inet6", "20010db8000000000000000000000004 03 40 00 80     eth1\n");
+    assert_eq!(needed(&kernel, "eth1", Some("2001:db8:1::9 50022 2001:db8::4 22")), Some((false, true)));
+}
+
+#[test]
+fn without_procfs_nothing_is_safe() {
+    let kernel = FakeKernel::new(true);
+    let error = binder(&kernel).procfs(kernel.tree.sys()).bind(&eth1()).unwrap_err();
+    assert!(matches!(error, BindError::Read { .. }), "{error:?}");
+    assert_eq!(kernel.writes(), []);
+}
+
+#[test]
+fn session_of_an_ancestor_is_found_behind_sudo() {
+    let kernel = FakeKernel::new(true);
+    kernel.tree.file("proc/30/environ", "HOME=/root\0");
+    kernel.tree.file("proc/30/status", "Name:\tnetvsc\nPPid:\t20\n");
+    kernel.tree.file("proc/20/environ", "A=b\0SSH_CONNECTION=203.0.113.9 50022 10.0.1.4 22\0C=d\0");
+    kernel.tree.file("proc/20/status", "Name:\tsudo\nPPid:\t1\n");
+    let session = Session::of_process(&kernel.tree.proc(), 30).unwrap();
+    assert_eq!(session.local.to_string(), "10.0.1.4");
+    assert_eq!(Session::of_process(&kernel.tree.proc(), 1), None);
+    // Its own parent: the walk ends all the same.
+    kernel.tree.file("proc/40/environ", "");
+    kernel.tree.file("proc/40/status", "PPid:\t40\n");
+    assert_eq!(Session::of_process(&kernel.tree.proc(), 40), None);
+}
