@@ -8,6 +8,9 @@ use crate::error::ParseError;
 use crate::message::{MESSAGE_HEADER_LEN, MessageType};
 use crate::ppi::PacketInfo;
 
+/// What offsets count from.
+const BASE: u32 = MESSAGE_HEADER_LEN as u32;
+
 /// Where the parts of a packet message are: checked against each other and against the range that holds the message.
 ///
 /// A receiver that copies only the first bytes of a range out of shared memory needs no more than those:
@@ -55,6 +58,17 @@ impl PacketHeader {
     /// [`ParseError`] naming the field at fault.
     #[inline]
     pub fn parse(header: &[u8], range_len: u32) -> Result<Self, ParseError> {
+        if let Some(header) = Self::usual(&RawPacketHeader::parse(header)?, range_len) {
+            return Ok(header);
+        }
+        // By way of a variable of its own, so that the header above stays in registers.
+        let header = Self::parse_each(header, range_len)?;
+        Ok(header)
+    }
+
+    /// Reads the fields once more, so that the usual way keeps none of them in memory.
+    #[cold]
+    fn parse_each(header: &[u8], range_len: u32) -> Result<Self, ParseError> {
         Self::check(&RawPacketHeader::parse(header)?, range_len)
     }
 
@@ -65,7 +79,6 @@ impl PacketHeader {
     /// [`ParseError`] naming the field at fault.
     #[inline]
     pub fn check(raw: &RawPacketHeader, range_len: u32) -> Result<Self, ParseError> {
-        const BASE: u32 = MESSAGE_HEADER_LEN as u32;
         let message_len = raw.message_len;
         if raw.message_type != MessageType::PACKET {
             return Err(not_a_packet(raw.message_type));
@@ -75,26 +88,17 @@ impl PacketHeader {
 
         // No sum below can wrap: each region is compared with what the message has left of 32 bits.
         let body = message_len - BASE;
-        let data = Span {
-            offset: raw.data_offset,
-            len: raw.data_len,
-        };
+        let data = Span { offset: raw.data_offset, len: raw.data_len };
         data.within(body, "DataOffset", "DataLength")?;
         at_least("DataLength", data.len, 1)?;
 
-        let oob = Span {
-            offset: raw.oob_data_offset,
-            len: raw.oob_data_len,
-        };
+        let oob = Span { offset: raw.oob_data_offset, len: raw.oob_data_len };
         if oob.len != 0 {
             oob.within(body, "OOBDataOffset", "OOBDataLength")?;
             oob.apart_from(data, "OOBDataOffset", "DataOffset")?;
         }
 
-        let ppi = Span {
-            offset: raw.ppi_offset,
-            len: raw.ppi_len,
-        };
+        let ppi = Span { offset: raw.ppi_offset, len: raw.ppi_len };
         // Linux reads offset 0 as "none", whatever the length says.
         if ppi.offset == 0 || ppi.len == 0 {
             return Ok(Self {
@@ -106,18 +110,10 @@ impl PacketHeader {
             });
         }
         if !ppi.offset.is_multiple_of(4) {
-            return Err(ParseError::Misaligned {
-                field: "PerPacketInfoOffset",
-                value: ppi.offset,
-                unit: 4,
-            });
+            return Err(ParseError::Misaligned { field: "PerPacketInfoOffset", value: ppi.offset, unit: 4 });
         }
         ppi.within(body, "PerPacketInfoOffset", "PerPacketInfoLength")?;
-        at_least(
-            "PerPacketInfoLength",
-            ppi.len,
-            crate::ppi::ELEMENT_HEADER_LEN as u32,
-        )?;
+        at_least("PerPacketInfoLength", ppi.len, crate::ppi::ELEMENT_HEADER_LEN as u32)?;
         ppi.apart_from(data, "PerPacketInfoOffset", "DataOffset")?;
         if oob.len != 0 {
             ppi.apart_from(oob, "PerPacketInfoOffset", "OOBDataOffset")?;
@@ -128,6 +124,43 @@ impl PacketHeader {
             data_len: data.len,
             ppi_offset: ppi.offset + BASE,
             ppi_len: ppi.len,
+        })
+    }
+
+    /// The checks as one, for what nearly every message is: no out-of-band data, and the per-packet information, if
+    /// there is any, in front of the data. `None` says nothing: it may be good all the same.
+    #[inline]
+    fn usual(raw: &RawPacketHeader, range_len: u32) -> Option<Self> {
+        let data_end = u64::from(raw.data_offset) + u64::from(raw.data_len);
+        let good = raw.message_type == MessageType::PACKET
+            && raw.message_len <= range_len
+            && raw.oob_data_len == 0
+            && raw.data_offset >= FIRST_OFFSET
+            && raw.data_len != 0
+            && data_end + u64::from(BASE) <= u64::from(raw.message_len);
+        if !good {
+            return None;
+        }
+        let (ppi_offset, ppi_len) = if raw.ppi_offset == 0 || raw.ppi_len == 0 {
+            (0, 0)
+        } else {
+            let ppi_end = u64::from(raw.ppi_offset) + u64::from(raw.ppi_len);
+            let good = raw.ppi_offset >= FIRST_OFFSET
+                && raw.ppi_offset.is_multiple_of(4)
+                && raw.ppi_len >= crate::ppi::ELEMENT_HEADER_LEN as u32
+                && ppi_end <= u64::from(raw.data_offset);
+            if !good {
+                return None;
+            }
+            (raw.ppi_offset + BASE, raw.ppi_len)
+        };
+        // Both ends are within the message, so the sums do not wrap.
+        Some(Self {
+            message_len: raw.message_len,
+            data_offset: raw.data_offset + BASE,
+            data_len: raw.data_len,
+            ppi_offset,
+            ppi_len,
         })
     }
 
@@ -206,12 +239,7 @@ struct Span {
 impl Span {
     /// Behind the header and inside the body.
     #[inline]
-    fn within(
-        self,
-        body: u32,
-        offset_field: &'static str,
-        len_field: &'static str,
-    ) -> Result<(), ParseError> {
+    fn within(self, body: u32, offset_field: &'static str, len_field: &'static str) -> Result<(), ParseError> {
         at_least(offset_field, self.offset, FIRST_OFFSET)?;
         at_most(offset_field, self.offset, body)?;
         at_most(len_field, self.len, body - self.offset)
@@ -219,12 +247,7 @@ impl Span {
 
     /// Both are within the body, so the sums do not wrap.
     #[inline]
-    fn apart_from(
-        self,
-        other: Self,
-        field: &'static str,
-        other_field: &'static str,
-    ) -> Result<(), ParseError> {
+    fn apart_from(self, other: Self, field: &'static str, other_field: &'static str) -> Result<(), ParseError> {
         if self.offset < other.offset + other.len && other.offset < self.offset + self.len {
             return Err(overlap(field, other_field));
         }
@@ -234,38 +257,22 @@ impl Span {
 
 #[inline]
 fn at_least(field: &'static str, value: u32, minimum: u32) -> Result<(), ParseError> {
-    if value < minimum {
-        Err(below(field, value, minimum))
-    } else {
-        Ok(())
-    }
+    if value < minimum { Err(below(field, value, minimum)) } else { Ok(()) }
 }
 
 #[inline]
 fn at_most(field: &'static str, value: u32, limit: u32) -> Result<(), ParseError> {
-    if value > limit {
-        Err(above(field, value, limit))
-    } else {
-        Ok(())
-    }
+    if value > limit { Err(above(field, value, limit)) } else { Ok(()) }
 }
 
 #[cold]
 fn below(field: &'static str, value: u32, minimum: u32) -> ParseError {
-    ParseError::BelowMinimum {
-        field,
-        value,
-        minimum,
-    }
+    ParseError::BelowMinimum { field, value, minimum }
 }
 
 #[cold]
 fn above(field: &'static str, value: u32, limit: u32) -> ParseError {
-    ParseError::AboveLimit {
-        field,
-        value,
-        limit,
-    }
+    ParseError::AboveLimit { field, value, limit }
 }
 
 #[cold]
@@ -275,11 +282,7 @@ fn overlap(field: &'static str, other: &'static str) -> ParseError {
 
 #[cold]
 fn not_a_packet(message_type: MessageType) -> ParseError {
-    ParseError::Unexpected {
-        field: "MessageType",
-        value: message_type.0,
-        expected: MessageType::PACKET.0,
-    }
+    ParseError::Unexpected { field: "MessageType", value: message_type.0, expected: MessageType::PACKET.0 }
 }
 
 #[cfg(test)]
@@ -313,72 +316,58 @@ mod tests {
     }
 
     #[test]
-    fn each_bad_field_is_named() {
-        assert_eq!(
-            field(RawPacketHeader {
-                message_type: MessageType::SET,
+    fn both_ways_to_check_agree() {
+        const VALUES: [u32; 12] = [0, 1, 12, 16, 36, 37, 40, 52, 100, 116, 160, u32::MAX - 3];
+        let mut usual = 0;
+        for index in 0..VALUES.len().pow(5) {
+            let value = |place: u32| VALUES[index / VALUES.len().pow(place) % VALUES.len()];
+            let raw = RawPacketHeader {
+                message_len: value(4),
+                data_offset: value(0),
+                data_len: value(1),
+                ppi_offset: value(2),
+                ppi_len: value(3),
                 ..GOOD
-            }),
-            "MessageType"
-        );
+            };
+            if let Some(header) = PacketHeader::usual(&raw, 160) {
+                assert_eq!(Ok(header), PacketHeader::check(&raw, 160), "{raw:?}");
+                usual += 1;
+            } else if let Ok(header) = PacketHeader::check(&raw, 160) {
+                assert!(header.ppi_offset > header.data_offset, "{raw:?}");
+            }
+        }
+        assert!(usual > 100, "{usual}");
+        for raw in
+            [RawPacketHeader { oob_data_len: 4, ..GOOD }, RawPacketHeader { message_type: MessageType::SET, ..GOOD }]
+        {
+            assert_eq!(PacketHeader::usual(&raw, 160), None);
+        }
+    }
+
+    #[test]
+    fn each_bad_field_is_named() {
+        assert_eq!(field(RawPacketHeader { message_type: MessageType::SET, ..GOOD }), "MessageType");
         for message_len in [0, 7, 43, 161, u32::MAX] {
-            assert_eq!(
-                field(RawPacketHeader {
-                    message_len,
-                    ..GOOD
-                }),
-                "MessageLength"
-            );
+            assert_eq!(field(RawPacketHeader { message_len, ..GOOD }), "MessageLength");
         }
         for data_offset in [0, 35, 153, 0x7FFF_FFFF, 0x8000_0000, u32::MAX - 7, u32::MAX] {
-            assert_eq!(
-                field(RawPacketHeader {
-                    data_offset,
-                    ..GOOD
-                }),
-                "DataOffset"
-            );
+            assert_eq!(field(RawPacketHeader { data_offset, ..GOOD }), "DataOffset");
         }
         for data_len in [0, 101, 0x8000_0000, u32::MAX] {
             assert_eq!(field(RawPacketHeader { data_len, ..GOOD }), "DataLength");
         }
-        for ppi_offset in [
-            1,
-            4,
-            20,
-            32,
-            37,
-            38,
-            156,
-            0x8000_0000,
-            u32::MAX - 3,
-            u32::MAX,
-        ] {
-            assert_eq!(
-                field(RawPacketHeader { ppi_offset, ..GOOD }),
-                "PerPacketInfoOffset"
-            );
+        for ppi_offset in [1, 4, 20, 32, 37, 38, 156, 0x8000_0000, u32::MAX - 3, u32::MAX] {
+            assert_eq!(field(RawPacketHeader { ppi_offset, ..GOOD }), "PerPacketInfoOffset");
         }
         for ppi_len in [1, 11, 117, 0x8000_0000, u32::MAX] {
-            assert_eq!(
-                field(RawPacketHeader { ppi_len, ..GOOD }),
-                "PerPacketInfoLength"
-            );
+            assert_eq!(field(RawPacketHeader { ppi_len, ..GOOD }), "PerPacketInfoLength");
         }
         for oob_data_offset in [0, 35, 153, u32::MAX] {
-            let raw = RawPacketHeader {
-                oob_data_offset,
-                oob_data_len: 4,
-                ..GOOD
-            };
+            let raw = RawPacketHeader { oob_data_offset, oob_data_len: 4, ..GOOD };
             assert_eq!(field(raw), "OOBDataOffset");
         }
         for oob_data_len in [117, u32::MAX] {
-            let raw = RawPacketHeader {
-                oob_data_offset: 36,
-                oob_data_len,
-                ..GOOD
-            };
+            let raw = RawPacketHeader { oob_data_offset: 36, oob_data_len, ..GOOD };
             assert_eq!(field(raw), "OOBDataLength");
         }
     }
@@ -387,49 +376,22 @@ mod tests {
     fn regions_may_touch_but_not_overlap() {
         let overlap = |field, other| Err(ParseError::Overlap { field, other });
         let check = |raw| PacketHeader::check(&raw, 160);
+        assert_eq!(check(RawPacketHeader { ppi_len: 17, ..GOOD }), overlap("PerPacketInfoOffset", "DataOffset"));
         assert_eq!(
-            check(RawPacketHeader {
-                ppi_len: 17,
-                ..GOOD
-            }),
-            overlap("PerPacketInfoOffset", "DataOffset")
-        );
-        assert_eq!(
-            check(RawPacketHeader {
-                oob_data_offset: 48,
-                oob_data_len: 8,
-                ..GOOD
-            }),
+            check(RawPacketHeader { oob_data_offset: 48, oob_data_len: 8, ..GOOD }),
             overlap("OOBDataOffset", "DataOffset")
         );
         assert_eq!(
-            check(RawPacketHeader {
-                oob_data_offset: 48,
-                oob_data_len: 4,
-                ..GOOD
-            }),
+            check(RawPacketHeader { oob_data_offset: 48, oob_data_len: 4, ..GOOD }),
             overlap("PerPacketInfoOffset", "OOBDataOffset")
         );
-        let apart = RawPacketHeader {
-            data_offset: 60,
-            data_len: 92,
-            oob_data_offset: 52,
-            oob_data_len: 8,
-            ..GOOD
-        };
+        let apart = RawPacketHeader { data_offset: 60, data_len: 92, oob_data_offset: 52, oob_data_len: 8, ..GOOD };
         assert!(check(apart).is_ok());
     }
 
     #[test]
     fn offset_zero_means_no_information() {
-        let header = PacketHeader::check(
-            &RawPacketHeader {
-                ppi_offset: 0,
-                ..GOOD
-            },
-            160,
-        )
-        .unwrap();
+        let header = PacketHeader::check(&RawPacketHeader { ppi_offset: 0, ..GOOD }, 160).unwrap();
         assert!(header.ppi_range().is_empty());
     }
 }

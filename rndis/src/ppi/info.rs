@@ -1,8 +1,6 @@
 //! The elements that netvsc uses, collected in one pass.
 
-use super::{
-    HashInfo, Lso, PacketId, Ppi, PpiType, PpiWord, PpiWords, RxChecksum, TxChecksum, Vlan,
-};
+use super::{HashInfo, Lso, PacketId, Ppi, PpiType, PpiWord, PpiWords, RxChecksum, TxChecksum, Vlan};
 use crate::error::ParseError;
 
 /// What the elements of one message say; `None` where there is no such element.
@@ -30,6 +28,14 @@ impl PacketInfo {
     /// That of the first bad element, see [`Ppi::split_first`]; the whole message has to be dropped then.
     #[inline]
     pub fn parse(block: &[u8]) -> Result<Self, ParseError> {
+        // The commonest block is none at all: not worth a call.
+        if block.is_empty() {
+            return Ok(Self::default());
+        }
+        Self::walk(block)
+    }
+
+    fn walk(block: &[u8]) -> Result<Self, ParseError> {
         let mut info = Self::default();
         let mut rest = block;
         while !rest.is_empty() {
@@ -84,10 +90,7 @@ impl PacketInfo {
     pub fn to_words(&self) -> PpiWords {
         let mut words = PpiWords::new();
         let all = [
-            self.checksum.map(|word| PpiWord {
-                kind: PpiType::CHECKSUM,
-                word,
-            }),
+            self.checksum.map(|word| PpiWord { kind: PpiType::CHECKSUM, word }),
             self.vlan.map(PpiWord::from),
             self.hash_value.map(PpiWord::hash_value),
             self.hash_info.map(PpiWord::from),
