@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 use nvsp::{ChannelType, RndisPacket, Status};
 use rndis::control::IndicateStatus;
 use rndis::packet::PacketHeader;
-use rndis::ppi::PacketInfo;
+use rndis::ppi::{PacketId, PacketInfo};
 use rndis::{MESSAGE_HEADER_LEN, MessageHeader, MessageType};
 use vmbus::bus::Doorbell;
 use vmbus::memory::{Located, SharedMemory, SharedMemoryExt};
@@ -101,7 +101,10 @@ const FAILED: Outcome = Outcome::Skipped { ranges: 1, failed: true };
 struct Message {
     /// The data, in the receive buffer.
     data: Fragment,
-    info: PacketInfo,
+    /// What its per-packet information says of the frame.
+    meta: RxMeta,
+    /// Set if it is a part of a coalesced frame, rather than a whole one.
+    part: Option<PacketId>,
 }
 
 /// Why a range has no frame.
@@ -218,7 +221,7 @@ impl<M: SharedMemory> Receive<M> {
                     attached.buffer.memory.prefetch(ahead.byte_offset as usize);
                 }
                 let outcome = match attached.message(range) {
-                    Ok(message) if !is_fragment(&message.info) => whole(attached, &message, sink, with.stats),
+                    Ok(message) if message.part.is_none() => whole(attached, &message, sink, with.stats),
                     Ok(first) => {
                         let rest = ranges.get(at + 1..).unwrap_or_default();
                         coalesced(attached, &first, rest, &mut self.fragments, sink, with.stats)
@@ -271,7 +274,7 @@ impl<M: SharedMemory> Attached<M> {
     }
 
     /// Copies the head of a range and checks the message in it.
-    #[inline]
+    #[inline(always)]
     fn message(&mut self, range: TransferRange) -> Result<Message, NoFrame> {
         self.check(range)?;
         let offset = range.byte_offset as usize;
@@ -286,23 +289,41 @@ impl<M: SharedMemory> Attached<M> {
             head
         };
         let Ok(header) = PacketHeader::parse(head, range.byte_count) else { return Err(not_a_packet(head)) };
+        let (meta, part) = if header.ppi_len() == 0 {
+            if header.check_frame(&PacketInfo::default()).is_err() {
+                return Err(NoFrame::BadMessage);
+            }
+            (RxMeta::default(), None)
+        } else {
+            self.informed(header, head, offset)?
+        };
+        let data = header.data_range();
+        Ok(Message { data: Fragment { offset: offset + data.start, len: data.len() }, meta, part })
+    }
+
+    /// Reads the per-packet information of the message at `offset`: out of its head, if all of it is there.
+    fn informed(
+        &mut self,
+        header: PacketHeader,
+        head: &[u8],
+        offset: usize,
+    ) -> Result<(RxMeta, Option<PacketId>), NoFrame> {
         let place = header.ppi_range();
-        let info = match head.get(place.clone()) {
-            Some(block) => PacketInfo::parse(block),
+        let block = match head.get(place.clone()) {
+            Some(block) => block,
             None => {
                 let Some(block) = self.info.get_mut(..place.len()) else { return Err(NoFrame::BadMessage) };
                 if self.buffer.memory.read(offset + place.start, block).is_err() {
                     return Err(NoFrame::BadRange);
                 }
-                PacketInfo::parse(block)
+                block
             }
         };
-        let Ok(info) = info else { return Err(NoFrame::BadMessage) };
+        let Ok(info) = PacketInfo::parse(block) else { return Err(NoFrame::BadMessage) };
         if header.check_frame(&info).is_err() {
             return Err(NoFrame::BadMessage);
         }
-        let data = header.data_range();
-        Ok(Message { data: Fragment { offset: offset + data.start, len: data.len() }, info })
+        Ok((RxMeta::from_info(&info), info.packet_id.filter(|id| id.is_sub_allocation())))
     }
 
     #[inline]
@@ -376,12 +397,6 @@ fn status(failed: bool) -> Status {
     if failed { Status::FAIL } else { Status::SUCCESS }
 }
 
-/// Part of a coalesced frame, rather than a whole one.
-#[inline]
-fn is_fragment(info: &PacketInfo) -> bool {
-    info.packet_id.is_some_and(|id| id.is_sub_allocation())
-}
-
 /// Delivers a frame that is whole in its range.
 #[inline]
 fn whole<M: SharedMemory, S: FrameSink>(
@@ -397,7 +412,7 @@ fn whole<M: SharedMemory, S: FrameSink>(
     if attached.copy(message.data.offset, buffer).is_err() {
         return FAILED;
     }
-    let mut meta = RxMeta::from_info(&message.info);
+    let mut meta = message.meta;
     finish(buffer, &mut meta, stats);
     sink.commit(len, meta);
     Outcome::Frame { ranges: 1 }
@@ -418,8 +433,8 @@ fn coalesced<M: SharedMemory, S: FrameSink>(
     fragments.clear();
     fragments.push(first.data);
     let mut ranges = 1;
-    let mut whole = first.info.packet_id.is_some_and(|id| id.is_first());
-    let mut ended = first.info.packet_id.is_some_and(|id| id.is_last());
+    let mut whole = first.part.is_some_and(|id| id.is_first());
+    let mut ended = first.part.is_some_and(|id| id.is_last());
     if whole && !ended {
         whole = false;
         for &range in rest {
@@ -433,7 +448,7 @@ fn coalesced<M: SharedMemory, S: FrameSink>(
                 }
             };
             // A whole frame, or the start of another one, abandons what came before; it is looked at next.
-            let Some(id) = message.info.packet_id.filter(|id| id.is_sub_allocation() && !id.is_first()) else { break };
+            let Some(id) = message.part.filter(|id| !id.is_first()) else { break };
             ranges += 1;
             if fragments.len() < nvsp::MAX_TRANSFER_RANGES_RSC {
                 fragments.push(message.data);
@@ -466,7 +481,7 @@ fn coalesced<M: SharedMemory, S: FrameSink>(
         }
         rest = after;
     }
-    let mut meta = RxMeta::from_info(&first.info);
+    let mut meta = first.meta;
     meta.coalesced = Some(Coalesced { fragments: fragments.len() as u16 });
     finish(buffer, &mut meta, stats);
     stats.extra.rx_coalesced += 1;
