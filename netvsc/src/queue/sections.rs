@@ -2,8 +2,9 @@
 
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::Ordering;
 
-use vmbus::memory::{SharedMemory, SharedMemoryExt};
+use vmbus::memory::{Located, SharedMemory, SharedMemoryExt};
 
 use super::error::QueueError;
 use super::settings::SendBuffer;
@@ -11,7 +12,7 @@ use super::settings::SendBuffer;
 /// The share.
 #[derive(Debug)]
 pub(super) struct Sections<M> {
-    memory: M,
+    memory: Located<M>,
     section_bytes: u32,
     range: Range<u32>,
     /// The last freed is used next, while it is in the cache.
@@ -34,6 +35,7 @@ impl<M: SharedMemory> Sections<M> {
             return bad("send sections", 0, 1);
         }
         let free = sections.clone().rev().collect();
+        let memory = Located::new(memory);
         Ok(Self { memory, section_bytes, range: sections, free })
     }
 
@@ -85,7 +87,22 @@ impl<M: SharedMemory> Sections<M> {
     /// Writes into a section.
     #[inline]
     pub(super) fn write(&self, section: u32, at: usize, bytes: &[u8]) {
-        let inside = self.memory.write(section as usize * self.section_bytes as usize + at, bytes);
+        let inside = self.memory.write(self.place(section, at), bytes);
         debug_assert!(inside.is_ok(), "section {section} at {at}, {} bytes", bytes.len());
+    }
+
+    /// Writes a little-endian word into a section.
+    #[inline(always)]
+    pub(super) fn write_word(&self, section: u32, at: usize, value: u32) {
+        match self.memory.word32(self.place(section, at)) {
+            Ok(word) => word.store(value.to_le(), Ordering::Relaxed),
+            // Not aligned: a host may ask for odd places.
+            Err(_) => self.write(section, at, &value.to_le_bytes()),
+        }
+    }
+
+    #[inline]
+    fn place(&self, section: u32, at: usize) -> usize {
+        section as usize * self.section_bytes as usize + at
     }
 }

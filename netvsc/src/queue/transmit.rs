@@ -130,10 +130,12 @@ impl<M: SharedMemory> Transmit<M> {
             if at + len <= self.section_limit
                 && let Some(sections) = &self.sections
             {
+                put_message(sections, open.section, open.used, pad, &header, frame)?;
                 if pad != 0 {
-                    pad_last(sections, open, pad);
+                    // The padding belongs to the message before it.
+                    let last_len = (at - open.last) as u32;
+                    sections.write_word(open.section, open.last + MESSAGE_LEN_AT, last_len);
                 }
-                put_message(sections, open.section, at, &header, frame)?;
                 open.last = at;
                 open.used = at + len;
                 open.frames += 1;
@@ -173,7 +175,7 @@ impl<M: SharedMemory> Transmit<M> {
         self.close(&mut with)?;
         let Some(sections) = &mut self.sections else { return Err(SendError::NotAttached) };
         let Some(section) = sections.take() else { return Err(SendError::Full) };
-        if let Err(error) = put_message(sections, section, 0, header, frame) {
+        if let Err(error) = put_message(sections, section, 0, 0, header, frame) {
             sections.give_back(section);
             return Err(error);
         }
@@ -439,31 +441,31 @@ fn write_section<M: SharedMemory, D: Doorbell>(
     ring.write(&Outgoing::request(id, &payload))
 }
 
-/// Writes a frame's message into a section, where it fits.
-#[inline]
+/// Where a message states its length, from its first byte.
+const MESSAGE_LEN_AT: usize = 4;
+
+/// Writes `pad` zeros and a frame's message into a section, where they fit.
+#[inline(always)]
 fn put_message<M: SharedMemory>(
     sections: &Sections<M>,
     section: u32,
     at: usize,
+    pad: usize,
     header: &TxHeader,
     frame: &[u8],
 ) -> Result<(), SendError> {
-    let mut head = [0; TxHeader::MAX_LEN];
-    let head_len = header.emit(frame.len() as u32, 0, &mut head).map_err(SendError::BadMeta)?;
-    sections.write(section, at, &head[..head_len]);
-    sections.write(section, at + head_len, frame);
+    /// Zeros that are written together with the header: more than hosts ask for.
+    const FRONT: usize = 8;
+    let mut head = [0; FRONT + TxHeader::MAX_LEN];
+    let head_len = header.emit(frame.len() as u32, 0, &mut head[FRONT..]).map_err(SendError::BadMeta)?;
+    let front = pad.min(FRONT);
+    if front < pad {
+        static ZEROS: [u8; AggregateLimits::MAX_ALIGNMENT as usize] = [0; _];
+        sections.write(section, at, &ZEROS[..pad - front]);
+    }
+    sections.write(section, at + pad - front, &head[FRONT - front..FRONT + head_len]);
+    sections.write(section, at + pad + head_len, frame);
     Ok(())
-}
-
-/// Pads the last message of a section, since another one follows: zeros behind it, which its length counts.
-#[inline]
-fn pad_last<M: SharedMemory>(sections: &Sections<M>, open: &Open, pad: usize) {
-    /// Where a message states its length, from its first byte.
-    const MESSAGE_LEN_AT: usize = 4;
-    static ZEROS: [u8; AggregateLimits::MAX_ALIGNMENT as usize] = [0; _];
-    let len = (open.used - open.last + pad) as u32;
-    sections.write(open.section, open.used, &ZEROS[..pad]);
-    sections.write(open.section, open.last + MESSAGE_LEN_AT, &len.to_le_bytes());
 }
 
 /// The wire form of a frame's metadata.

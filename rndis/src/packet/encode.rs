@@ -67,6 +67,11 @@ impl TxHeader {
         if data_len < MIN_FRAME_LEN {
             return Err(data_too_short(data_len as usize));
         }
+        if header_len == PACKET_HEADER_LEN {
+            // The commonest header has no elements: nothing to gather.
+            put_header(room(out, PACKET_HEADER_LEN)?, &[], PACKET_HEADER_LEN as u32, data_len, message_len)?;
+            return Ok(PACKET_HEADER_LEN);
+        }
         let mut words = PpiWords::new();
         if let Some(hash) = self.hash_value {
             words.push(PpiWord::hash_value(hash));
