@@ -11,6 +11,8 @@ use rndis::value::PacketFilter;
 use vmbus::bus::RingSizes;
 use vmbus::memory::PAGE_SIZE;
 
+use crate::control::{Cause, RequestError, Step};
+
 /// Sections of the receive buffer unless configured: 16 MiB of 1728 bytes each.
 pub const DEFAULT_RECEIVE_SECTIONS: u32 = 9709;
 /// Fewest sections of either buffer.
@@ -193,14 +195,18 @@ impl Config {
         self
     }
 
-    /// Queues wished for. Default 1, to [64](MAX_QUEUES). Only one is opened so far.
+    /// Queues wished for. Default 1, to [64](MAX_QUEUES). There are fewer where the host has fewer, and one where it has no
+    /// scaling (below NVSP 5) or anything fails: [`DeviceInfo::queues`](crate::DeviceInfo::queues) is how many there are.
+    ///
+    /// Costs the [rings](Self::rings) and the [direct memory](Self::direct_bytes) once more each; the send sections are
+    /// divided among the queues, the receive buffer is shared.
     #[must_use]
     pub const fn queues(mut self, count: u16) -> Self {
         self.queues = count;
         self
     }
 
-    /// Bytes of memory for GPA-direct sends. Default 1 MiB; zero for none. A bus that knows no guest physical addresses
+    /// Bytes of memory for GPA-direct sends, of each queue. Default 1 MiB; zero for none. A bus that knows no guest physical addresses
     /// has none either, which is no error as long as there is a send buffer.
     #[must_use]
     pub const fn direct_bytes(mut self, bytes: usize) -> Self {
@@ -400,12 +406,27 @@ pub enum Warning {
         /// The host's word; `None` if there was no memory for one.
         status: Option<nvsp::Status>,
     },
-    /// More queues were wished than can be opened.
+    /// More queues were wished than the host or the buffers have.
     FewQueues {
         /// What was asked for.
         requested: u16,
         /// What there is.
         effective: u16,
+    },
+    /// Several queues were wished, and it failed: there is one.
+    OneQueue {
+        /// What was asked for.
+        requested: u16,
+        /// What was being done.
+        step: Step,
+        /// Why it failed.
+        cause: Cause,
+    },
+    /// The host could not be told how to spread received frames: all may come to the primary channel, or some to a queue
+    /// that is gone.
+    NotSpread {
+        /// Why.
+        error: RequestError,
     },
 }
 
@@ -426,6 +447,10 @@ impl fmt::Display for Warning {
             }
             Self::NoSendBuffer { status: None } => f.write_str("there is no memory for a send buffer"),
             Self::FewQueues { requested, effective } => write!(f, "{requested} queues wished, {effective} given"),
+            Self::OneQueue { requested, step, cause } => {
+                write!(f, "{requested} queues wished, 1 given: failed to {step}: {cause}")
+            }
+            Self::NotSpread { error } => write!(f, "received frames are not spread over the queues: {error}"),
         }
     }
 }

@@ -5,6 +5,7 @@ use core::fmt;
 use vmbus::ErrorKind;
 
 use crate::control::NotAccepted;
+use crate::rss::RssError;
 
 /// An error of [`Nic`](crate::Nic). What the *host* does wrong or refuses arrives as
 /// [`Event::Failed`](crate::Event::Failed) instead, after everything was undone.
@@ -20,6 +21,8 @@ pub enum NicError<E> {
         /// How many.
         limit: usize,
     },
+    /// These settings of receive side scaling cannot be.
+    Rss(RssError),
 }
 
 impl<E: vmbus::Error> NicError<E> {
@@ -27,7 +30,7 @@ impl<E: vmbus::Error> NicError<E> {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Bus(error) => error.kind(),
-            Self::NotReady | Self::TooManyRequests { .. } => ErrorKind::Misuse,
+            Self::NotReady | Self::TooManyRequests { .. } | Self::Rss(_) => ErrorKind::Misuse,
         }
     }
 }
@@ -37,6 +40,7 @@ impl<E> From<NotAccepted> for NicError<E> {
         match error {
             NotAccepted::NotReady => Self::NotReady,
             NotAccepted::TooMany { limit } => Self::TooManyRequests { limit },
+            NotAccepted::Rss(error) => Self::Rss(error),
         }
     }
 }
@@ -46,6 +50,7 @@ impl<E: fmt::Display> fmt::Display for NicError<E> {
         match self {
             Self::Bus(error) => write!(f, "bus: {error}"),
             Self::NotReady => f.write_str("the device is not up"),
+            Self::Rss(error) => error.fmt(f),
             Self::TooManyRequests { limit } => write!(f, "{limit} requests are waiting already"),
         }
     }
@@ -55,6 +60,7 @@ impl<E: core::error::Error + 'static> core::error::Error for NicError<E> {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         match self {
             Self::Bus(error) => Some(error),
+            Self::Rss(error) => Some(error),
             Self::NotReady | Self::TooManyRequests { .. } => None,
         }
     }

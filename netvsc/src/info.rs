@@ -1,6 +1,7 @@
 //! What became of the wishes: the effective values of a device that is up.
 
 use crate::queue::AggregateLimits;
+use crate::rss::RssSettings;
 use alloc::string::String;
 use nvsp::Version;
 use rndis::offload::Offload;
@@ -62,8 +63,14 @@ pub struct DeviceInfo {
     pub send: Option<Sections>,
     /// Whether GPA-direct sends are possible.
     pub direct: bool,
-    /// Queues there are.
+    /// Queues there are; follows [`Event::QueueGone`](crate::Event::QueueGone).
     pub queues: u16,
+    /// How the host spreads received frames over them; `None` with one queue. Follows
+    /// [`Nic::set_rss`](crate::Nic::set_rss) and queues that are gone.
+    pub scaling: Option<RssSettings>,
+    /// Which queue each of 16 hash buckets of sent frames belongs to, for [`TxSteering`](crate::TxSteering). Follows
+    /// [`Event::SendTable`](crate::Event::SendTable).
+    pub send_table: [u16; nvsp::SEND_TABLE_LEN],
     /// Whether the link is up; follows the link events.
     pub link: LinkState,
     /// Speed of the link, if the host says it; follows the link events.

@@ -78,7 +78,7 @@ pub use control::{CloseReport, Event, RequestHandle};
 pub use error::NicError;
 pub use info::{DeviceInfo, LinkSpeed, LinkState, MacAddress, PacketFilter, Sections, VirtualFunction};
 pub use meta::{RxMeta, TxMeta};
-pub use nic::Nic;
+pub use nic::{Nic, QueueAccess};
 pub use queue::{Burst, Frame, FrameMut, FrameSink, Queue, QueueError, SendError};
 pub use rss::{RssKey, RssSettings};
 pub use steering::{HashLevel, TxSteering};

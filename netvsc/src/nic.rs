@@ -1,7 +1,7 @@
 //! [`Nic`]: the control machine at work on a bus.
 //!
 //! A loop without a protocol decision of its own: bus events and control messages go into [`Control`], its actions are done
-//! on the bus and on the primary channel's queue. It owns the memory; the queue has clones of it.
+//! on the bus and on the queues. It owns the memory; the queues have clones of it, and are their users' once taken.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -12,12 +12,13 @@ use rndis::value::PacketFilter;
 use vmbus::bus::{BufferWish, Bus, BusEvent, Channel, Purpose, RelId};
 use vmbus::memory::SharedMemory;
 
-use crate::config::{Config, ConfigError};
-use crate::control::{Action, Control, Counters, Event, Input, RequestHandle, Step};
+use crate::config::{Config, ConfigError, MAX_QUEUES};
+use crate::control::{Action, Control, Counters, Event, Input, QueueParts, RequestHandle, Step};
 use crate::error::NicError;
-use crate::info::DeviceInfo;
+use crate::info::{DeviceInfo, Sections};
 use crate::meta::RxMeta;
 use crate::queue::{ControlInput, FrameSink, Queue, QueueError, QueueSettings, ReceiveBuffer, SendBuffer, SendError};
+use crate::rss::RssSettings;
 use crate::time::Instant;
 
 /// Rounds of one [`Nic::poll`]; if there is more to do, it asks to be polled again.
@@ -30,8 +31,9 @@ pub struct Nic<B: Bus> {
     bus: B,
     control: Control,
     primary: Option<RelId>,
-    /// Until it is taken.
-    queue: Option<Queue<B::Channel>>,
+    subchannels: Vec<Subchannel<B::Memory>>,
+    /// Until they are taken.
+    queues: Vec<Queue<B::Channel>>,
     memory: Memories<B::Memory>,
     /// An action for which there was no room in the ring, or no queue.
     blocked: Option<Action>,
@@ -60,6 +62,49 @@ impl<M> Memories<M> {
     }
 }
 
+/// One that the host offered.
+struct Subchannel<M> {
+    queue: u16,
+    id: RelId,
+    /// For its queue's GPA-direct sends.
+    direct: Option<M>,
+}
+
+/// Where the queues are that [`Nic::take_queue`] gave, for [`Nic::poll_queues`].
+///
+/// Implemented for one queue or none, and for vectors of them. Who keeps each queue behind a lock of its own implements it by
+/// taking that lock.
+pub trait QueueAccess<C: Channel> {
+    /// Calls `work` with the queue of this index, and gives what it gave; `None` if the queue is not there (any more).
+    fn with_queue<R>(&mut self, index: u16, work: impl FnOnce(&mut Queue<C>) -> R) -> Option<R>;
+}
+
+impl<C: Channel> QueueAccess<C> for Option<&mut Queue<C>> {
+    fn with_queue<R>(&mut self, index: u16, work: impl FnOnce(&mut Queue<C>) -> R) -> Option<R> {
+        self.as_deref_mut().filter(|queue| queue.index() == index).map(work)
+    }
+}
+
+impl<C: Channel> QueueAccess<C> for Vec<Queue<C>> {
+    fn with_queue<R>(&mut self, index: u16, work: impl FnOnce(&mut Queue<C>) -> R) -> Option<R> {
+        self.iter_mut().find(|queue| queue.index() == index).map(work)
+    }
+}
+
+/// The queue, whether it was taken or not.
+fn with_queue<C: Channel, A: QueueAccess<C>, R>(
+    held: &mut Vec<Queue<C>>,
+    taken: &mut A,
+    index: u16,
+    work: impl FnOnce(&mut Queue<C>) -> R,
+) -> Option<R> {
+    if held.iter().any(|queue| queue.index() == index) {
+        held.with_queue(index, work)
+    } else {
+        taken.with_queue(index, work)
+    }
+}
+
 /// What became of an action.
 enum Outcome {
     Done,
@@ -77,7 +122,8 @@ impl<B: Bus> Nic<B> {
             bus,
             control: Control::new(config, now)?,
             primary: None,
-            queue: None,
+            subchannels: Vec::new(),
+            queues: Vec::new(),
             memory: Memories { receive: None, send: None, direct: None },
             blocked: None,
         })
@@ -87,7 +133,8 @@ impl<B: Bus> Nic<B> {
     /// shares the thread. The bus keeps the waker; the queue's interrupt is the caller's to wait for, and a reason to poll.
     ///
     /// `primary` is the queue that [`take_queue`](Self::take_queue) gave. While the device is being closed, frames that
-    /// nobody received are thrown away here, so that the host gets its sections back.
+    /// nobody received are thrown away here, so that the host gets its sections back. With several queues call
+    /// [`poll_queues`](Self::poll_queues) instead.
     ///
     /// # Errors
     /// [`NicError::Bus`]: the device is unusable then.
@@ -96,6 +143,19 @@ impl<B: Bus> Nic<B> {
         now: Instant,
         cx: &mut Context<'_>,
         mut primary: Option<&mut Queue<B::Channel>>,
+    ) -> Result<(), NicError<B::Error>> {
+        self.poll_queues(now, cx, &mut primary)
+    }
+
+    /// As [`poll`](Self::poll), with all queues that were taken.
+    ///
+    /// # Errors
+    /// [`NicError::Bus`]: the device is unusable then.
+    pub fn poll_queues<A: QueueAccess<B::Channel>>(
+        &mut self,
+        now: Instant,
+        cx: &mut Context<'_>,
+        taken: &mut A,
     ) -> Result<(), NicError<B::Error>> {
         if self.control.poll_timeout().is_some_and(|due| due <= now) {
             let before = self.control.counters().timeouts;
@@ -108,8 +168,8 @@ impl<B: Bus> Nic<B> {
         let host_moved = self.bus.run_host();
         for _ in 0..MAX_ROUNDS {
             let mut moved = self.take_bus_event(now, cx)?;
-            moved |= self.take_control_inputs(now, primary.as_deref_mut());
-            moved |= self.do_actions(now, primary.as_deref_mut());
+            moved |= self.take_control_inputs(now, taken);
+            moved |= self.do_actions(now, taken);
             if !moved {
                 if host_moved {
                     // It may have more to say once it runs again.
@@ -122,10 +182,13 @@ impl<B: Bus> Nic<B> {
         Ok(())
     }
 
-    /// The primary channel's queue, once it is open (long before [`Event::Ready`]). From then on the caller passes it to
-    /// [`poll`](Self::poll).
+    /// A queue that was not taken yet: the primary channel's once it is open (long before [`Event::Ready`]), from when on
+    /// the caller passes it to [`poll`](Self::poll); the others, in order, once the device is up.
     pub fn take_queue(&mut self) -> Option<Queue<B::Channel>> {
-        self.queue.take()
+        let up = self.info().is_some();
+        let there = self.queues.iter().map(Queue::index).enumerate().filter(|(_, index)| up || *index == 0);
+        let (at, _) = there.min_by_key(|(_, index)| *index)?;
+        Some(self.queues.swap_remove(at))
     }
 
     /// What happened. To be asked until `None` after each call.
@@ -141,6 +204,12 @@ impl<B: Bus> Nic<B> {
     /// The device, while it is up.
     pub fn info(&self) -> Option<&DeviceInfo> {
         self.control.info()
+    }
+
+    /// Whether the device is being closed and waits for what its queues have not finished: sends that the host has not
+    /// completed, on whichever channel. Poll it again when one of them is interrupted, or after a moment.
+    pub fn is_draining(&self) -> bool {
+        self.control.is_draining()
     }
 
     /// Whether the last event was given.
@@ -186,6 +255,16 @@ impl<B: Bus> Nic<B> {
         Ok(self.control.set(now, oid, value)?)
     }
 
+    /// Changes how the host spreads received frames over the queues. [`Event::Answered`] says whether it does; if not, all
+    /// is as it was.
+    ///
+    /// # Errors
+    /// [`NicError::NotReady`]; [`NicError::Rss`] for what cannot be; [`NicError::TooManyRequests`] while another change is on
+    /// its way.
+    pub fn set_rss(&mut self, now: Instant, settings: RssSettings) -> Result<RequestHandle, NicError<B::Error>> {
+        Ok(self.control.set_rss(now, settings)?)
+    }
+
     /// Gives up on a request: no [`Event::Answered`] comes. Its id stays reserved until the host answers or its deadline.
     pub fn abandon(&mut self, request: RequestHandle) {
         self.control.abandon(request);
@@ -202,25 +281,46 @@ impl<B: Bus> Nic<B> {
             Poll::Pending => return Ok(false),
             Poll::Ready(event) => event.map_err(NicError::Bus)?,
         };
-        let ours = |channel| self.primary == Some(channel);
         match event {
             BusEvent::Offered(info) if info.is_primary() && self.primary.is_none() => {
                 self.primary = Some(info.id);
                 self.control.handle(now, Input::Offered);
             }
-            BusEvent::Opened(channel) if ours(channel) => self.opened(now, channel),
-            BusEvent::OpenFailed { channel, status } if ours(channel) => {
+            BusEvent::Offered(info) if !info.is_primary() && self.primary.is_some() => {
+                let queue = info.subchannel_index;
+                if queue < MAX_QUEUES && self.subchannels.iter().all(|known| known.queue != queue) {
+                    self.subchannels.push(Subchannel { queue, id: info.id, direct: None });
+                }
+                self.control.handle(now, Input::SubchannelOffered { queue });
+            }
+            BusEvent::Opened(channel) if self.primary == Some(channel) => self.opened(now, channel),
+            BusEvent::Opened(channel) => self.subchannel_opened(now, channel),
+            BusEvent::OpenFailed { channel, status } if self.primary == Some(channel) => {
                 self.control.handle(now, Input::OpenFailed { status });
+            }
+            BusEvent::OpenFailed { channel, status } => {
+                if let Some(queue) = self.subchannel(channel) {
+                    self.control.handle(now, Input::SubchannelNotOpened { queue, status });
+                }
             }
             BusEvent::GpadlCreated(gpadl) => self.control.handle(now, Input::GpadlCreated(gpadl)),
             BusEvent::GpadlFailed { gpadl, status } => self.control.handle(now, Input::GpadlFailed { gpadl, status }),
             BusEvent::GpadlTornDown(gpadl) => self.control.handle(now, Input::GpadlTornDown(gpadl)),
-            BusEvent::Rescinded(channel) if ours(channel) => self.rescinded(now),
+            BusEvent::Rescinded(channel) if self.primary == Some(channel) => self.rescinded(now),
+            BusEvent::Rescinded(channel) => match self.subchannel(channel) {
+                Some(queue) => self.control.handle(now, Input::SubchannelRescinded { queue }),
+                // Closed already, as all are before their primary: the host wants the offer back.
+                None => self.bus.close(channel),
+            },
             BusEvent::Gone => self.rescinded(now),
-            // Subchannels are not asked for.
             _ => {}
         }
         Ok(true)
+    }
+
+    /// Index of the subchannel with this number.
+    fn subchannel(&self, id: RelId) -> Option<u16> {
+        self.subchannels.iter().find(|known| known.id == id).map(|known| known.queue)
     }
 
     fn rescinded(&mut self, now: Instant) {
@@ -235,54 +335,87 @@ impl<B: Bus> Nic<B> {
         };
         match Queue::new(channel, QueueSettings::default()) {
             Ok(queue) => {
-                self.queue = Some(queue);
+                self.queues.push(queue);
                 self.control.handle(now, Input::Opened);
             }
             Err(error) => self.control.handle(now, Input::QueueFailed(error)),
         }
     }
 
+    fn subchannel_opened(&mut self, now: Instant, id: RelId) {
+        // Opened although it was closed meanwhile: then nobody takes it.
+        let Some(queue) = self.subchannel(id) else { return };
+        let Some(channel) = self.bus.take(id) else {
+            return self.control.handle(now, Input::SubchannelNotOpened { queue, status: u32::MAX });
+        };
+        match Queue::new(channel, QueueSettings::default()) {
+            // The index is that of the offer, as it is the channel's.
+            Ok(made) if made.index() == queue => {
+                self.queues.push(made);
+                self.control.handle(now, Input::SubchannelOpened { queue });
+            }
+            Ok(_) => self.control.handle(now, Input::SubchannelNotOpened { queue, status: u32::MAX }),
+            Err(error) => self.control.handle(now, Input::SubchannelFailed { queue, error }),
+        }
+    }
+
     /// All that the host said on the primary channel, apart from frames.
-    fn take_control_inputs(&mut self, now: Instant, primary: Option<&mut Queue<B::Channel>>) -> bool {
-        let Some(queue) = primary.or(self.queue.as_mut()) else { return false };
+    fn take_control_inputs<A: QueueAccess<B::Channel>>(&mut self, now: Instant, taken: &mut A) -> bool {
         if self.control.is_over() {
             return false;
         }
-        let mut moved = false;
-        match queue.pump() {
-            Ok(_) => {}
-            Err(error) => {
-                self.blocked = None;
-                self.control.handle(now, Input::QueueFailed(error));
+        let Self { control, queues, blocked, .. } = self;
+        let heard = with_queue(queues, taken, 0, |queue| {
+            if let Err(error) = queue.pump() {
+                *blocked = None;
+                control.handle(now, Input::QueueFailed(error));
                 return true;
             }
-        }
-        while let Some(input) = queue.poll_control() {
-            moved = true;
-            match &input {
-                ControlInput::Completed { token, payload } => {
-                    self.control.handle(now, Input::Completed { token: *token, payload });
+            let mut moved = false;
+            while let Some(input) = queue.poll_control() {
+                moved = true;
+                match &input {
+                    ControlInput::Completed { token, payload } => {
+                        control.handle(now, Input::Completed { token: *token, payload });
+                    }
+                    ControlInput::Message { payload, .. } => control.handle(now, Input::Nvsp { payload }),
+                    ControlInput::Rndis { payload } => control.handle(now, Input::Rndis { payload }),
                 }
-                ControlInput::Message { payload, .. } => self.control.handle(now, Input::Nvsp { payload }),
-                ControlInput::Rndis { payload } => self.control.handle(now, Input::Rndis { payload }),
             }
-        }
+            moved
+        });
+        let Some(mut moved) = heard else { return false };
         if self.control.is_draining() {
-            match drain(queue) {
-                Ok((sends, receives)) => self.control.handle(now, Input::Outstanding { sends, receives }),
-                Err(error) => self.control.handle(now, Input::QueueFailed(error)),
-            }
+            self.drain(now, taken);
             // Over once nothing is outstanding; until then there is nothing new.
             moved |= !self.control.is_draining();
         }
         moved
     }
 
+    /// Empties all queues, and says what is left.
+    fn drain<A: QueueAccess<B::Channel>>(&mut self, now: Instant, taken: &mut A) {
+        let Self { control, queues, subchannels, .. } = self;
+        let (mut sends, mut receives) = match with_queue(queues, taken, 0, drain) {
+            None => return,
+            Some(Ok(left)) => left,
+            Some(Err(error)) => return control.handle(now, Input::QueueFailed(error)),
+        };
+        for subchannel in subchannels {
+            // One whose rings are corrupt, or that was dropped, has nothing more to finish.
+            if let Some(Ok(left)) = with_queue(queues, taken, subchannel.queue, drain) {
+                sends += left.0;
+                receives += left.1;
+            }
+        }
+        control.handle(now, Input::Outstanding { sends, receives });
+    }
+
     /// Does what the machine wants, until there is nothing more or no room.
-    fn do_actions(&mut self, now: Instant, mut primary: Option<&mut Queue<B::Channel>>) -> bool {
+    fn do_actions<A: QueueAccess<B::Channel>>(&mut self, now: Instant, taken: &mut A) -> bool {
         let mut moved = false;
         while let Some(action) = self.blocked.take().or_else(|| self.control.poll_action()) {
-            match self.act(now, action, primary.as_deref_mut()) {
+            match self.act(now, action, taken) {
                 Outcome::Done => moved = true,
                 Outcome::Blocked(action) => {
                     self.blocked = Some(action);
@@ -293,7 +426,7 @@ impl<B: Bus> Nic<B> {
         moved
     }
 
-    fn act(&mut self, now: Instant, action: Action, primary: Option<&mut Queue<B::Channel>>) -> Outcome {
+    fn act<A: QueueAccess<B::Channel>>(&mut self, now: Instant, action: Action, taken: &mut A) -> Outcome {
         let Some(channel) = self.primary else { return Outcome::Done };
         match action {
             Action::Open(rings) => {
@@ -301,10 +434,10 @@ impl<B: Bus> Nic<B> {
                     self.control.handle(now, Input::OpenFailed { status: u32::MAX });
                 }
             }
-            Action::Allocate(wish) => self.allocate(now, channel, wish, primary),
+            Action::Allocate(wish) => self.allocate(now, channel, wish, taken),
             Action::SendNvsp { message, token } => {
                 let closing = self.control.step() == Step::Close;
-                let sent = primary.or(self.queue.as_mut()).map(|queue| queue.send_nvsp(&message, token));
+                let sent = with_queue(&mut self.queues, taken, 0, |queue| queue.send_nvsp(&message, token));
                 match sent {
                     Some(Ok(())) => {}
                     // A revoke that finds no room is no reason to stay open.
@@ -317,7 +450,7 @@ impl<B: Bus> Nic<B> {
             }
             Action::SendRndis { message, token } => {
                 let closing = self.control.step() == Step::Close;
-                let sent = primary.or(self.queue.as_mut()).map(|queue| queue.send_rndis_control(&message, token));
+                let sent = with_queue(&mut self.queues, taken, 0, |queue| queue.send_rndis_control(&message, token));
                 match sent {
                     Some(Ok(())) => {}
                     // Whoever closes the device has let the queue go: nobody is left to say it.
@@ -330,17 +463,31 @@ impl<B: Bus> Nic<B> {
                     Some(Err(error)) => self.not_sent(now, Some(token), error),
                 }
             }
-            Action::AttachReceive { .. } | Action::AttachSend { .. } | Action::AttachLimits(_) => {
-                let Some(queue) = primary.or(self.queue.as_mut()) else { return Outcome::Blocked(action) };
-                if let Err(error) = attach(queue, &self.memory, &action) {
-                    self.control.handle(now, Input::QueueFailed(error));
+            Action::AttachReceive { .. }
+            | Action::AttachSend { .. }
+            | Action::GrowSend { .. }
+            | Action::AttachLimits(_) => {
+                let memory = &self.memory;
+                match with_queue(&mut self.queues, taken, 0, |queue| attach(queue, memory, &action)) {
+                    None => return Outcome::Blocked(action),
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => self.control.handle(now, Input::QueueFailed(error)),
                 }
             }
-            Action::Detach => {
-                let aborted = primary.or(self.queue.as_mut()).map(Queue::detach_buffers).unwrap_or_default();
-                let sends = aborted.controls + usize::try_from(aborted.frames).unwrap_or(usize::MAX);
-                self.control.handle(now, Input::Detached { sends, receives: aborted.receive_packets });
+            Action::OpenSubchannel { queue, rings } => {
+                let offered = self.subchannels.iter().find(|known| known.queue == queue);
+                if offered.is_none_or(|offered| self.bus.open(offered.id, rings).is_err()) {
+                    self.control.handle(now, Input::SubchannelNotOpened { queue, status: u32::MAX });
+                }
             }
+            Action::AttachSubchannel(parts) => {
+                let queue = parts.queue;
+                if let Err(error) = self.attach_subchannel(channel, parts, taken) {
+                    self.control.handle(now, Input::SubchannelFailed { queue, error });
+                }
+            }
+            Action::CloseSubchannel { queue } => self.close_subchannel(channel, queue, taken),
+            Action::Detach => self.detach(now, taken),
             Action::Release(purpose) => {
                 if let Some(memory) = self.memory.of(purpose).and_then(Option::take) {
                     self.bus.release(channel, memory);
@@ -351,15 +498,15 @@ impl<B: Bus> Nic<B> {
         Outcome::Done
     }
 
-    fn allocate(&mut self, now: Instant, channel: RelId, wish: BufferWish, primary: Option<&mut Queue<B::Channel>>) {
+    fn allocate<A: QueueAccess<B::Channel>>(&mut self, now: Instant, channel: RelId, wish: BufferWish, taken: &mut A) {
         let purpose = wish.purpose;
         let Ok(memory) = self.bus.allocate(channel, wish) else {
             return self.control.handle(now, Input::NotAllocated { purpose });
         };
         let (bytes, gpadl) = (memory.len(), memory.gpadl());
         if purpose == Purpose::Direct {
-            let queue = primary.or(self.queue.as_mut());
-            if queue.is_none_or(|queue| queue.attach_direct(memory.clone()).is_err()) {
+            let attached = with_queue(&mut self.queues, taken, 0, |queue| queue.attach_direct(memory.clone()));
+            if !matches!(attached, Some(Ok(()))) {
                 self.bus.release(channel, memory);
                 return self.control.handle(now, Input::NotAllocated { purpose });
             }
@@ -368,6 +515,66 @@ impl<B: Bus> Nic<B> {
             *slot = Some(memory);
         }
         self.control.handle(now, Input::Allocated { purpose, bytes, gpadl });
+    }
+
+    /// Gives a subchannel's queue its share of everything.
+    fn attach_subchannel<A: QueueAccess<B::Channel>>(
+        &mut self,
+        primary: RelId,
+        parts: QueueParts,
+        taken: &mut A,
+    ) -> Result<(), QueueError> {
+        let index = parts.queue;
+        let direct = match parts.direct_bytes {
+            0 => None,
+            // Without it the queue has its sections; if it has none of these either, it says so by its first send.
+            bytes => self.bus.allocate(primary, BufferWish { purpose: Purpose::Direct, bytes }).ok(),
+        };
+        let memory = &self.memory;
+        let attached = with_queue(&mut self.queues, taken, index, |queue| {
+            if let Some(memory) = &memory.receive {
+                let Sections { section_bytes, count: sections, .. } = parts.receive;
+                queue.attach_receive(receive_buffer(memory, section_bytes, sections))?;
+            }
+            if let (Some(memory), Some((section_bytes, sections))) = (&memory.send, parts.send)
+                && !sections.is_empty()
+            {
+                queue.attach_send(SendBuffer { memory: memory.clone(), section_bytes, sections })?;
+            }
+            if let Some(direct) = &direct {
+                queue.attach_direct(direct.clone())?;
+            }
+            queue.attach_limits(parts.limits);
+            Ok(())
+        });
+        if let (Some(direct), Some(known)) = (direct, self.subchannels.iter_mut().find(|known| known.queue == index)) {
+            known.direct = Some(direct);
+        }
+        // `None` cannot be: it was made just now.
+        attached.unwrap_or(Ok(()))
+    }
+
+    fn close_subchannel<A: QueueAccess<B::Channel>>(&mut self, primary: RelId, queue: u16, taken: &mut A) {
+        let Some(at) = self.subchannels.iter().position(|known| known.queue == queue) else { return };
+        let Subchannel { id, direct, .. } = self.subchannels.swap_remove(at);
+        with_queue(&mut self.queues, taken, queue, Queue::detach_buffers);
+        self.queues.retain(|held| held.index() != queue);
+        self.bus.close(id);
+        if let Some(direct) = direct {
+            self.bus.release(primary, direct);
+        }
+    }
+
+    /// All queues let go of their buffers.
+    fn detach<A: QueueAccess<B::Channel>>(&mut self, now: Instant, taken: &mut A) {
+        let (mut sends, mut receives) = (0, 0);
+        let indices = self.subchannels.iter().map(|known| known.queue).chain([0]);
+        for index in indices {
+            let aborted = with_queue(&mut self.queues, taken, index, Queue::detach_buffers).unwrap_or_default();
+            sends += aborted.controls + usize::try_from(aborted.frames).unwrap_or(usize::MAX);
+            receives += aborted.receive_packets;
+        }
+        self.control.handle(now, Input::Detached { sends, receives });
     }
 
     fn not_sent(&mut self, now: Instant, token: Option<crate::queue::ControlToken>, error: SendError) {
@@ -382,15 +589,13 @@ impl<B: Bus> Nic<B> {
 /// Gives the queue what the host granted.
 fn attach<C: Channel>(queue: &mut Queue<C>, memory: &Memories<C::Memory>, action: &Action) -> Result<(), QueueError> {
     match (action, &memory.receive, &memory.send) {
-        (&Action::AttachReceive { section_bytes, sections }, Some(memory), _) => queue.attach_receive(ReceiveBuffer {
-            memory: memory.clone(),
-            set_id: nvsp::BufferId::RECEIVE.0,
-            section_bytes,
-            sections,
-        }),
+        (&Action::AttachReceive { section_bytes, sections }, Some(memory), _) => {
+            queue.attach_receive(receive_buffer(memory, section_bytes, sections))
+        }
         (&Action::AttachSend { section_bytes, sections }, _, Some(memory)) => {
             queue.attach_send(SendBuffer { memory: memory.clone(), section_bytes, sections: 0..sections })
         }
+        (&Action::GrowSend { sections }, ..) => queue.grow_send(sections),
         (&Action::AttachLimits(limits), ..) => {
             queue.attach_limits(limits);
             Ok(())
@@ -398,6 +603,10 @@ fn attach<C: Channel>(queue: &mut Queue<C>, memory: &Memories<C::Memory>, action
         // The machine attaches only what was allocated.
         _ => Ok(()),
     }
+}
+
+fn receive_buffer<M: Clone>(memory: &M, section_bytes: u32, sections: u32) -> ReceiveBuffer<M> {
+    ReceiveBuffer { memory: memory.clone(), set_id: nvsp::BufferId::RECEIVE.0, section_bytes, sections }
 }
 
 /// Sends what was taken and throws away what was received; what is left: sends, receive packets.

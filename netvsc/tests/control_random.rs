@@ -50,6 +50,11 @@ fn fed() -> impl Strategy<Value = Fed> {
         1 => (0usize..3, 0usize..3).prop_map(|(sends, receives)| Fed::Outstanding(sends, receives)),
         1 => (0usize..3, 0usize..3).prop_map(|(sends, receives)| Fed::Detached(sends, receives)),
         1 => Just(Fed::Rescinded),
+        2 => (0u16..6).prop_map(Fed::SubchannelOffered),
+        1 => (0u16..6).prop_map(Fed::SubchannelOpened),
+        1 => (0u16..6).prop_map(|queue| Fed::SubchannelNotOpened(queue, 1)),
+        1 => (0u16..6).prop_map(Fed::SubchannelRescinded),
+        1 => (0u16..6).prop_map(Fed::SubchannelFailed),
     ]
 }
 
@@ -71,9 +76,10 @@ proptest! {
         reacts in prop::collection::vec(react(), 40),
         inputs in prop::collection::vec((0usize..40, fed()), 0..60),
         close_at in 0usize..80,
+        queues in prop_oneof![Just(1u16), 2u16..5],
     ) {
         let mut reacts = reacts.into_iter();
-        let mut rig = Rig::scripted(Config::default(), move |_| reacts.next().unwrap_or(React::Normal));
+        let mut rig = Rig::scripted(Config::default().queues(queues), move |_| reacts.next().unwrap_or(React::Normal));
         let mut inputs = inputs.into_iter().peekable();
         for turn in 0..80 {
             while let Some((_, fed)) = inputs.next_if(|(at, _)| *at <= turn) {

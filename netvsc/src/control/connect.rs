@@ -73,9 +73,6 @@ impl Control {
 
     fn negotiated(&mut self, now: Instant, version: Version) {
         self.version = Some(version);
-        if self.config.queues > 1 {
-            self.warn(Warning::FewQueues { requested: self.config.queues, effective: 1 });
-        }
         if version.has_ndis_config() {
             let config = NdisConfig {
                 // At most 65521 and 14.
@@ -257,7 +254,8 @@ impl Control {
         if requested > MAX_SEND_SECTIONS {
             self.warn(Warning::Clamped { field: "send_sections", requested, effective: count });
         }
-        self.actions.push_back(Action::AttachSend { section_bytes: size, sections: count });
+        let sections = self.first_share(count);
+        self.actions.push_back(Action::AttachSend { section_bytes: size, sections });
         self.want_direct(now, receive, SendShare::Taken(Sections { requested, count, section_bytes: size }));
     }
 
@@ -286,7 +284,10 @@ impl Control {
         if send.sections().is_none() && !self.holdings.direct {
             return self.fail(now, Step::AllocateSendBuffer, Cause::NoWayToSend { status: send.status() });
         }
-        self.start_setup(setup::Buffers { receive, send: send.sections(), direct: self.holdings.direct });
+        let send = send.sections();
+        let primary_sections = send.map_or(0, |send| self.first_share(send.count));
+        let direct = self.holdings.direct;
+        self.start_setup(setup::Buffers { receive, send, primary_sections, direct });
     }
 }
 

@@ -75,6 +75,12 @@ pub enum Event {
     VfRemoved(VirtualFunction),
     /// The host moved traffic to another path by itself.
     DataPathSwitched(nvsp::DataPath),
+    /// A queue's subchannel was taken back, or cannot be used: the queue has ended, and the host is told to put nothing on
+    /// it. Its share of the send buffer stays unused.
+    QueueGone {
+        /// Which.
+        queue: u16,
+    },
     /// A new send indirection table: which queue each of 16 hash buckets belongs to, clamped to the queues there are.
     SendTable([u16; nvsp::SEND_TABLE_LEN]),
     /// A request was answered, refused, or not answered in time.

@@ -30,6 +30,8 @@ pub enum Step {
     Query(Oid),
     /// Changing a value.
     Set(Oid),
+    /// Getting subchannels and opening them.
+    OpenSubchannels,
     /// Up and running.
     Run,
     /// Closing.
@@ -49,6 +51,7 @@ impl fmt::Display for Step {
             Self::Initialize => "initialize RNDIS",
             Self::Query(oid) => return write!(f, "query {oid}"),
             Self::Set(oid) => return write!(f, "set {oid}"),
+            Self::OpenSubchannels => "open the subchannels",
             Self::Run => "run",
             Self::Close => "close",
         })
@@ -105,6 +108,18 @@ pub enum Cause {
     CannotSend(vmbus::ErrorKind),
     /// The primary channel is unusable.
     Queue(QueueError),
+    /// A subchannel is unusable.
+    Subchannel {
+        /// Which.
+        queue: u16,
+        /// Why.
+        error: QueueError,
+    },
+    /// The host took a subchannel back.
+    SubchannelRescinded {
+        /// Which.
+        queue: u16,
+    },
 }
 
 impl Cause {
@@ -115,8 +130,10 @@ impl Cause {
         match self {
             Self::TimedOut { .. } | Self::Violation(_) => ErrorKind::HostViolation,
             Self::NoMemory { .. } => ErrorKind::System,
-            Self::Queue(QueueError::Doorbell { kind }) => *kind,
-            Self::Queue(_) => ErrorKind::HostViolation,
+            Self::Queue(QueueError::Doorbell { kind })
+            | Self::Subchannel { error: QueueError::Doorbell { kind }, .. } => *kind,
+            Self::SubchannelRescinded { .. } => ErrorKind::Gone,
+            Self::Queue(_) | Self::Subchannel { .. } => ErrorKind::HostViolation,
             Self::CannotSend(kind) => *kind,
             _ => ErrorKind::Refused,
         }
@@ -159,6 +176,8 @@ impl fmt::Display for Cause {
             Self::NoMemory { bytes } => write!(f, "no memory of {bytes} bytes to share with the host"),
             Self::CannotSend(kind) => write!(f, "the message could not be sent ({kind:?})"),
             Self::Queue(error) => write!(f, "primary channel: {error}"),
+            Self::Subchannel { queue, error } => write!(f, "subchannel {queue}: {error}"),
+            Self::SubchannelRescinded { queue } => write!(f, "the host took subchannel {queue} back"),
         }
     }
 }
@@ -167,7 +186,7 @@ impl core::error::Error for Cause {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         match self {
             Self::Violation(violation) => Some(violation),
-            Self::Queue(error) => Some(error),
+            Self::Queue(error) | Self::Subchannel { error, .. } => Some(error),
             _ => None,
         }
     }

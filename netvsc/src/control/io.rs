@@ -1,14 +1,16 @@
 //! What goes into the control machine and what comes out, apart from events for the user.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use vmbus::ErrorKind;
 use vmbus::bus::{BufferWish, Purpose, RingSizes};
 use vmbus::gpadl::GpadlId;
 
+use crate::info::Sections;
 use crate::queue::{AggregateLimits, ControlToken, QueueError};
 
-/// Something that happened on the bus or the primary channel.
+/// Something that happened on the bus or the channels. Without a name it is about the primary one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Input<'a> {
@@ -20,6 +22,35 @@ pub enum Input<'a> {
     OpenFailed {
         /// The host's word.
         status: u32,
+    },
+    /// A subchannel is offered.
+    SubchannelOffered {
+        /// Its index.
+        queue: u16,
+    },
+    /// It was opened, and its queue exists.
+    SubchannelOpened {
+        /// Its index.
+        queue: u16,
+    },
+    /// It was not.
+    SubchannelNotOpened {
+        /// Its index.
+        queue: u16,
+        /// The host's word.
+        status: u32,
+    },
+    /// The host took it back.
+    SubchannelRescinded {
+        /// Its index.
+        queue: u16,
+    },
+    /// Its queue cannot be made, or not be given its buffers.
+    SubchannelFailed {
+        /// Its index.
+        queue: u16,
+        /// Why.
+        error: QueueError,
     },
     /// Answers [`Action::Allocate`]: there is memory. A receive or send buffer cannot be used before
     /// [`GpadlCreated`](Self::GpadlCreated).
@@ -127,6 +158,25 @@ pub enum Action {
         /// Sections.
         sections: u32,
     },
+    /// There are fewer queues than reckoned with: the primary channel's queue gets more sections.
+    GrowSend {
+        /// Sections that it has then, from the first one on.
+        sections: u32,
+    },
+    /// Open a subchannel: [`Input::SubchannelOpened`] or [`Input::SubchannelNotOpened`] follows.
+    OpenSubchannel {
+        /// Its index.
+        queue: u16,
+        /// Sizes of its rings.
+        rings: RingSizes,
+    },
+    /// Give a subchannel's queue its buffers; [`Input::SubchannelFailed`] follows if it does not take them.
+    AttachSubchannel(QueueParts),
+    /// A subchannel's queue must let go of its buffers; then close the channel, or give it back if it was rescinded.
+    CloseSubchannel {
+        /// Its index.
+        queue: u16,
+    },
     /// How messages may be put together.
     AttachLimits(AggregateLimits),
     /// The queues must let go of all buffers: [`Input::Detached`] follows.
@@ -135,4 +185,20 @@ pub enum Action {
     Release(Purpose),
     /// Close the primary channel, or give it back if it was rescinded.
     Close,
+}
+
+/// What the queue of a subchannel is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QueueParts {
+    /// Index of the subchannel.
+    pub queue: u16,
+    /// The receive buffer, which all queues share.
+    pub receive: Sections,
+    /// Bytes of a send section, and the sections that are this queue's: may be none.
+    pub send: Option<(u32, Range<u32>)>,
+    /// Memory to be allocated for its GPA-direct sends; 0 for none.
+    pub direct_bytes: usize,
+    /// How messages may be put together.
+    pub limits: AggregateLimits,
 }

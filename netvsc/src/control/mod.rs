@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `connect` | from the offer to both buffers: VMBus and NVSP |
 //! | `setup` | the RNDIS requests of the bring-up |
+//! | `subchannels` | from one queue to several |
+//! | `scaling` | how the host spreads frames over them, changed at run time |
 //! | `requests` | RNDIS requests: ids, deadlines, late answers |
 //! | `notice` | what the host says by itself, in any state |
 //! | `link` | link state: who is believed, how often it is told |
@@ -26,8 +28,10 @@ mod io;
 mod link;
 mod notice;
 mod requests;
+mod scaling;
 mod setup;
 mod state;
+mod subchannels;
 mod teardown;
 
 use alloc::collections::VecDeque;
@@ -40,16 +44,20 @@ use rndis::value::PacketFilter;
 use crate::config::{Config, ConfigError, Warning};
 use crate::info::{DeviceInfo, LinkSpeed, Sections, VirtualFunction};
 use crate::queue::ControlToken;
+use crate::rss::RssError;
+use crate::steering;
 use crate::time::Instant;
 
 pub use event::{CloseReport, Counters, Event, RequestHandle};
 pub use failure::{Cause, FewSections, RequestError, Step, Violation};
-pub use io::{Action, Input};
+pub use io::{Action, Input, QueueParts};
 
 use failure::Cause::TimedOut;
 use link::{Link, LinkChange};
 use requests::{Answer, Ask, Done, MAX_WAITING, Origin, Requests};
+use scaling::Change;
 use state::{Closing, Holdings, Phase, State};
+use subchannels::QueueSet;
 
 /// Events that wait to be fetched before notices are dropped. What must not be lost (the end of the device, answers to
 /// requests) is kept regardless.
@@ -66,6 +74,8 @@ pub enum NotAccepted {
         /// How many.
         limit: usize,
     },
+    /// These settings cannot be.
+    Rss(RssError),
 }
 
 /// The control machine of one device.
@@ -82,7 +92,13 @@ pub struct Control {
     link: Link,
     link_speed: Option<LinkSpeed>,
     virtual_function: Option<VirtualFunction>,
-    send_table: Option<[u16; nvsp::SEND_TABLE_LEN]>,
+    /// The host's, as it sent it.
+    send_table: Option<[u32; nvsp::SEND_TABLE_LEN]>,
+    /// Queues that work.
+    live: QueueSet,
+    change: Option<Change>,
+    /// The queues when the table was last rebuilt for them, successfully or not.
+    rebuilt_for: QueueSet,
     last_token: u32,
     last_handle: u32,
     actions: VecDeque<Action>,
@@ -108,6 +124,9 @@ impl Control {
             link_speed: None,
             virtual_function: None,
             send_table: None,
+            live: QueueSet::PRIMARY,
+            change: None,
+            rebuilt_for: QueueSet::default(),
             last_token: 0,
             last_handle: 0,
             actions: VecDeque::new(),
@@ -122,6 +141,11 @@ impl Control {
             Input::Offered => self.offered(now),
             Input::Opened => self.opened(now),
             Input::OpenFailed { status } => self.open_failed(now, status),
+            Input::SubchannelOffered { queue } => self.subchannel_offered(queue),
+            Input::SubchannelOpened { queue } => self.subchannel_opened(now, queue),
+            Input::SubchannelNotOpened { queue, status } => self.subchannel_not_opened(now, queue, status),
+            Input::SubchannelRescinded { queue } => self.subchannel_rescinded(now, queue),
+            Input::SubchannelFailed { queue, error } => self.subchannel_failed(now, queue, error),
             Input::Allocated { purpose, bytes, gpadl } => self.allocated(now, purpose, bytes, gpadl),
             Input::NotAllocated { purpose } => self.not_allocated(now, purpose),
             Input::GpadlCreated(gpadl) => self.gpadl_created(now, gpadl),
@@ -207,6 +231,7 @@ impl Control {
             State::SendGpadl { .. } | State::DirectMemory { .. } => Step::AllocateSendBuffer,
             State::SendBuffer { .. } => Step::ShareSendBuffer,
             State::Configuring(setup) => setup.step(),
+            State::Growing(_) => Step::OpenSubchannels,
             State::Ready(_) => Step::Run,
             State::Closing(_) | State::Over => Step::Close,
         }
@@ -245,6 +270,9 @@ impl Control {
     /// Gives up on a request: no [`Event::Answered`] comes. Its id stays reserved until the host answers or its deadline.
     pub fn abandon(&mut self, request: RequestHandle) {
         self.requests.abandon(request);
+        if let Some(change) = &mut self.change {
+            change.request.take_if(|waiting| *waiting == request);
+        }
         self.events.retain(|event| !matches!(event, Event::Answered { request: answered, .. } if *answered == request));
     }
 
@@ -264,6 +292,7 @@ impl Control {
 
     /// What may follow from any input: the next request, news of the link.
     fn go_on(&mut self, now: Instant) {
+        self.rebuild_table();
         while self.requests.can_start() {
             let token = self.next_token();
             let limit = if matches!(self.state, State::Closing(_)) {
@@ -303,6 +332,7 @@ impl Control {
             State::SendBuffer { receive, token: awaited, bytes } if awaited == token => {
                 self.send_buffer_answered(now, receive, bytes, payload);
             }
+            State::Growing(ref growing) if growing.awaits(token) => self.subchannels_answered(now, payload),
             State::Closing(Closing { phase: Phase::Halting { token: awaited }, .. }) if awaited == token => {
                 self.drain(now);
             }
@@ -327,6 +357,9 @@ impl Control {
                 }
             }
             State::Closing(_) | State::Over => {}
+            State::Growing(growing) if token.is_some_and(|token| growing.awaits(token)) => {
+                self.one_queue(now, Cause::CannotSend(kind));
+            }
             _ => self.fail(now, self.step(), Cause::CannotSend(kind)),
         }
     }
@@ -336,6 +369,7 @@ impl Control {
         match done.origin {
             Origin::Setup => self.setup_answered(now, done.ask.step(), done.result),
             Origin::Close => self.silenced(now),
+            Origin::Scaling => self.scaling_answered(done.result.map(drop)),
             Origin::User(request) => self.user_answered(request, &done.ask, done.result),
             Origin::Abandoned => {}
         }
@@ -358,6 +392,10 @@ impl Control {
         match self.state {
             State::Closing(_) => self.phase_timed_out(now),
             State::Ready(_) | State::Over => {}
+            State::Growing(_) => {
+                let cause = TimedOut { few_receive_sections: self.few_receive_sections() };
+                self.one_queue(now, cause);
+            }
             _ => {
                 let cause = TimedOut { few_receive_sections: self.few_receive_sections() };
                 self.fail(now, self.step(), cause);
@@ -372,11 +410,18 @@ impl Control {
             | State::SendBuffer { receive, .. }
             | State::DirectMemory { receive, .. } => *receive,
             State::Configuring(setup) => setup.receive(),
+            State::Growing(growing) => growing.setup.receive(),
             State::Ready(info) => info.receive,
             _ => return None,
         };
         let minimum = self.config.safe_receive_sections();
         (receive.count < minimum).then_some(FewSections { count: receive.count, minimum })
+    }
+
+    /// The queue of each hash bucket.
+    fn buckets(&self) -> [u16; nvsp::SEND_TABLE_LEN] {
+        let live: Vec<u16> = self.live.iter().collect();
+        steering::buckets(self.send_table.as_ref(), &live)
     }
 
     fn next_token(&mut self) -> ControlToken {

@@ -55,14 +55,18 @@ impl Control {
         }
     }
 
-    /// Keeps the table, with entries of queues that are there.
+    /// Keeps the table; it is applied to the queues that live.
     fn send_table(&mut self, table: &nvsp::SendTable) {
-        // One so far; a host's entries are not believed in any case.
-        let queues = 1;
-        let clamped = table.entries.map(|entry| (entry % queues) as u16);
-        self.send_table = Some(clamped);
-        if self.info().is_some() {
-            self.notify(Event::SendTable(clamped));
+        self.send_table = Some(table.entries);
+        self.send_table_changed();
+    }
+
+    /// The table or the queues changed.
+    pub(super) fn send_table_changed(&mut self) {
+        let buckets = self.buckets();
+        if let State::Ready(info) = &mut self.state {
+            info.send_table = buckets;
+            self.notify(Event::SendTable(buckets));
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) enum Origin {
     Setup,
     /// The teardown.
     Close,
+    /// A change of scaling.
+    Scaling,
     /// The user.
     User(RequestHandle),
     /// A user who gave up: the id stays reserved, the answer is dropped.

@@ -19,6 +19,7 @@ use rndis::value::{FriendlyName, LinkSpeed, MacAddress, MediaConnectStatus, Pack
 use crate::config::{Config, DEFAULT_MTU, MIN_MTU, Warning};
 use crate::info::{DeviceInfo, LinkState, Sections};
 use crate::queue::AggregateLimits;
+use crate::rss::RssSettings;
 use crate::time::Instant;
 
 use super::Control;
@@ -36,6 +37,8 @@ const MESSAGE_OVERHEAD: u32 = 44 + 64;
 pub(super) struct Buffers {
     pub(super) receive: Sections,
     pub(super) send: Option<Sections>,
+    /// Send sections of the primary channel so far.
+    pub(super) primary_sections: u32,
     pub(super) direct: bool,
 }
 
@@ -52,11 +55,15 @@ enum Question {
     ConnectStatus,
     LinkSpeed,
     RssCapabilities,
+    /// Not a request: the way to more queues.
+    Subchannels,
+    DisableRss,
+    EnableRss,
     Filter,
 }
 
 impl Question {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 14] = [
         Self::Initialize,
         Self::Silence,
         Self::MaxFrameSize,
@@ -67,13 +74,18 @@ impl Question {
         Self::ConnectStatus,
         Self::LinkSpeed,
         Self::RssCapabilities,
+        Self::Subchannels,
+        Self::DisableRss,
+        Self::EnableRss,
         Self::Filter,
     ];
 
     /// Whether it is asked at all.
-    fn applies(self, version: Version, config: &Config) -> bool {
+    fn applies(self, setup: &Setup, config: &Config) -> bool {
         match self {
-            Self::LinkSpeed | Self::RssCapabilities => version >= Version::V5,
+            Self::LinkSpeed | Self::RssCapabilities => setup.version >= Version::V5,
+            Self::Subchannels => config.queues > 1,
+            Self::DisableRss | Self::EnableRss => setup.scaling.is_some(),
             Self::Filter => config.packet_filter != PacketFilter::CLOSED,
             _ => true,
         }
@@ -87,9 +99,10 @@ impl Question {
         )
     }
 
-    fn ask(self, version: Version, config: &Config) -> Ask {
+    /// The request; `None` if it is none.
+    fn ask(self, version: Version, config: &Config, scaling: Option<&RssSettings>) -> Option<Ask> {
         let query = |oid| Ask::Query(oid, Vec::new());
-        match self {
+        Some(match self {
             Self::Initialize => Ask::Initialize,
             Self::Silence => filter(PacketFilter::CLOSED),
             Self::MaxFrameSize => query(Oid::MAXIMUM_FRAME_SIZE),
@@ -100,13 +113,21 @@ impl Question {
             Self::ConnectStatus => query(Oid::MEDIA_CONNECT_STATUS),
             Self::LinkSpeed => query(Oid::LINK_SPEED),
             Self::RssCapabilities => Ask::Query(Oid::RECEIVE_SCALE_CAPABILITIES, rss_request()),
+            Self::Subchannels => return None,
+            Self::DisableRss => set_scaling(scaling?, true),
+            Self::EnableRss => set_scaling(scaling?, false),
             Self::Filter => filter(config.packet_filter),
-        }
+        })
     }
 }
 
 pub(super) fn filter(filter: PacketFilter) -> Ask {
     Ask::Set(Oid::PACKET_FILTER, filter.0.to_le_bytes().to_vec())
+}
+
+/// Sets how the host spreads frames, or switches that off.
+pub(super) fn set_scaling(settings: &RssSettings, disable: bool) -> Ask {
+    Ask::Set(Oid::RECEIVE_SCALE_PARAMETERS, settings.encode(disable))
 }
 
 /// Input of the capabilities query: a structure of which only the header is filled.
@@ -149,14 +170,16 @@ fn encoded(len: usize, emit: impl FnOnce(&mut [u8]) -> Result<usize, rndis::Emit
 #[derive(Debug)]
 pub(super) struct Setup {
     question: Question,
-    version: Version,
-    buffers: Buffers,
-    limits: AggregateLimits,
+    pub(super) version: Version,
+    pub(super) buffers: Buffers,
+    pub(super) limits: AggregateLimits,
     mtu: u32,
     mac: MacAddress,
     friendly_name: Option<String>,
     offload: Offload,
-    rss: Option<RssCapabilities>,
+    pub(super) rss: Option<RssCapabilities>,
+    /// With several queues.
+    pub(super) scaling: Option<RssSettings>,
 }
 
 /// What an answer has to be told beside.
@@ -187,6 +210,8 @@ impl Setup {
             Question::ConnectStatus => Step::Query(Oid::MEDIA_CONNECT_STATUS),
             Question::LinkSpeed => Step::Query(Oid::LINK_SPEED),
             Question::RssCapabilities => Step::Query(Oid::RECEIVE_SCALE_CAPABILITIES),
+            Question::Subchannels => Step::OpenSubchannels,
+            Question::DisableRss | Question::EnableRss => Step::Set(Oid::RECEIVE_SCALE_PARAMETERS),
         }
     }
 
@@ -242,7 +267,13 @@ impl Setup {
                 remarks.speed = Some(speed);
             }
             Question::RssCapabilities => self.rss = Some(RssCapabilities::parse(value)?),
-            Question::Initialize | Question::Silence | Question::OffloadParameters | Question::Filter => {}
+            Question::Initialize
+            | Question::Silence
+            | Question::OffloadParameters
+            | Question::Subchannels
+            | Question::DisableRss
+            | Question::EnableRss
+            | Question::Filter => {}
         }
         Ok(remarks)
     }
@@ -287,13 +318,17 @@ impl Control {
             friendly_name: None,
             offload: Offload::empty(1),
             rss: None,
+            scaling: None,
         }));
-        self.requests.push(Origin::Setup, Question::Initialize.ask(version, &self.config));
+        self.requests.push(Origin::Setup, Ask::Initialize);
     }
 
     /// One request of the bring-up is over.
     pub(super) fn setup_answered(&mut self, now: Instant, step: Step, result: Result<Answer, RequestError>) {
         let State::Configuring(setup) = &mut self.state else { return };
+        if let (Question::DisableRss | Question::EnableRss, Err(error)) = (setup.question, &result) {
+            return self.one_queue(now, (*error).into());
+        }
         let optional = setup.question.optional();
         let remarks = match result {
             Ok(answer) => setup.take(&self.config, &answer),
@@ -306,7 +341,7 @@ impl Control {
             Err(violation) if optional => self.violation(violation),
             Err(violation) => return self.fail(now, step, Cause::Violation(violation)),
         }
-        self.next_question();
+        self.next_question(now);
     }
 
     fn note(&mut self, remarks: Remarks) {
@@ -328,23 +363,28 @@ impl Control {
         }
     }
 
-    fn next_question(&mut self) {
+    pub(super) fn next_question(&mut self, now: Instant) {
         let State::Configuring(setup) = &mut self.state else { return };
         let next = Question::ALL
             .into_iter()
             .skip_while(|question| *question != setup.question)
             .skip(1)
-            .find(|question| question.applies(setup.version, &self.config));
-        match next {
-            Some(question) => {
-                setup.question = question;
-                self.requests.push(Origin::Setup, question.ask(setup.version, &self.config));
-            }
-            None => self.up(),
+            .find(|question| question.applies(setup, &self.config));
+        let Some(question) = next else { return self.up() };
+        setup.question = question;
+        if let (Question::EnableRss, Some(scaling)) = (question, &mut setup.scaling) {
+            // Queues may have gone since it was made.
+            let live: Vec<u16> = self.live.iter().collect();
+            scaling.redirect(&live);
+        }
+        match question.ask(setup.version, &self.config, setup.scaling.as_ref()) {
+            Some(ask) => self.requests.push(Origin::Setup, ask),
+            None => self.ask_for_subchannels(now),
         }
     }
 
     fn up(&mut self) {
+        let send_table = self.buckets();
         let State::Configuring(setup) = &mut self.state else { return };
         let info = Box::new(DeviceInfo {
             nvsp_version: setup.version,
@@ -354,7 +394,9 @@ impl Control {
             receive: setup.buffers.receive,
             send: setup.buffers.send,
             direct: setup.buffers.direct,
-            queues: 1,
+            queues: self.live.len(),
+            scaling: setup.scaling.take(),
+            send_table,
             link: self.link.actual(),
             link_speed: self.link_speed,
             virtual_function: self.virtual_function,
@@ -366,8 +408,8 @@ impl Control {
         self.link.start_telling();
         self.events.push_back(Event::Ready(info.clone()));
         self.state = State::Ready(info);
-        if let Some(table) = self.send_table {
-            self.notify(Event::SendTable(table));
+        if self.send_table.is_some() {
+            self.notify(Event::SendTable(send_table));
         }
     }
 }

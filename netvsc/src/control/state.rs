@@ -11,6 +11,7 @@ use crate::queue::ControlToken;
 use super::event::CloseReport;
 use super::failure::{Cause, Step};
 use super::setup::Setup;
+use super::subchannels::{Growing, QueueSet};
 
 /// Where the machine stands.
 ///
@@ -21,6 +22,9 @@ use super::setup::Setup;
 ///                                                                                     ▼
 ///                                            Ready ◄── Configuring: INITIALIZE and ◄─ DirectMemory
 ///                                              │       one request after the other
+///                                              │          │ ▲
+///                                              │          ▼ │ several queues wished, and the host has them
+///                                              │        Growing: subchannels
 ///                                              ▼ close
 ///   failure or close in any state ────────► Closing: silence ─► halt ─► drain ─► detach ─► release ─► Over
 ///   rescind in any state ─────────────────► Closing, from "detach" on
@@ -77,6 +81,8 @@ pub(super) enum State {
     },
     /// Asking and setting values over RNDIS.
     Configuring(Box<Setup>),
+    /// Waiting for subchannels.
+    Growing(Growing),
     /// Up.
     Ready(Box<DeviceInfo>),
     /// Being undone.
@@ -168,6 +174,8 @@ pub(super) struct Holdings {
     pub(super) channel: bool,
     /// The channel's queue exists.
     pub(super) queue: bool,
+    /// Subchannels that are open, or that the host was asked to open.
+    pub(super) subchannels: QueueSet,
     /// The receive buffer.
     pub(super) receive: Buffer,
     /// The send buffer.

@@ -7,7 +7,7 @@
 //! | drain | there is a queue | sends completed, receives acknowledged |
 //! | revoke receive, then send buffer | the host was told of it | nothing: no answer follows |
 //! | detach | there is a queue | the queue |
-//! | close, GPADL teardown | | GPADLs torn down |
+//! | close (subchannels first), GPADL teardown | | GPADLs torn down |
 //!
 //! Hosts older than VMBus 4.0 want the GPADLs torn down before the close
 //! ([`GpadlTeardown::BeforeClose`](crate::config::GpadlTeardown)). A step that takes too long is skipped, and what it would
@@ -69,7 +69,9 @@ impl Control {
         };
         self.cancel_requests();
         // What would be said to the host is not said any more; what is given back is.
-        self.actions.retain(|action| matches!(action, Action::Detach | Action::Release(_) | Action::Close));
+        self.actions.retain(|action| {
+            matches!(action, Action::Detach | Action::Release(_) | Action::CloseSubchannel { .. } | Action::Close)
+        });
         if let State::Closing(closing) = &mut self.state {
             closing.report.host_gone = true;
             if matches!(closing.phase, Phase::Releasing) {
@@ -89,7 +91,8 @@ impl Control {
             State::Closing(_) => self.cancel_requests(),
             _ => self.leave(Why::Failed { step: self.step(), cause: Cause::Queue(error) }),
         }
-        self.actions.retain(|action| matches!(action, Action::Release(_) | Action::Close));
+        self.actions
+            .retain(|action| matches!(action, Action::Release(_) | Action::CloseSubchannel { .. } | Action::Close));
         self.holdings.queue = true;
         self.detach(now);
     }
@@ -102,7 +105,8 @@ impl Control {
     }
 
     fn cancel_requests(&mut self) {
-        for request in self.requests.cancel_all() {
+        let change = self.change.take().and_then(|change| change.request);
+        for request in self.requests.cancel_all().into_iter().chain(change) {
             self.events.push_back(Event::Answered { request, result: Err(RequestError::Closed) });
         }
     }
@@ -229,7 +233,9 @@ impl Control {
         }
     }
 
+    /// Subchannels first: the host does not let go of the primary channel before them.
     fn close_channel(&mut self) {
+        self.close_subchannels();
         if core::mem::take(&mut self.holdings.channel) {
             self.actions.push_back(Action::Close);
         }

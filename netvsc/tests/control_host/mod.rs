@@ -4,15 +4,15 @@
 //! order, and the test's script is asked what to do at each.
 #![allow(dead_code, reason = "each test uses its part")]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use netvsc::control::{Action, Control, Event, Input};
-use netvsc::queue::ControlToken;
+use netvsc::queue::{ControlToken, QueueError};
 use netvsc::{Config, DeviceInfo, Instant};
 use nvsp::{
     InitComplete, Message, ReceiveSection, RndisPacketComplete, SendReceiveBufferComplete, SendSendBufferComplete,
-    Sender, Status, Version,
+    Sender, Status, SubchannelComplete, Version,
 };
 use rndis::Oid;
 use rndis::control::{InitializeComplete, QueryComplete, SetComplete};
@@ -48,6 +48,11 @@ pub(crate) enum Fed {
     GpadlFailed(GpadlId, u32),
     GpadlTornDown(GpadlId),
     Rescinded,
+    SubchannelOffered(u16),
+    SubchannelOpened(u16),
+    SubchannelNotOpened(u16, u32),
+    SubchannelRescinded(u16),
+    SubchannelFailed(u16),
     Completed(ControlToken, Vec<u8>),
     Nvsp(Vec<u8>),
     Rndis(Vec<u8>),
@@ -69,6 +74,14 @@ impl Fed {
             Self::GpadlFailed(gpadl, status) => Input::GpadlFailed { gpadl: *gpadl, status: *status },
             Self::GpadlTornDown(gpadl) => Input::GpadlTornDown(*gpadl),
             Self::Rescinded => Input::Rescinded,
+            Self::SubchannelOffered(queue) => Input::SubchannelOffered { queue: *queue },
+            Self::SubchannelOpened(queue) => Input::SubchannelOpened { queue: *queue },
+            Self::SubchannelNotOpened(queue, status) => Input::SubchannelNotOpened { queue: *queue, status: *status },
+            Self::SubchannelRescinded(queue) => Input::SubchannelRescinded { queue: *queue },
+            Self::SubchannelFailed(queue) => {
+                let error = QueueError::Doorbell { kind: vmbus::ErrorKind::Gone };
+                Input::SubchannelFailed { queue: *queue, error }
+            }
             Self::Completed(token, payload) => Input::Completed { token: *token, payload },
             Self::Nvsp(payload) => Input::Nvsp { payload },
             Self::Rndis(payload) => Input::Rndis { payload },
@@ -94,6 +107,15 @@ pub(crate) struct Rig {
     /// The RNDIS answer comes before the completion of its request.
     pub(crate) answer_first: bool,
     pub(crate) direct: bool,
+    /// What the host grants of the subchannels that are asked for.
+    pub(crate) most_subchannels: u16,
+    /// The order in which it offers them; the answer to the request comes after so many.
+    pub(crate) offers: fn(u16) -> Vec<u16>,
+    pub(crate) offers_before_answer: usize,
+    /// Subchannels that are open.
+    pub(crate) open: BTreeSet<u16>,
+    /// Queue, first section and end of each share of the send buffer.
+    pub(crate) shares: Vec<(u16, u32, u32)>,
     /// The last RNDIS messages sent by the machine.
     pub(crate) rndis_sent: Vec<Vec<u8>>,
     pub(crate) outstanding: (usize, usize),
@@ -122,6 +144,11 @@ impl Rig {
             send_section: 6144,
             answer_first: false,
             direct: true,
+            most_subchannels: 7,
+            offers: |granted| (1..=granted).collect(),
+            offers_before_answer: 0,
+            open: BTreeSet::new(),
+            shares: Vec::new(),
             rndis_sent: Vec::new(),
             outstanding: (0, 0),
             script: Box::new(script),
@@ -210,15 +237,40 @@ impl Rig {
                 _ => self.feed.push_back(Fed::Opened),
             },
             Action::Allocate(wish) => self.allocate(wish.purpose, wish.bytes, react),
+            Action::OpenSubchannel { queue, .. } => match react {
+                React::Refuse => self.feed.push_back(Fed::SubchannelNotOpened(queue, 0x8000_FFFF)),
+                React::Silent => {}
+                _ => {
+                    assert!(self.open.insert(queue), "{queue} is open already");
+                    self.feed.push_back(Fed::SubchannelOpened(queue));
+                }
+            },
+            Action::AttachSubchannel(parts) => match react {
+                React::Refuse => self.feed.push_back(Fed::SubchannelFailed(parts.queue)),
+                _ => self.shares.extend(parts.send.map(|(_, share)| (parts.queue, share.start, share.end))),
+            },
+            Action::CloseSubchannel { queue } => {
+                self.open.remove(&queue);
+                self.shares.retain(|share| share.0 != queue);
+            }
+            Action::AttachSend { sections, .. } => self.shares.push((0, 0, sections)),
+            Action::GrowSend { sections } => {
+                self.shares.retain(|share| share.0 != 0);
+                self.shares.push((0, 0, sections));
+            }
+            Action::Close => assert!(self.open.is_empty(), "the primary channel is closed last"),
             Action::SendNvsp { message, token } => {
                 let answer = match react {
                     React::Silent => return,
                     React::Raw(bytes) => Some(bytes),
                     react => self.answer_nvsp(&message, react == React::Refuse),
                 };
+                let (before, after) = self.offer_subchannels(&message, answer.as_deref());
+                self.feed.extend(before);
                 if let (Some(token), Some(answer)) = (token, answer) {
                     self.feed.push_back(Fed::Completed(token, answer));
                 }
+                self.feed.extend(after);
             }
             Action::SendRndis { message, token } => self.answer_rndis(message, token, react),
             Action::Detach if react != React::Silent => {
@@ -271,12 +323,27 @@ impl Rig {
                 return Some(receive_answer(status, 0, self.receive_section, count));
             }
             Message::SendSendBuffer(_) => SendSendBufferComplete { status, section_size: self.send_section }.into(),
+            Message::SubchannelRequest(request) => {
+                let count = if refuse { 0 } else { request.count.min(self.most_subchannels.into()) };
+                SubchannelComplete { status, count }.into()
+            }
             _ => return Some(Vec::new()),
         };
         let mut out = vec![0; 40];
         answer.emit_padded(&mut out, 32).expect("room");
         out.truncate(32);
         Some(out)
+    }
+
+    /// What is offered before and after the answer to a subchannel request.
+    fn offer_subchannels(&self, message: &[u8], answer: Option<&[u8]>) -> (Vec<Fed>, Vec<Fed>) {
+        let (Ok(Message::SubchannelRequest(_)), Some(answer)) = (Message::parse(message, Sender::Guest), answer) else {
+            return Default::default();
+        };
+        let granted = SubchannelComplete::parse(answer).map_or(0, |complete| complete.count.min(100) as u16);
+        let mut offers: Vec<Fed> = (self.offers)(granted).into_iter().map(Fed::SubchannelOffered).collect();
+        let after = offers.split_off(self.offers_before_answer.min(offers.len()));
+        (offers, after)
     }
 
     /// From the label of the allocation, as a host knows it from the GPADL.
@@ -392,6 +459,7 @@ pub(crate) fn label(action: &Action) -> String {
             Message::NdisVersion(version) => format!("ndis version {}.{}", version.major, version.minor),
             Message::SendReceiveBuffer(_) => "share receive".into(),
             Message::SendSendBuffer(_) => "share send".into(),
+            Message::SubchannelRequest(request) => format!("subchannels {}", request.count),
             Message::RevokeReceiveBuffer(_) => "revoke receive".into(),
             Message::RevokeSendBuffer(_) => "revoke send".into(),
             other => panic!("guests do not send {other:?}"),
@@ -400,6 +468,10 @@ pub(crate) fn label(action: &Action) -> String {
             rndis::Message::Initialize(_) => "initialize".into(),
             rndis::Message::Query(query) => format!("query {}", query.oid),
             rndis::Message::Set(set) if set.oid == Oid::PACKET_FILTER => format!("filter {}", set.information[0]),
+            rndis::Message::Set(set) if set.oid == Oid::RECEIVE_SCALE_PARAMETERS => {
+                let off = rndis::rss::RssParameters::parse(set.information).expect("readable").is_disabled();
+                format!("scaling {}", if off { "off" } else { "on" })
+            }
             rndis::Message::Set(set) => format!("set {}", set.oid),
             rndis::Message::Halt(_) => "halt".into(),
             other => panic!("guests do not send {other:?}"),
@@ -407,6 +479,10 @@ pub(crate) fn label(action: &Action) -> String {
         Action::AttachReceive { .. } => "attach receive".into(),
         Action::AttachSend { .. } => "attach send".into(),
         Action::AttachLimits(_) => "attach limits".into(),
+        Action::GrowSend { .. } => "grow send".into(),
+        Action::OpenSubchannel { queue, .. } => format!("open {queue}"),
+        Action::AttachSubchannel(parts) => format!("attach {}", parts.queue),
+        Action::CloseSubchannel { queue } => format!("close {queue}"),
         Action::Detach => "detach".into(),
         Action::Release(purpose) => format!("release {purpose:?}"),
         Action::Close => "close".into(),
