@@ -275,6 +275,7 @@ impl<B: Bus> Driver<B> {
     /// The adapter is up: hands it to whoever opened it.
     fn ready(&mut self, info: DeviceInfo) {
         let (Some(opened), Some(primary)) = (self.opened.take(), &self.primary) else { return };
+        primary.lock().queue.attach_mtu(info.mtu);
         tracing::info!(nvsp = %info.nvsp_version, mac = %info.mac, mtu = info.mtu, "network adapter is up");
         // Ethernet header and a VLAN tag.
         let options = self.builder.queue_options(info.mtu as usize + 18);

@@ -106,6 +106,28 @@ fn the_hosts_limits_are_kept() {
 }
 
 #[test]
+fn a_frame_longer_than_the_mtu_is_refused_unless_it_is_tagged_or_to_be_segmented() {
+    let (mut queue, mut host) = pair(Setup::default());
+    send(&mut queue, &frame(0, 1600)).expect("no limit until one is set");
+    queue.attach_mtu(1500);
+    send(&mut queue, &frame(0, 1514)).unwrap();
+    assert_eq!(send(&mut queue, &frame(0, 1515)), Err(SendError::TooLong { len: 1515, limit: 1514 }));
+    let tagged = |len| {
+        let mut frame = frame(0, len);
+        frame[12..14].copy_from_slice(&[0x81, 0x00]);
+        frame
+    };
+    send(&mut queue, &tagged(1518)).unwrap();
+    assert_eq!(send(&mut queue, &tagged(1519)), Err(SendError::TooLong { len: 1519, limit: 1518 }));
+    let cut = Segmentation { ip: IpVersion::V4, mss: 1460, transport_offset: 34 };
+    queue.send(&frame(0, 4000), &TxMeta { segmentation: Some(cut), ..TxMeta::default() }).unwrap();
+    assert_eq!(queue.stats().global.tx_too_big, 2);
+    queue.flush().unwrap();
+    let frames: Vec<_> = host.take().iter().flat_map(|packet| packet.frames().into_iter().map(|f| f.len())).collect();
+    assert_eq!(frames, [1600, 1514, 1518, 4000]);
+}
+
+#[test]
 fn a_message_may_fill_a_section_to_the_last_byte() {
     let (mut queue, mut host) = pair(Setup::default());
     send(&mut queue, &frame(1, 6144 - 44)).unwrap();

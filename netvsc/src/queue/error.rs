@@ -91,7 +91,7 @@ pub enum SendError {
     Full,
     /// Longer than can ever be sent.
     TooLong {
-        /// Its bytes, headers of RNDIS included.
+        /// Its bytes: those of the frame where the MTU is the limit, otherwise with the headers of RNDIS.
         len: usize,
         /// Most bytes.
         limit: usize,

@@ -283,6 +283,13 @@ impl<C: Channel> Queue<C> {
         self.transmit.set_limits(limits);
     }
 
+    /// Sets the longest frame that is taken by its MTU: Ethernet header included, and an 802.1Q tag if it has one in band.
+    /// Longer ones are [`SendError::TooLong`] instead of being thrown away by the host; those to be segmented are not
+    /// concerned. No limit until then.
+    pub fn attach_mtu(&mut self, mtu: u32) {
+        self.transmit.set_frame_limit((mtu as usize).saturating_add(nvsp::ETHERNET_HEADER_LEN as usize));
+    }
+
     /// Lets go of all buffers after the channel was closed or rescinded, and says what was outstanding. The rings are not
     /// touched. The queue is of no use afterwards.
     pub fn detach_buffers(&mut self) -> Aborted {

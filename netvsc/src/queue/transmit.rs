@@ -13,6 +13,8 @@
 //!
 //! Source: Linux `drivers/net/hyperv/netvsc.c` (`netvsc_send`); limits: [MS-RNDIS] `REMOTE_NDIS_INITIALIZE_CMPLT`.
 
+use core::ops::Range;
+
 use nvsp::{ChannelType, RndisPacket, RndisPacketComplete, SectionIndex};
 use rndis::packet::{MIN_FRAME_LEN, TxHeader, TxOffload, padding};
 use rndis::ppi::{Lso, TxChecksum};
@@ -30,6 +32,12 @@ use super::sections::Sections;
 use super::settings::AggregateLimits;
 use crate::meta::TxMeta;
 use crate::stats::QueueStats;
+
+/// Where the EtherType stands in a frame. A frame whose length was checked has one.
+const ETHER_TYPE: Range<usize> = 12..14;
+/// EtherType of a frame with an 802.1Q tag, and the tag's length.
+const VLAN_TYPE: [u8; 2] = [0x81, 0x00];
+const VLAN_TAG_BYTES: usize = 4;
 
 /// A section that is being filled. Its send is in the table already, and room for its packet is kept in the ring.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +63,8 @@ pub(super) struct Transmit<M> {
     section_limit: usize,
     open: Option<Open>,
     max_pages: usize,
+    /// Longest frame, Ethernet header included, unless it is to be segmented or tagged in band.
+    frame_limit: usize,
     /// Sections that frames leave for control messages.
     spare_sections: usize,
     is_primary: bool,
@@ -78,6 +88,7 @@ impl<M: SharedMemory> Transmit<M> {
             section_limit: 0,
             open: None,
             max_pages: max_pages.clamp(1, nvsp::MAX_PAGE_BUFFERS),
+            frame_limit: usize::MAX,
             spare_sections: 0,
             is_primary,
             stopped: false,
@@ -87,6 +98,10 @@ impl<M: SharedMemory> Transmit<M> {
     pub(super) fn set_limits(&mut self, limits: AggregateLimits) {
         self.limits = limits.clamped();
         self.buffers_changed();
+    }
+
+    pub(super) fn set_frame_limit(&mut self, limit: usize) {
+        self.frame_limit = limit;
     }
 
     /// Brings what follows from the buffers and limits up to date.
@@ -121,6 +136,9 @@ impl<M: SharedMemory> Transmit<M> {
         let len = header.buffer_len() + frame.len();
         if frame.len() < MIN_FRAME_LEN as usize {
             return Err(SendError::TooShort { len: frame.len(), minimum: MIN_FRAME_LEN as usize });
+        }
+        if frame.len() > self.frame_limit {
+            self.check_frame(frame, meta, with.stats)?;
         }
         if let Some(open) = &mut self.open
             && open.frames < self.limits.max_packets
@@ -407,6 +425,18 @@ impl<M: SharedMemory> Transmit<M> {
     }
 
     /// Whether a message that no section holds can ever be sent.
+    /// A frame longer than the MTU: hosts accept it and throw it away.
+    #[cold]
+    fn check_frame(&self, frame: &[u8], meta: &TxMeta, stats: &mut QueueStats) -> Result<(), SendError> {
+        let tag = if frame[ETHER_TYPE] == VLAN_TYPE { VLAN_TAG_BYTES } else { 0 };
+        let (len, limit) = (frame.len(), self.frame_limit.saturating_add(tag));
+        if meta.segmentation.is_some() || len <= limit {
+            return Ok(());
+        }
+        stats.global.tx_too_big += 1;
+        Err(SendError::TooLong { len, limit })
+    }
+
     fn check_len(&self, len: usize, stats: &mut QueueStats) -> Result<(), SendError> {
         let limit = match &self.pages {
             Some(pages) => (pages.count().min(self.max_pages) * PAGE_SIZE).min(self.limits.max_bytes as usize),
