@@ -246,6 +246,7 @@ impl Server {
         let (kind, text) = match self.channels.find(relid) {
             Some(channel) if channel.state == State::Rescinded => {
                 self.channels.list.retain(|c| c.relid != relid);
+                self.gpadls.remove_channel(relid);
                 return Event::None;
             }
             Some(_) => (ViolationKind::UnexpectedMessage, format!("channel {relid} released, but not rescinded")),

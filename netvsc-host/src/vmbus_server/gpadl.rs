@@ -1,6 +1,6 @@
 //! Memory that the guest lends to the host.
 //!
-//! Source: Linux `drivers/hv/channel.c` (`vmbus_establish_gpadl`); OpenVMM `vmbus_server/src/channels.rs`.
+//! Source: Linux `drivers/hv/channel.c` (`vmbus_establish_gpadl`; `vmbus_teardown_gpadl` says nothing after a rescind); OpenVMM `vmbus_server/src/channels.rs`.
 
 use std::collections::BTreeMap;
 
@@ -48,6 +48,12 @@ impl Gpadls {
 
     pub(super) fn len(&self) -> usize {
         self.complete.len() + self.incomplete.len()
+    }
+
+    /// A channel was rescinded and let go of: so is what was lent to it, which guests need not take back one by one.
+    pub(super) fn remove_channel(&mut self, relid: RelId) {
+        self.complete.retain(|_, lent| lent.relid != relid);
+        self.incomplete.remove_channel(relid);
     }
 
     pub(super) fn clear(&mut self) {
