@@ -31,6 +31,8 @@ use crate::gpadl::GpadlId;
 
 #[cfg(feature = "alloc")]
 pub use heap::HeapMemory;
+#[cfg(all(feature = "mmap", target_os = "linux"))]
+pub use mapping::Contents;
 #[cfg(feature = "mmap")]
 pub use mapping::system_page_size;
 
@@ -317,7 +319,9 @@ mod tests {
         assert!(shared.slice(4090, 8).is_err());
         assert!(shared.slice(4, 8).is_err(), "not aligned");
         assert!(shared.read(4096, &mut []).is_ok(), "no bytes at the end");
-        [0, 1, 4095, 4096, usize::MAX].map(|offset| shared.prefetch(offset));
+        for offset in [0, 1, 4095, 4096, usize::MAX] {
+            shared.prefetch(offset);
+        }
     }
 
     #[test]

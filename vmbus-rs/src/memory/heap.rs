@@ -87,6 +87,19 @@ impl HeapMemory {
         Self { block: Arc::new(block), offset: 0, len, addresses: Addresses::Unknown, gpadl: None }
     }
 
+    /// The memory that this is (a part of).
+    #[cfg(all(feature = "mmap", target_os = "linux"))]
+    pub(super) fn block(&self) -> &Block {
+        &self.block
+    }
+
+    /// The whole of what `part` is a part of.
+    #[cfg(all(feature = "mmap", target_os = "linux"))]
+    pub(super) fn whole_of(part: &Self) -> Self {
+        let Origin::Mapping(len) = part.block.origin else { return part.clone() };
+        Self { offset: 0, len, ..part.clone() }
+    }
+
     /// A part of this memory: `len` bytes from `offset`, a multiple of 8. It keeps the whole alive and has no GPADL of its own.
     pub fn slice(&self, offset: usize, len: usize) -> Result<Self, OutOfBounds> {
         use super::SharedMemoryExt;
