@@ -50,5 +50,7 @@ pub mod packet;
 pub mod protocol;
 pub mod ring;
 pub mod synic;
+#[cfg(all(feature = "uio", target_os = "linux"))]
+pub mod uio;
 
 pub use error::{Error, ErrorKind, ErrorType};
