@@ -7,3 +7,5 @@
 pub mod allocations;
 pub mod frames;
 pub mod link;
+pub mod nic;
+pub mod turns;

@@ -3,8 +3,8 @@
 //! `cargo run --release -p netvsc-benches --bin instructions`
 //!
 //! Runs itself under valgrind, each path twice: with N frames and with 2 N. The difference over N is a frame's cost,
-//! without what start-up takes. The host end works in between and is counted as well, so each path is also run with the host
-//! end alone, which is subtracted. `cargo run … -- PATH LENGTH FRAMES` runs one path without valgrind.
+//! without what start-up takes. Counted are the guest's turns (the functions `guest_…`), not what the host end does in
+//! between. `instructions PATH LENGTH FRAMES` runs one path without valgrind.
 
 use std::env;
 use std::hint::black_box;
@@ -12,8 +12,11 @@ use std::process::{Command, ExitCode};
 
 use netvsc::meta::TxMeta;
 use netvsc::queue::Burst;
+use netvsc_async::{Nic, Packet, PacketSink, PacketStream, RxHalf};
 use netvsc_benches::frames::{LENGTHS, frame, message};
-use netvsc_benches::link::{BATCH, TURN, link};
+use netvsc_benches::link::{BATCH, HeapChannel, TURN, link};
+use netvsc_benches::nic::{Bench, open, own_frame};
+use vmbus::mem::MemChannel;
 
 /// Frames of the shorter run; a multiple of [`TURN`].
 const FRAMES: usize = 64 * TURN;
@@ -24,10 +27,13 @@ struct Path {
     run: fn(frames: usize, len: usize),
 }
 
-const PATHS: [Path; 3] = [
-    Path { name: "receive", run: receive },
-    Path { name: "transmit", run: transmit },
-    Path { name: "reclaim", run: reclaim },
+const PATHS: [Path; 6] = [
+    Path { name: "burst receive", run: receive },
+    Path { name: "burst transmit", run: transmit },
+    Path { name: "burst reclaim", run: reclaim },
+    Path { name: "async burst receive", run: recv_burst },
+    Path { name: "stream", run: stream },
+    Path { name: "sink", run: sink },
 ];
 
 fn main() -> ExitCode {
@@ -72,7 +78,7 @@ fn table() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Instructions within the functions that are marked by `toggle`, for `frames` frames.
+/// Instructions within the guest's turns, for `frames` frames.
 fn collected(path: &str, len: usize, frames: usize) -> Option<u64> {
     let own = env::current_exe().ok()?;
     let output = Command::new("valgrind")
@@ -97,7 +103,7 @@ fn receive(frames: usize, len: usize) {
     }
 }
 
-type Queue = netvsc::queue::Queue<netvsc_benches::link::HeapChannel>;
+type Queue = netvsc::queue::Queue<HeapChannel>;
 
 #[expect(unsafe_code, reason = "a name that callgrind finds")]
 #[unsafe(no_mangle)]
@@ -152,4 +158,54 @@ fn guest_transmit(queue: &mut Queue, frame: &[u8]) {
 #[inline(never)]
 fn guest_reclaim(queue: &mut Queue) {
     queue.pump().expect("a good host");
+}
+
+fn recv_burst(frames: usize, len: usize) {
+    let (bench, mut queue) = open(Nic::builder());
+    for _ in 0..frames / TURN {
+        bench.deliver(len);
+        guest_recv_burst(&bench, &mut queue.rx);
+    }
+}
+
+#[expect(unsafe_code, reason = "a name that callgrind finds")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+fn guest_recv_burst(bench: &Bench, rx: &mut RxHalf<MemChannel>) {
+    bench.receive_bursts(rx);
+}
+
+fn stream(frames: usize, len: usize) {
+    let (bench, queue) = open(Nic::builder());
+    let (mut stream, _sink) = queue.into_split();
+    for _ in 0..frames / TURN {
+        bench.deliver(len);
+        guest_stream(&bench, &mut stream);
+    }
+}
+
+#[expect(unsafe_code, reason = "a name that callgrind finds")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+fn guest_stream(bench: &Bench, stream: &mut PacketStream<MemChannel>) {
+    bench.receive(stream);
+}
+
+fn sink(frames: usize, len: usize) {
+    let (bench, queue) = open(Nic::builder());
+    let frame = own_frame(len);
+    let mut packets = Vec::with_capacity(TURN);
+    let (_stream, mut sink) = queue.into_split();
+    for _ in 0..frames / TURN {
+        packets.extend((0..TURN).map(|_| Packet::from(&frame[..])));
+        guest_sink(&bench, &mut sink, &mut packets);
+        assert_eq!(bench.collect(), TURN);
+    }
+}
+
+#[expect(unsafe_code, reason = "a name that callgrind finds")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+fn guest_sink(bench: &Bench, sink: &mut PacketSink<MemChannel>, packets: &mut Vec<Packet>) {
+    bench.send(sink, packets);
 }
