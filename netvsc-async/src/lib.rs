@@ -38,7 +38,7 @@
 #![forbid(unsafe_code)]
 
 mod affinity;
-#[cfg(feature = "bind")]
+#[cfg(all(feature = "bind", target_os = "linux"))]
 pub mod bind;
 mod builder;
 mod clock;

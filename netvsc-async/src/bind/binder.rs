@@ -2,8 +2,13 @@
 
 use std::path::PathBuf;
 
+use vmbus::uio::SysfsRoot;
+
 use super::routes::Needed;
-use super::{BindError, BoundDevice, Device, Kernel, Plan, Selector, Session, SysfsKernel, UIO_DRIVER, Write, sysfs};
+use super::{
+    BindError, BoundDevice, Device, Kernel, NotFound, Plan, Selector, Session, SysfsDevice, SysfsKernel, UIO_DRIVER,
+    Write, sysfs,
+};
 
 /// Binds adapters to `uio_hv_generic` and gives them back to `hv_netvsc`.
 ///
@@ -38,7 +43,7 @@ impl<K: Kernel> Binder<K> {
     /// Where sysfs is mounted. Default: `/sys`.
     #[must_use]
     pub fn sysfs(self, path: impl Into<PathBuf>) -> Self {
-        Self { roots: sysfs::Roots { sys: path.into(), ..self.roots }, ..self }
+        Self { roots: sysfs::Roots { sys: SysfsRoot::new(path), ..self.roots }, ..self }
     }
 
     /// Where procfs is mounted; the routes are read there. Default: `/proc`.
@@ -62,7 +67,7 @@ impl<K: Kernel> Binder<K> {
     /// Every device of the VMBus, adapters or not.
     ///
     /// # Errors
-    /// [`BindError::NoBus`], [`BindError::Read`].
+    /// [`BindError::Sysfs`], [`BindError::Read`].
     pub fn devices(&self) -> Result<Vec<Device>, BindError> {
         let needed = Needed::read(&self.roots, self.session.as_ref())?;
         Device::read_all(&self.roots, &needed)
@@ -71,9 +76,9 @@ impl<K: Kernel> Binder<K> {
     /// The adapter that is meant.
     ///
     /// # Errors
-    /// [`BindError::NotFound`] with every candidate, [`BindError::Ambiguous`], and those of [`Self::devices`].
+    /// [`BindError::NotFound`] with every candidate, and those of [`Self::devices`].
     pub fn find(&self, selector: &Selector) -> Result<Device, BindError> {
-        selector.choose(&self.roots, self.devices()?)
+        self.choose(selector, &self.devices()?)
     }
 
     /// What [`Self::bind`] would write.
@@ -82,13 +87,13 @@ impl<K: Kernel> Binder<K> {
     /// [`BindError::Needed`], [`BindError::DriverMissing`], and those of [`Self::find`].
     pub fn plan_bind(&self, selector: &Selector) -> Result<Plan, BindError> {
         let devices = self.devices()?;
-        let device = selector.choose(&self.roots, devices.clone())?;
+        let device = self.choose(selector, &devices)?;
         let plan = Plan::bind(&self.roots, device, &devices);
         self.check(&plan)?;
         if plan.device.carries.any() && !self.force {
             return Err(BindError::Needed {
-                instance: plan.device.instance,
-                interface: plan.device.interfaces.first().map(|interface| interface.name.clone()),
+                instance: plan.device.instance(),
+                interface: plan.device.interface().map(str::to_owned),
                 carries: plan.device.carries,
             });
         }
@@ -114,7 +119,7 @@ impl<K: Kernel> Binder<K> {
         let plan = self.plan_bind(selector)?;
         let device = self.carry_out(&plan)?;
         // Checked by `carry_out`.
-        let uio = device.uio.clone().ok_or(BindError::NoNode { instance: device.instance })?;
+        let uio = device.uio().ok_or(BindError::NoNode { instance: device.instance() })?;
         Ok(Bound { device, uio, plan })
     }
 
@@ -137,6 +142,16 @@ impl<K: Kernel> Binder<K> {
     pub fn hold(self, selector: &Selector) -> Result<BoundDevice<K>, BindError> {
         let bound = self.bind(selector)?;
         Ok(BoundDevice::new(self, bound))
+    }
+
+    /// The one of `devices` that is meant.
+    fn choose(&self, selector: &Selector, devices: &[Device]) -> Result<Device, BindError> {
+        let found = match self.roots.sys.find(selector) {
+            Ok(found) => found,
+            Err(error) => return Err(BindError::NotFound(NotFound::read(&self.roots, error, devices)?)),
+        };
+        let device = devices.iter().find(|device| device.instance() == found.instance);
+        device.cloned().ok_or(BindError::Gone { instance: found.instance })
     }
 
     /// Whether the drivers are there.
@@ -177,8 +192,8 @@ impl<K: Kernel> Binder<K> {
     fn verify(&self, plan: &Plan) -> Result<Device, BindError> {
         let device = self.again(&plan.device)?;
         has(&device, Some(plan.driver))?;
-        if plan.driver == UIO_DRIVER && device.uio.is_none() {
-            return Err(BindError::NoNode { instance: device.instance });
+        if plan.driver == UIO_DRIVER && device.sysfs.uio.is_none() {
+            return Err(BindError::NoNode { instance: device.instance() });
         }
         Ok(device)
     }
@@ -192,13 +207,16 @@ impl<K: Kernel> Binder<K> {
             writes.iter().filter_map(|write| self.write(write).err()).fold(None, |first, error| first.or(Some(error)));
         match refused {
             Some(error) => Err(error),
-            None => has(&self.again(&plan.device)?, plan.device.driver.as_deref()),
+            None => has(&self.again(&plan.device)?, plan.device.driver()),
         }
     }
 
     /// Reads a device again.
     fn again(&self, device: &Device) -> Result<Device, BindError> {
-        Device::read(&self.roots, &device.bus_id)?.ok_or(BindError::Gone { instance: device.instance })
+        if !device.sysfs.directory.exists() {
+            return Err(BindError::Gone { instance: device.instance() });
+        }
+        Device::alone(SysfsDevice::read(&device.sysfs.directory)?)
     }
 }
 
@@ -216,12 +234,12 @@ pub struct Bound {
 
 /// Whether `driver` has the device.
 fn has(device: &Device, driver: Option<&str>) -> Result<(), BindError> {
-    if device.driver.as_deref() == driver {
+    if device.driver() == driver {
         return Ok(());
     }
     Err(BindError::NotTaken {
-        instance: device.instance,
+        instance: device.instance(),
         expected: driver.unwrap_or("no driver").to_owned(),
-        found: device.driver.clone(),
+        found: device.driver().map(str::to_owned),
     })
 }

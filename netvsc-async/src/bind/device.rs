@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rndis::value::MacAddress;
 use vmbus::guid::Guid;
+use vmbus::uio::{SysfsDevice, parse_mac};
 
 use super::routes::Needed;
 use super::{BindError, UIO_DRIVER, sysfs};
@@ -13,20 +14,10 @@ use super::{BindError, UIO_DRIVER, sysfs};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Device {
-    /// The device instance.
-    pub instance: Guid,
-    /// Its name on the bus: the instance's text, `vmbus_N` on kernels before 4.13.
-    pub bus_id: String,
-    /// What kind of device it is; [`Guid::NIC`] for network adapters.
-    pub class: Guid,
-    /// The driver that has it.
-    pub driver: Option<String>,
+    /// Instance, class, driver, node, interfaces.
+    pub sysfs: SysfsDevice,
     /// Which driver may have it.
     pub driver_override: DriverOverride,
-    /// Its node (`uioN`), once `uio_hv_generic` has it.
-    pub uio: Option<String>,
-    /// Its network interfaces: one, while the kernel's driver has it.
-    pub interfaces: Vec<Interface>,
     /// Interfaces of other hardware with the same MAC address: its SR-IOV virtual function.
     pub virtual_functions: Vec<VirtualFunction>,
     /// What this machine needs its interfaces for.
@@ -34,69 +25,59 @@ pub struct Device {
 }
 
 impl Device {
-    /// Whether it is a network adapter.
-    pub fn is_nic(&self) -> bool {
-        self.class == Guid::NIC
+    /// The device instance.
+    pub fn instance(&self) -> Guid {
+        self.sysfs.instance
     }
 
-    /// Whether a program in user space can open it.
-    pub fn is_bound(&self) -> bool {
-        self.driver.as_deref() == Some(UIO_DRIVER) && self.uio.is_some()
+    /// Its name on the bus, which drivers know it by: the instance's text, `vmbus_N` on kernels before 4.13.
+    pub fn bus_id(&self) -> String {
+        let name = self.sysfs.directory.file_name();
+        name.map_or_else(|| self.instance().to_string(), |name| name.to_string_lossy().into_owned())
+    }
+
+    /// The driver that has it.
+    pub fn driver(&self) -> Option<&str> {
+        self.sysfs.driver.as_deref()
+    }
+
+    /// Its node (`uioN`), once `uio_hv_generic` has it.
+    pub fn uio(&self) -> Option<String> {
+        self.sysfs.uio.as_ref().map(|node| format!("uio{}", node.number))
+    }
+
+    /// Its first interface's name: its only one, while the kernel's driver has it.
+    pub fn interface(&self) -> Option<&str> {
+        self.sysfs.interfaces.first().map(|interface| interface.name.as_str())
     }
 
     /// The first interface's MAC address. Sysfs knows none once the kernel's driver is gone.
     pub fn mac(&self) -> Option<MacAddress> {
-        self.interfaces.iter().find_map(|interface| interface.mac)
+        self.sysfs.interfaces.iter().find_map(|interface| interface.mac).map(MacAddress)
     }
 
-    /// Reads one device.
-    pub(super) fn read(roots: &sysfs::Roots, bus_id: &str) -> Result<Option<Self>, BindError> {
-        let directory = roots.device(bus_id);
-        let guid = |name: &str| -> Result<Option<Guid>, BindError> {
-            Ok(sysfs::attribute(&directory.join(name))?.and_then(|text| text.parse().ok()))
-        };
-        // A device that has just left, or is no device: nothing to say of it.
-        let Some(class) = guid("class_id")? else { return Ok(None) };
-        let instance = match guid("device_id")? {
-            Some(instance) => instance,
-            None => match bus_id.parse() {
-                Ok(instance) => instance,
-                Err(_) => return Ok(None),
-            },
-        };
-        let interfaces = sysfs::names(&directory.join("net"))?;
-        let interfaces: Result<Vec<_>, _> =
-            interfaces.iter().map(|name| Interface::read(&directory.join("net"), name)).collect();
-        Ok(Some(Self {
-            instance,
-            bus_id: bus_id.to_owned(),
-            class,
-            driver: sysfs::link(&directory.join("driver")),
-            driver_override: DriverOverride::read(&directory)?,
-            uio: sysfs::names(&directory.join("uio"))?.into_iter().find(|name| name.starts_with("uio")),
-            interfaces: interfaces?,
-            virtual_functions: Vec::new(),
-            carries: Carries::default(),
-        }))
+    /// Whether a program in user space can open it.
+    pub fn is_bound(&self) -> bool {
+        self.driver() == Some(UIO_DRIVER) && self.sysfs.uio.is_some()
     }
 
-    /// Reads every device, and who is whose virtual function.
+    /// What sysfs says of a device now, without what others say of it.
+    pub(super) fn alone(device: SysfsDevice) -> Result<Self, BindError> {
+        let driver_override = DriverOverride::read(&device.directory)?;
+        Ok(Self { sysfs: device, driver_override, virtual_functions: Vec::new(), carries: Carries::default() })
+    }
+
+    /// Reads every device, and who is whose virtual function. A device that cannot be read hides no other.
     pub(super) fn read_all(roots: &sysfs::Roots, needed: &Needed) -> Result<Vec<Self>, BindError> {
-        let directory = roots.devices();
-        if !directory.is_dir() {
-            return Err(BindError::NoBus { path: directory });
-        }
-        let mut devices = Vec::new();
-        for bus_id in sysfs::names(&directory)? {
-            devices.extend(Self::read(roots, &bus_id)?);
-        }
-        let own: Vec<String> = devices.iter().flat_map(|device| &device.interfaces).map(|i| i.name.clone()).collect();
-        let others = VirtualFunction::read_others(roots, &own)?;
+        let devices: Vec<SysfsDevice> = roots.sys.devices()?.into_iter().flatten().collect();
+        let own = devices.iter().flat_map(|device| &device.interfaces).map(|own| own.name.as_str()).collect::<Vec<_>>();
+        let others = OtherInterface::read_all(roots, &own)?;
+        let mut devices = devices.into_iter().map(Self::alone).collect::<Result<Vec<_>, _>>()?;
         for device in &mut devices {
             let mac = device.mac();
-            let mates = others.iter().filter(|(other, _)| mac.is_some() && *other == mac);
-            device.virtual_functions = mates.map(|(_, function)| function.clone()).collect();
-            let names = device.interfaces.iter().map(|interface| &interface.name);
+            let mates = others.iter().filter(|other| mac.is_some() && other.hardware && other.mac == mac);
+            device.virtual_functions = mates.map(VirtualFunction::of).collect();
+            let names = device.sysfs.interfaces.iter().map(|interface| &interface.name);
             device.carries = Carries {
                 default_route: names.clone().any(|name| needed.default_route.contains(name)),
                 login_session: names.clone().any(|name| needed.session.contains(name)),
@@ -106,20 +87,32 @@ impl Device {
     }
 }
 
-/// A network interface.
+/// A network interface that no VMBus device has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Interface {
-    /// Its name, as `ip link` prints it.
-    pub name: String,
-    /// Its address, if it has an Ethernet one.
-    pub mac: Option<MacAddress>,
+pub(super) struct OtherInterface {
+    pub(super) name: String,
+    pub(super) mac: Option<MacAddress>,
+    master: Option<String>,
+    /// Whether there is a device behind it. Bridges, VLANs and bonds have none; they often repeat a MAC address, too.
+    hardware: bool,
 }
 
-impl Interface {
-    pub(super) fn read(directory: &Path, name: &str) -> Result<Self, BindError> {
-        let mac = sysfs::attribute(&directory.join(name).join("address"))?;
-        Ok(Self { name: name.to_owned(), mac: mac.and_then(|text| parse_mac(&text)) })
+impl OtherInterface {
+    /// Every interface that is not one of `own`, without the loopback.
+    pub(super) fn read_all(roots: &sysfs::Roots, own: &[&str]) -> Result<Vec<Self>, BindError> {
+        let names = sysfs::names(&roots.interfaces())?;
+        let others = names.into_iter().filter(|name| name != "lo" && !own.contains(&name.as_str()));
+        others.map(|name| Self::read(&roots.interfaces().join(&name), name)).collect()
+    }
+
+    fn read(directory: &Path, name: String) -> Result<Self, BindError> {
+        let mac = sysfs::attribute(&directory.join("address"))?;
+        Ok(Self {
+            mac: mac.and_then(|text| parse_mac(&text)).map(MacAddress),
+            master: sysfs::link(&directory.join("master")),
+            hardware: directory.join("device").exists(),
+            name,
+        })
     }
 }
 
@@ -134,20 +127,8 @@ pub struct VirtualFunction {
 }
 
 impl VirtualFunction {
-    /// Every interface of real hardware that is not one of `own`, with its address. What has no device (bridges, VLANs,
-    /// bonds) often repeats a MAC address, too, and is no virtual function.
-    fn read_others(roots: &sysfs::Roots, own: &[String]) -> Result<Vec<(Option<MacAddress>, Self)>, BindError> {
-        let directory = roots.interfaces();
-        let mut others = Vec::new();
-        for name in sysfs::names(&directory)? {
-            if own.contains(&name) || !directory.join(&name).join("device").exists() {
-                continue;
-            }
-            let interface = Interface::read(&directory, &name)?;
-            let master = sysfs::link(&directory.join(&name).join("master"));
-            others.push((interface.mac, Self { name, master }));
-        }
-        Ok(others)
+    fn of(interface: &OtherInterface) -> Self {
+        Self { name: interface.name.clone(), master: interface.master.clone() }
     }
 }
 
@@ -237,34 +218,5 @@ pub fn class_name(class: Guid) -> &'static str {
         Guid::DYNAMIC_MEMORY => "dynamic memory",
         Guid::RDMA => "RDMA",
         _ => "other",
-    }
-}
-
-/// Six hexadecimal pairs between colons or hyphens.
-pub(super) fn parse_mac(text: &str) -> Option<MacAddress> {
-    let mut mac = [0; 6];
-    let mut pairs = text.split([':', '-']);
-    for byte in &mut mac {
-        let pair =
-            pairs.next().filter(|pair| pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
-        *byte = u8::from_str_radix(pair, 16).ok()?;
-    }
-    pairs.next().is_none().then_some(MacAddress(mac))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mac_is_six_pairs() {
-        let mac = MacAddress([0x00, 0x0d, 0x3a, 0xf0, 0x1, 0xff]);
-        assert_eq!(parse_mac("00:0d:3a:f0:01:ff"), Some(mac));
-        assert_eq!(parse_mac("00-0D-3A-F0-01-FF"), Some(mac));
-        for text in
-            ["", "00:0d:3a:f0:01", "00:0d:3a:f0:01:ff:00", "00:0d:3a:f0:01:+f", "000d3af001ff", "0:d:3a:f0:1:ff"]
-        {
-            assert_eq!(parse_mac(text), None, "{text:?}");
-        }
     }
 }

@@ -6,20 +6,18 @@ use std::path::{Path, PathBuf};
 
 use vmbus::ErrorKind;
 use vmbus::guid::Guid;
+use vmbus::uio::SysfsError;
 
 use super::device::Carries;
 use super::plan::Write;
-use super::selector::{Candidate, Selector};
+use super::selector::NotFound;
 
 /// Why an adapter could not be bound or given back. Nothing has changed, except where [`Self::NotUndone`] says so.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BindError {
-    /// This machine has no VMBus: no guest of Hyper-V, or sysfs is elsewhere.
-    NoBus {
-        /// The directory that is missing.
-        path: PathBuf,
-    },
+    /// This machine has no VMBus (no guest of Hyper-V, or sysfs is elsewhere), or a device cannot be read.
+    Sysfs(SysfsError),
     /// A file cannot be read.
     Read {
         /// The file.
@@ -27,20 +25,8 @@ pub enum BindError {
         /// What the system says.
         error: io::Error,
     },
-    /// No adapter is what the selector means.
-    NotFound {
-        /// What was asked for.
-        selector: Selector,
-        /// What is there, and why each is not it.
-        candidates: Vec<Candidate>,
-    },
-    /// Several adapters are.
-    Ambiguous {
-        /// What was asked for.
-        selector: Selector,
-        /// The adapters.
-        instances: Vec<Guid>,
-    },
+    /// No adapter is what the selector means, or several are.
+    NotFound(NotFound),
     /// The machine needs the adapter, and nobody insisted.
     Needed {
         /// The adapter.
@@ -96,20 +82,18 @@ impl BindError {
     }
 }
 
+impl From<SysfsError> for BindError {
+    fn from(error: SysfsError) -> Self {
+        Self::Sysfs(error)
+    }
+}
+
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoBus { path } => write!(f, "there is no vmbus at {}", path.display()),
+            Self::Sysfs(error) => error.fmt(f),
             Self::Read { path, error } => write!(f, "cannot read {}: {error}", path.display()),
-            Self::NotFound { selector, candidates } => {
-                write!(f, "no network adapter is {selector}")?;
-                f.write_str(if candidates.is_empty() { "; there is none at all" } else { "; candidates:" })?;
-                candidates.iter().try_for_each(|candidate| write!(f, "\n  {candidate}"))
-            }
-            Self::Ambiguous { selector, instances } => {
-                write!(f, "{} network adapters are {selector}:", instances.len())?;
-                instances.iter().try_for_each(|instance| write!(f, "\n  {instance}"))
-            }
+            Self::NotFound(error) => error.fmt(f),
             Self::Needed { instance, interface, carries } => {
                 let name = interface.as_deref().unwrap_or("-");
                 write!(f, "{name} ({instance}) carries this machine's {carries}")
@@ -134,6 +118,8 @@ impl fmt::Display for BindError {
 impl std::error::Error for BindError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            Self::Sysfs(error) => Some(error),
+            Self::NotFound(error) => Some(&error.error),
             Self::Read { error, .. } | Self::Write { error, .. } => Some(error),
             Self::NotUndone { cause, .. } => Some(cause),
             _ => None,
@@ -144,7 +130,7 @@ impl std::error::Error for BindError {
 impl vmbus::Error for BindError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotFound { .. } | Self::Ambiguous { .. } => ErrorKind::Misuse,
+            Self::NotFound(_) => ErrorKind::Misuse,
             Self::Needed { .. } => ErrorKind::Refused,
             Self::Gone { .. } => ErrorKind::Gone,
             Self::NotUndone { cause, .. } => cause.kind(),

@@ -27,7 +27,7 @@ impl<K: Kernel> BoundDevice<K> {
 
     /// The device instance: what backends open it by.
     pub fn instance(&self) -> Guid {
-        self.bound.device.instance
+        self.bound.device.instance()
     }
 
     /// The node below `/dev`, such as `uio0`.
@@ -63,7 +63,7 @@ impl<K: Kernel> BoundDevice<K> {
     /// ```no_run
     /// # use netvsc_async::bind::{Binder, Selector};
     /// # fn stop_and_close_adapter() {}
-    /// let guard = Binder::new().hold(&Selector::from("eth1"))?;
+    /// let guard = Binder::new().hold(&Selector::Interface("eth1".into()))?;
     /// let guard = guard.restore_on_signals(stop_and_close_adapter)?;
     /// // ... run ...
     /// guard.release()?;
@@ -84,14 +84,14 @@ impl<K: Kernel> BoundDevice<K> {
         if !std::mem::take(&mut self.held) {
             return Ok(());
         }
-        self.binder.unbind(&Selector::Instance(self.bound.device.instance)).map(drop)
+        self.binder.unbind(&Selector::Instance(self.instance())).map(drop)
     }
 }
 
 impl<K: Kernel> Drop for BoundDevice<K> {
     fn drop(&mut self) {
         if let Err(error) = self.restore() {
-            tracing::error!(device = %self.bound.device.instance, %error, "could not give the adapter back to the kernel");
+            tracing::error!(device = %self.instance(), %error, "could not give the adapter back to the kernel");
         }
     }
 }

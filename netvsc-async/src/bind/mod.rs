@@ -7,7 +7,7 @@
 //! ```no_run
 //! use netvsc_async::bind::{Binder, Selector};
 //!
-//! let guard = Binder::new().hold(&Selector::from("eth1"))?; // bound from here ...
+//! let guard = Binder::new().hold(&Selector::Interface("eth1".into()))?; // bound from here ...
 //! println!("drive {} through /dev/{}", guard.instance(), guard.uio());
 //! guard.release()?; // ... to here: hv_netvsc has it again
 //! # Ok::<(), netvsc_async::bind::BindError>(())
@@ -53,16 +53,16 @@ mod signals;
 mod sysfs;
 
 pub use binder::{Binder, Bound};
-pub use device::{Carries, Device, DriverOverride, Interface, VirtualFunction, class_name};
+pub use device::{Carries, Device, DriverOverride, VirtualFunction, class_name};
 pub use error::BindError;
 pub use guard::BoundDevice;
 pub use kernel::{Kernel, SysfsKernel};
 pub use plan::{Plan, Tolerates, Way, Write};
-pub use selector::{Candidate, Refusal, Selector};
+pub use selector::{ForeignInterface, NotFound};
 pub use session::{ParseSessionError, Session};
 pub use signals::SignalGuard;
 
-/// The driver for user space.
-pub const UIO_DRIVER: &str = "uio_hv_generic";
+pub use vmbus::uio::{DRIVER as UIO_DRIVER, Selector, SysfsDevice};
+
 /// The kernel's own driver of the adapter.
 pub const KERNEL_DRIVER: &str = "hv_netvsc";

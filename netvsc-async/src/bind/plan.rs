@@ -32,18 +32,17 @@ impl Plan {
         if plan.device.is_bound() {
             return plan;
         }
-        let bus_id = &plan.device.bus_id;
-        let unbind =
-            plan.device.driver.as_deref().map(|driver| Write::new(roots.driver(driver).join("unbind"), bus_id));
+        let bus_id = &plan.device.bus_id();
+        let unbind = plan.device.driver().map(|driver| Write::new(roots.driver(driver).join("unbind"), bus_id));
         match way {
             Way::DriverOverride => {
-                plan.writes.push(Write::new(roots.device(bus_id).join("driver_override"), UIO_DRIVER));
+                plan.writes.push(Write::new(plan.device.sysfs.directory.join("driver_override"), UIO_DRIVER));
                 plan.writes.extend(unbind);
                 plan.writes.push(Write::new(roots.drivers_probe(), bus_id));
             }
             Way::NewId => {
                 plan.also_taken = drivers_without(&plan.device, others);
-                let new_id = Write::new(roots.driver(UIO_DRIVER).join("new_id"), &plan.device.class.to_string());
+                let new_id = Write::new(roots.driver(UIO_DRIVER).join("new_id"), &plan.device.sysfs.class.to_string());
                 plan.writes.push(Write { tolerates: Some(Tolerates::Exists), ..new_id });
                 let bind = Write::new(roots.driver(UIO_DRIVER).join("bind"), bus_id);
                 // A device without a driver is taken by the new id itself, but not by one that was there before.
@@ -59,11 +58,11 @@ impl Plan {
     pub(super) fn unbind(roots: &sysfs::Roots, device: Device) -> Self {
         let way = Way::of(&device.driver_override);
         let overridden = matches!(&device.driver_override, DriverOverride::Driver(driver) if driver != KERNEL_DRIVER);
-        let bound = device.driver.as_deref() == Some(KERNEL_DRIVER);
+        let bound = device.driver() == Some(KERNEL_DRIVER);
         let mut plan = Self { driver: KERNEL_DRIVER, way, writes: Vec::new(), also_taken: Vec::new(), device };
-        let bus_id = &plan.device.bus_id;
+        let bus_id = &plan.device.bus_id();
         if overridden {
-            plan.writes.push(Write::new(roots.device(bus_id).join("driver_override"), "\n"));
+            plan.writes.push(Write::new(plan.device.sysfs.directory.join("driver_override"), "\n"));
         }
         if bound {
             return plan;
@@ -71,10 +70,10 @@ impl Plan {
         // With an override in force no id brought the driver here; without, one may have.
         let remove_id = roots.driver(UIO_DRIVER).join("remove_id");
         if !overridden && roots.driver(UIO_DRIVER).is_dir() {
-            let remove_id = Write::new(remove_id, &plan.device.class.to_string());
+            let remove_id = Write::new(remove_id, &plan.device.sysfs.class.to_string());
             plan.writes.push(Write { tolerates: Some(Tolerates::NoDevice), ..remove_id });
         }
-        if let Some(driver) = &plan.device.driver {
+        if let Some(driver) = plan.device.driver() {
             plan.writes.push(Write::new(roots.driver(driver).join("unbind"), bus_id));
         }
         // Not `drivers_probe`: the first driver that matches would win, an id that somebody else added included.
@@ -90,7 +89,7 @@ impl Plan {
         if now.driver_override != before.driver_override
             && let Some(text) = before.driver_override.text()
         {
-            writes.push(Write::new(roots.device(&before.bus_id).join("driver_override"), text));
+            writes.push(Write::new(before.sysfs.directory.join("driver_override"), text));
         }
         let uio = roots.driver(UIO_DRIVER);
         let wrote = |name: &str| {
@@ -98,23 +97,23 @@ impl Plan {
             self.writes.iter().zip(done).any(|(write, done)| *done && write.path == path)
         };
         if wrote("new_id") {
-            let remove_id = Write::new(uio.join("remove_id"), &before.class.to_string());
+            let remove_id = Write::new(uio.join("remove_id"), &before.sysfs.class.to_string());
             writes.push(Write { tolerates: Some(Tolerates::NoDevice), ..remove_id });
-            let taken = others.iter().filter(|other| self.also_taken.contains(&other.instance));
-            for other in taken.filter(|other| other.driver.as_deref() == Some(UIO_DRIVER)) {
-                writes.push(Write::new(uio.join("unbind"), &other.bus_id));
+            let taken = others.iter().filter(|other| self.also_taken.contains(&other.instance()));
+            for other in taken.filter(|other| other.driver() == Some(UIO_DRIVER)) {
+                writes.push(Write::new(uio.join("unbind"), &other.bus_id()));
             }
         }
         if wrote("remove_id") {
-            let new_id = Write::new(uio.join("new_id"), &before.class.to_string());
+            let new_id = Write::new(uio.join("new_id"), &before.sysfs.class.to_string());
             writes.push(Write { tolerates: Some(Tolerates::Exists), ..new_id });
         }
-        if now.driver != before.driver {
-            let unbind = now.driver.as_deref().map(|driver| roots.driver(driver).join("unbind"));
-            writes.extend(unbind.map(|path| Write::new(path, &before.bus_id)));
-            let bind = before.driver.as_deref().map(|driver| roots.driver(driver).join("bind"));
+        if now.driver() != before.driver() {
+            let unbind = now.driver().map(|driver| roots.driver(driver).join("unbind"));
+            writes.extend(unbind.map(|path| Write::new(path, &before.bus_id())));
+            let bind = before.driver().map(|driver| roots.driver(driver).join("bind"));
             let tolerates = wrote("remove_id").then_some(Tolerates::Taken);
-            writes.extend(bind.map(|path| Write { tolerates, ..Write::new(path, &before.bus_id) }));
+            writes.extend(bind.map(|path| Write { tolerates, ..Write::new(path, &before.bus_id()) }));
         }
         writes
     }
@@ -231,6 +230,7 @@ impl fmt::Display for Tolerates {
 
 /// The other devices of the class that no driver has.
 fn drivers_without(device: &Device, others: &[Device]) -> Vec<Guid> {
-    let others = others.iter().filter(|other| other.class == device.class && other.instance != device.instance);
-    others.filter(|other| other.driver.is_none()).map(|other| other.instance).collect()
+    let others =
+        others.iter().filter(|other| other.sysfs.class == device.sysfs.class && other.instance() != device.instance());
+    others.filter(|other| other.driver().is_none()).map(Device::instance).collect()
 }

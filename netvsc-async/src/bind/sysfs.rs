@@ -1,8 +1,10 @@
-//! Reading sysfs and procfs below roots that can be moved.
+//! What binding reads of sysfs and procfs beyond [`vmbus::uio`], below roots that can be moved.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use vmbus::uio::SysfsRoot;
 
 use super::BindError;
 
@@ -10,41 +12,31 @@ use super::BindError;
 #[derive(Clone, Debug)]
 pub(super) struct Roots {
     /// `/sys`.
-    pub(super) sys: PathBuf,
+    pub(super) sys: SysfsRoot,
     /// `/proc`.
     pub(super) proc: PathBuf,
 }
 
 impl Default for Roots {
     fn default() -> Self {
-        Self { sys: "/sys".into(), proc: "/proc".into() }
+        Self { sys: SysfsRoot::default(), proc: "/proc".into() }
     }
 }
 
 impl Roots {
-    /// The directory of all VMBus devices.
-    pub(super) fn devices(&self) -> PathBuf {
-        self.sys.join("bus/vmbus/devices")
-    }
-
-    /// The directory of one VMBus device.
-    pub(super) fn device(&self, bus_id: &str) -> PathBuf {
-        self.devices().join(bus_id)
-    }
-
     /// The directory of one VMBus driver.
     pub(super) fn driver(&self, name: &str) -> PathBuf {
-        self.sys.join("bus/vmbus/drivers").join(name)
+        self.sys.path().join("bus/vmbus/drivers").join(name)
     }
 
     /// The file that makes the bus look for a device's driver.
     pub(super) fn drivers_probe(&self) -> PathBuf {
-        self.sys.join("bus/vmbus/drivers_probe")
+        self.sys.path().join("bus/vmbus/drivers_probe")
     }
 
     /// The directory of all network interfaces.
     pub(super) fn interfaces(&self) -> PathBuf {
-        self.sys.join("class/net")
+        self.sys.path().join("class/net")
     }
 }
 

@@ -11,12 +11,16 @@ pub(crate) fn binder(kernel: &FakeKernel) -> Binder<&FakeKernel> {
     Binder::with_kernel(kernel).sysfs(kernel.tree.sys()).procfs(kernel.tree.proc())
 }
 
+pub(crate) fn selector(text: &str) -> Selector {
+    text.parse().unwrap()
+}
+
 pub(crate) fn eth1() -> Selector {
-    Selector::from("eth1")
+    selector("eth1")
 }
 
 fn nic() -> Selector {
-    Selector::from(NIC)
+    selector(NIC)
 }
 
 fn read(kernel: &FakeKernel) -> Device {
@@ -37,12 +41,12 @@ fn pairs<const N: usize>(expected: [(&str, &str); N]) -> Vec<(String, String)> {
 fn device_is_read_whole() {
     let kernel = FakeKernel::new(true);
     let device = read(&kernel);
-    assert_eq!(device.bus_id, NIC);
-    assert_eq!(device.class.to_string(), NIC_CLASS);
-    assert_eq!(device.driver.as_deref(), Some("hv_netvsc"));
+    assert_eq!(device.bus_id(), NIC);
+    assert_eq!(device.sysfs.class.to_string(), NIC_CLASS);
+    assert_eq!(device.driver(), Some("hv_netvsc"));
     assert_eq!(device.driver_override, DriverOverride::Unset);
     assert_eq!(device.mac().unwrap().to_string(), MAC);
-    assert_eq!(device.interfaces[0].name, "eth1");
+    assert_eq!(device.interface(), Some("eth1"));
     // The bridge has the same address but no hardware.
     let functions: Vec<_> = device.virtual_functions.iter().map(|f| (f.name.as_str(), f.master.as_deref())).collect();
     assert_eq!(functions, [("enP1s2", Some("eth1"))]);
@@ -55,7 +59,7 @@ fn all_devices_are_listed_with_their_class() {
     let kernel = FakeKernel::new(true);
     let devices = binder(&kernel).devices().unwrap();
     assert_eq!(devices.len(), 3);
-    assert_eq!(devices.iter().filter(|device| device.is_nic()).count(), 2);
+    assert_eq!(devices.iter().filter(|device| device.sysfs.is_nic()).count(), 2);
 }
 
 #[test]
@@ -120,7 +124,7 @@ fn crash_after_the_override_is_repaired() {
     kernel.orphan(NIC);
     kernel.tree.file(&format!("sys/devices/vmbus/{NIC}/driver_override"), "uio_hv_generic\n");
     let device = binder(&kernel).unbind(&nic()).unwrap();
-    assert_eq!(device.driver.as_deref(), Some("hv_netvsc"));
+    assert_eq!(device.driver(), Some("hv_netvsc"));
     assert_eq!(device.driver_override, DriverOverride::Unset);
 }
 
@@ -129,7 +133,7 @@ fn bound_twice_writes_once() {
     let kernel = FakeKernel::new(true);
     binder(&kernel).bind(&eth1()).unwrap();
     let writes = kernel.writes().len();
-    let again = binder(&kernel).bind(&Selector::from("/dev/uio0")).unwrap();
+    let again = binder(&kernel).bind(&selector("/dev/uio0")).unwrap();
     assert!(again.plan.is_done());
     assert_eq!(kernel.writes().len(), writes);
 }
@@ -142,7 +146,7 @@ fn gives_back_and_leaves_no_trace() {
         binder(&kernel).bind(&eth1()).unwrap();
         assert_ne!(kernel.tree.snapshot(), before);
         let device = binder(&kernel).unbind(&nic()).unwrap();
-        assert_eq!(device.interfaces[0].name, "eth1");
+        assert_eq!(device.interface(), Some("eth1"));
         assert_eq!(kernel.tree.snapshot(), before);
         assert_eq!(kernel.ids(), 0);
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use netvsc_async::bind::Binder;
 
-use super::binding::{binder, eth1};
+use super::binding::{binder, eth1, selector};
 use super::kernel::FakeKernel;
 use super::tree::NIC;
 
@@ -60,7 +60,7 @@ fn kept_device_stays_bound() {
 fn device_bound_by_an_earlier_run_goes_back_too() {
     let kernel = FakeKernel::new(true);
     binder(&kernel).bind(&eth1()).unwrap();
-    drop(binder(&kernel).hold(&NIC.into()).unwrap());
+    drop(binder(&kernel).hold(&selector(NIC)).unwrap());
     assert_eq!(kernel.tree.driver(NIC).as_deref(), Some("hv_netvsc"));
 }
 

@@ -2,22 +2,22 @@
 
 use std::fs;
 
-use netvsc_async::bind::{BindError, Candidate, Refusal, Selector, Session};
+use netvsc_async::bind::{BindError, NotFound, Session};
 
-use super::binding::{binder, eth1};
+use super::binding::{binder, eth1, selector};
 use super::kernel::FakeKernel;
 use super::tree::{DISK, MAC, NIC, NIC_CLASS, UPLINK};
 
-fn candidates(kernel: &FakeKernel, selector: &str) -> Vec<Candidate> {
-    match binder(kernel).find(&Selector::from(selector)) {
-        Err(BindError::NotFound { candidates, .. }) => candidates,
+fn not_found(kernel: &FakeKernel, text: &str) -> NotFound {
+    match binder(kernel).find(&selector(text)) {
+        Err(BindError::NotFound(not_found)) => not_found,
         other => panic!("{other:?}"),
     }
 }
 
-fn needed(kernel: &FakeKernel, selector: &str, session: Option<&str>) -> Option<(bool, bool)> {
+fn needed(kernel: &FakeKernel, name: &str, session: Option<&str>) -> Option<(bool, bool)> {
     let session = session.map(|text| text.parse::<Session>().unwrap());
-    match binder(kernel).session(session).bind(&Selector::from(selector)) {
+    match binder(kernel).session(session).bind(&selector(name)) {
         Ok(_) => None,
         Err(BindError::Needed { carries, .. }) => {
             assert_eq!(kernel.writes(), []);
@@ -30,10 +30,9 @@ fn needed(kernel: &FakeKernel, selector: &str, session: Option<&str>) -> Option<
 #[test]
 fn every_way_to_name_an_adapter() {
     let kernel = FakeKernel::new(true);
-    let path = format!("/sys/bus/vmbus/devices/{NIC}/");
-    for text in [NIC, &format!("{{{NIC}}}"), &NIC.to_uppercase(), &path, "eth1", MAC, "/sys/class/net/eth1"] {
-        let device = binder(&kernel).find(&Selector::from(text)).unwrap();
-        assert_eq!(device.bus_id, NIC, "{text}");
+    for text in [NIC, &format!("{{{NIC}}}"), &NIC.to_uppercase(), "eth1", MAC] {
+        let device = binder(&kernel).find(&selector(text)).unwrap();
+        assert_eq!(device.bus_id(), NIC, "{text}");
     }
 }
 
@@ -42,49 +41,40 @@ fn name_on_the_bus_of_old_kernels_is_written_as_it_is() {
     let kernel = FakeKernel::new(false);
     let devices = kernel.tree.sys().join("bus/vmbus/devices");
     fs::rename(devices.join(NIC), devices.join("vmbus_7")).unwrap();
-    let device = binder(&kernel).find(&Selector::from("vmbus_7")).unwrap();
-    assert_eq!(device.instance.to_string(), NIC);
-    let plan = binder(&kernel).plan_bind(&Selector::from(NIC)).unwrap();
+    let plan = binder(&kernel).plan_bind(&selector(NIC)).unwrap();
     assert_eq!(plan.writes[1].data, "vmbus_7");
 }
 
 #[test]
 fn virtual_function_is_refused_and_names_its_adapter() {
     let kernel = FakeKernel::new(true);
-    let found = candidates(&kernel, "enP1s2");
-    let function = found.iter().find(|c| c.interface.as_ref().is_some_and(|i| i.name == "enP1s2")).unwrap();
-    let Refusal::VirtualFunction { of, interface } = &function.reason else { panic!("{function:?}") };
-    assert_eq!(of.to_string(), NIC);
-    assert_eq!(interface.as_deref(), Some("eth1"));
-    assert!(function.to_string().contains("virtual function"), "{function}");
+    let not_found = not_found(&kernel, "enP1s2");
+    let function = not_found.interfaces.iter().find(|interface| interface.name == "enP1s2").unwrap();
+    assert_eq!(function.virtual_function_of.unwrap().to_string(), NIC);
+    assert_eq!(function.adapter.as_deref(), Some("eth1"));
 }
 
 #[test]
 fn every_candidate_says_why() {
     let kernel = FakeKernel::new(true);
-    let found: Vec<String> = candidates(&kernel, "eth7").iter().map(ToString::to_string).collect();
-    assert_eq!(
-        found,
-        [
-            format!("eth0 00:0d:3a:f0:00:01 {UPLINK}: another name"),
-            format!("eth1 {MAC} {NIC}: another name"),
-            format!("br0 {MAC}: is no device of the vmbus"),
-            format!("enP1s2 {MAC}: is the virtual function, not the synthetic adapter; that is eth1 ({NIC})"),
-        ]
-    );
-    let found = candidates(&kernel, DISK);
-    assert!(matches!(found.last().unwrap().reason, Refusal::OtherClass { .. }), "{found:?}");
-    let found = candidates(&kernel, "00:00:00:00:00:07");
-    assert_eq!(found[0].reason, Refusal::OtherMac);
+    let told = not_found(&kernel, "eth7").to_string();
+    let lines: Vec<&str> = told.lines().skip(1).map(str::trim_start).collect();
+    let expected = [
+        format!("eth0 {UPLINK}: another nic"),
+        format!("- {DISK}: class ba6163d9-04a1-4d29-b605-72e2ffb1dc7f is not a nic"),
+        format!("eth1 {NIC}: another nic"),
+        format!("br0 {MAC}: is no device of the vmbus"),
+        format!("enP1s2 {MAC}: is the virtual function, not the synthetic adapter; that is eth1 ({NIC})"),
+    ];
+    assert_eq!(lines, expected);
 }
 
 #[test]
 fn bound_adapter_has_no_name_any_more_and_says_so() {
     let kernel = FakeKernel::new(true);
     binder(&kernel).bind(&eth1()).unwrap();
-    let found = candidates(&kernel, "eth1");
-    let reason = Refusal::WithoutInterface { driver: Some("uio_hv_generic".into()) };
-    assert!(found.iter().any(|candidate| candidate.reason == reason), "{found:?}");
+    let told = not_found(&kernel, "eth1").to_string();
+    assert!(told.contains(&format!("- {NIC}: bound to uio_hv_generic, so without an interface")), "{told}");
 }
 
 #[test]
@@ -93,23 +83,22 @@ fn two_adapters_with_one_mac_are_ambiguous() {
     let other = "4444dddd-0000-4b2a-85af-bc9cfc11d6f3";
     kernel.tree.device(other, NIC_CLASS, Some("hv_netvsc"), true);
     kernel.tree.interface(other, "eth2", MAC);
-    let error = binder(&kernel).find(&Selector::from(MAC)).unwrap_err();
-    let BindError::Ambiguous { instances, .. } = &error else { panic!("{error:?}") };
-    assert_eq!(instances.len(), 2);
+    let told = not_found(&kernel, MAC).to_string();
+    assert_eq!(told.matches("one of several").count(), 2, "{told}");
 }
 
 #[test]
 fn machine_without_the_bus_is_told() {
     let kernel = FakeKernel::new(true);
     let error = binder(&kernel).sysfs(kernel.tree.sys().join("class")).devices().unwrap_err();
-    assert!(matches!(error, BindError::NoBus { .. }), "{error:?}");
+    assert!(matches!(error, BindError::Sysfs(_)), "{error:?}");
 }
 
 #[test]
 fn default_route_is_refused_unless_forced() {
     let kernel = FakeKernel::new(true);
     assert_eq!(needed(&kernel, "eth0", None), Some((true, false)));
-    assert!(binder(&kernel).force(true).bind(&Selector::from("eth0")).unwrap().device.is_bound());
+    assert!(binder(&kernel).force(true).bind(&selector("eth0")).unwrap().device.is_bound());
 }
 
 #[test]

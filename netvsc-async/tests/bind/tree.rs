@@ -79,6 +79,7 @@ impl Tree {
         let home = format!("sys/devices/vmbus/{instance}");
         self.file(&format!("{home}/class_id"), &format!("{{{class}}}\n"));
         self.file(&format!("{home}/device_id"), &format!("{{{instance}}}\n"));
+        self.file(&format!("{home}/id"), "14\n");
         if driver_override {
             self.file(&format!("{home}/driver_override"), "(null)\n");
         }

@@ -1,6 +1,7 @@
 //! What scripts see.
 
-use netvsc_async::bind::{BindError, Device, DriverOverride, Plan, class_name};
+use netvsc_async::bind::{BindError, Device, DriverOverride, NotFound, Plan, class_name};
+use rndis::value::MacAddress;
 use serde_json::{Value, json};
 
 use super::Failure;
@@ -17,24 +18,24 @@ pub(crate) fn list(devices: &[Device]) -> String {
 
 /// One device.
 pub(crate) fn device(device: &Device) -> Value {
-    let interfaces = device.interfaces.iter();
+    let interfaces = device.sysfs.interfaces.iter();
     let functions = device.virtual_functions.iter();
     json!({
-        "instance": device.instance.to_string(),
-        "bus_id": device.bus_id,
-        "class": device.class.to_string(),
-        "class_name": class_name(device.class),
-        "driver": device.driver,
+        "instance": device.instance().to_string(),
+        "bus_id": device.bus_id(),
+        "class": device.sysfs.class.to_string(),
+        "class_name": class_name(device.sysfs.class),
+        "driver": device.driver(),
         "driver_override": match &device.driver_override {
             DriverOverride::Driver(driver) => Some(driver),
             _ => None,
         },
         "driver_override_supported": device.driver_override != DriverOverride::Unsupported,
-        "uio": device.uio,
+        "uio": device.uio(),
         "bound": device.is_bound(),
         "mac": device.mac().map(|mac| mac.to_string()),
         "interfaces": interfaces
-            .map(|interface| json!({"name": interface.name, "mac": interface.mac.map(|mac| mac.to_string())}))
+            .map(|interface| json!({"name": interface.name, "mac": interface.mac.map(|mac| MacAddress(mac).to_string())}))
             .collect::<Vec<_>>(),
         "virtual_functions": functions
             .map(|function| json!({"name": function.name, "master": function.master}))
@@ -66,21 +67,28 @@ pub(crate) fn plan(plan: &Plan, now: Option<&Device>) -> String {
 /// Why it failed.
 pub(crate) fn failure(failure: &Failure) -> Value {
     let candidates = match failure {
-        Failure::Bind(BindError::NotFound { candidates, .. }) => candidates.as_slice(),
-        _ => &[],
+        Failure::Bind(BindError::NotFound(not_found)) => candidates(not_found),
+        _ => Vec::new(),
     };
-    let candidates = candidates.iter().map(|candidate| {
-        let interface = candidate.interface.as_ref();
-        json!({
-            "instance": candidate.instance.map(|instance| instance.to_string()),
-            "interface": interface.map(|interface| &interface.name),
-            "mac": interface.and_then(|interface| interface.mac).map(|mac| mac.to_string()),
-            "reason": candidate.reason.to_string(),
-        })
-    });
     json!({
         "error": super::text::failure(failure),
         "exit_code": failure.exit_code(),
-        "candidates": candidates.collect::<Vec<_>>(),
+        "candidates": candidates,
     })
+}
+
+/// What was there instead: devices first, then interfaces that are none.
+fn candidates(not_found: &NotFound) -> Vec<Value> {
+    let devices = not_found.error.candidates.iter().map(|candidate| {
+        json!({
+            "instance": candidate.instance.map(|instance| instance.to_string()),
+            "interface": candidate.interfaces.first(),
+            "reason": candidate.refusal.to_string(),
+        })
+    });
+    let others = not_found
+        .interfaces
+        .iter()
+        .map(|interface| json!({"instance": Value::Null, "interface": interface.name, "reason": interface.reason()}));
+    devices.chain(others).collect()
 }

@@ -8,12 +8,13 @@ mod json;
 mod run;
 mod text;
 
+use std::convert::Infallible;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use netvsc_async::bind::{BindError, Binder, Session};
+use netvsc_async::bind::{BindError, Binder, Selector, Session};
 
 use args::{Args, Command};
 
@@ -41,16 +42,16 @@ fn act(args: &Args) -> Result<(String, ExitCode), Failure> {
     let output = match &args.command {
         Command::List { all } => {
             let mut devices = binder.devices()?;
-            devices.retain(|device| *all || device.is_nic());
+            devices.retain(|device| *all || device.sysfs.is_nic());
             if args.json { json::list(&devices) } else { text::list(&devices, *all) }
         }
         Command::Status { device } => {
-            let device = binder.find(&device.as_str().into())?;
+            let device = binder.find(&selector(device))?;
             if args.json { json::line(&json::device(&device)) } else { text::status(&device) }
         }
         Command::Bind { device, dry_run, force } => {
             let binder = binder.force(*force);
-            let selector = device.as_str().into();
+            let selector = selector(device);
             if *dry_run {
                 let plan = binder.plan_bind(&selector)?;
                 if args.json { json::plan(&plan, None) } else { text::plan(&plan) }
@@ -60,7 +61,7 @@ fn act(args: &Args) -> Result<(String, ExitCode), Failure> {
             }
         }
         Command::Unbind { device, dry_run, force: _ } => {
-            let selector = device.as_str().into();
+            let selector = selector(device);
             let plan = binder.plan_unbind(&selector)?;
             if *dry_run {
                 if args.json { json::plan(&plan, None) } else { text::plan(&plan) }
@@ -70,11 +71,18 @@ fn act(args: &Args) -> Result<(String, ExitCode), Failure> {
             }
         }
         Command::Run { device, force, command } => {
-            let code = run::run(binder.force(*force), &device.as_str().into(), command)?;
+            let code = run::run(binder.force(*force), &selector(device), command)?;
             return Ok((String::new(), code));
         }
     };
     Ok((output, ExitCode::SUCCESS))
+}
+
+/// The adapter that is meant; of a path, the last part counts.
+fn selector(text: &str) -> Selector {
+    let text = text.trim_end_matches('/');
+    let name = text.rsplit('/').next().unwrap_or(text);
+    name.parse().unwrap_or_else(|never: Infallible| match never {})
 }
 
 /// The login session: of this environment, else, since `sudo` cleans that, of the process that called us.
@@ -97,7 +105,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Command { .. } => 1,
-            Self::Bind(BindError::NotFound { .. } | BindError::Ambiguous { .. }) => 3,
+            Self::Bind(BindError::NotFound(_)) => 3,
             Self::Bind(BindError::Needed { .. }) => 4,
             Self::Bind(BindError::DriverMissing { .. }) => 5,
             Self::Bind(BindError::NotUndone { .. }) => 6,

@@ -24,7 +24,10 @@ pub(crate) fn list(devices: &[Device], all: bool) -> String {
         let mut line = cells.collect::<Vec<_>>().join("  ");
         if all {
             line += "  ";
-            line += index.checked_sub(1).and_then(|index| devices.get(index)).map_or("CLASS", |d| class_name(d.class));
+            line += index
+                .checked_sub(1)
+                .and_then(|index| devices.get(index))
+                .map_or("CLASS", |d| class_name(d.sysfs.class));
         }
         text += line.trim_end();
         text.push('\n');
@@ -34,12 +37,12 @@ pub(crate) fn list(devices: &[Device], all: bool) -> String {
 
 fn row(device: &Device) -> [String; 8] {
     [
-        device.instance.to_string(),
+        device.instance().to_string(),
         or_dash(interfaces(device)),
         device.mac().map_or("-".into(), |mac| mac.to_string()),
-        device.driver.clone().unwrap_or("-".into()),
+        device.driver().unwrap_or("-").to_owned(),
         device.driver_override.to_string(),
-        device.uio.clone().unwrap_or("-".into()),
+        device.uio().unwrap_or("-".into()),
         or_dash(device.virtual_functions.iter().map(|function| function.name.clone()).collect()),
         device.carries.to_string(),
     ]
@@ -48,7 +51,7 @@ fn row(device: &Device) -> [String; 8] {
 /// One device, a line a fact.
 pub(crate) fn status(device: &Device) -> String {
     let [instance, interfaces, mac, driver, driver_override, uio, functions, carries] = row(device);
-    let state = match (device.is_bound(), device.driver.as_deref()) {
+    let state = match (device.is_bound(), device.driver()) {
         (true, _) => "bound to user space",
         (false, Some("hv_netvsc")) => "with the kernel",
         (false, Some(_)) => "with another driver",
@@ -74,7 +77,7 @@ pub(crate) fn status(device: &Device) -> String {
 
 /// What would be written.
 pub(crate) fn plan(plan: &Plan) -> String {
-    let device = plan.device.instance;
+    let device = plan.device.instance();
     if plan.is_done() {
         return format!("# {device} is with {} already; nothing to write\n", plan.driver);
     }
@@ -84,14 +87,14 @@ pub(crate) fn plan(plan: &Plan) -> String {
 /// What was bound.
 pub(crate) fn bound(bound: &Bound) -> String {
     let done = if bound.plan.is_done() { "was bound already" } else { "is bound" };
-    format!("{} {done}: /dev/{}\n{}", bound.device.instance, bound.uio, notes(&bound.plan, ""))
+    format!("{} {done}: /dev/{}\n{}", bound.device.instance(), bound.uio, notes(&bound.plan, ""))
 }
 
 /// What was given back.
 pub(crate) fn unbound(plan: &Plan, device: &Device) -> String {
     let done = if plan.is_done() { "was with" } else { "is back with" };
     let interfaces = or_dash(interfaces(device));
-    format!("{} {done} {}: {interfaces}\n", device.instance, plan.driver)
+    format!("{} {done} {}: {interfaces}\n", device.instance(), plan.driver)
 }
 
 /// What else people should know, a line each.
@@ -121,7 +124,7 @@ pub(crate) fn failure(failure: &Failure) -> String {
 }
 
 fn interfaces(device: &Device) -> Vec<String> {
-    device.interfaces.iter().map(|interface| interface.name.clone()).collect()
+    device.sysfs.interfaces.iter().map(|interface| interface.name.clone()).collect()
 }
 
 fn or_dash(names: Vec<String>) -> String {
