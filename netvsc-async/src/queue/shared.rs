@@ -112,8 +112,13 @@ impl<C: Channel> Shared<C> {
         self.state.store(CLOSED, Ordering::Release);
         self.receiver.wake();
         self.sender.wake();
-        self.task.wake();
+        self.call_task();
         self.control.wake();
+    }
+
+    /// Has the queue's task look.
+    pub(super) fn call_task(&self) {
+        self.task.wake();
     }
 
     /// The host broke the protocol on this queue, or the channel is gone.
@@ -247,7 +252,7 @@ impl<C: Channel> Shared<C> {
                 if core.unflushed_since.is_none() {
                     core.unflushed_since = Some(self.clock.now());
                     // So that somebody rings the doorbell if the sender does not.
-                    self.task.wake();
+                    self.call_task();
                 }
                 Ok(())
             }
