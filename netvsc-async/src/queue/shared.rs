@@ -10,8 +10,11 @@
 //! that got something. If that was the receiver, the ring stays masked while the receiver keeps receiving, so that a
 //! busy queue takes no interrupts; the task then looks after it from time to time ([`BACKSTOP`]), lest a receiver that
 //! was woken and never came leaves completions lying.
+//!
+//! A ring that is masked has the task's attention: it has a timer, or has been called. Whoever takes something off the
+//! ring wakes those whom it concerns, as the host may see the ring empty again and not interrupt for it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,6 +24,7 @@ use netvsc::Instant;
 use netvsc::meta::TxMeta;
 use netvsc::queue::{FrameSink, QueueError, SendError};
 use vmbus::bus::Channel;
+use vmbus::mem::Latch;
 
 use crate::clock::Clock;
 use crate::error::Error;
@@ -28,9 +32,6 @@ use crate::wait::{Next, Waiter};
 
 /// How long a ring may stay masked while its receiver is busy, before the queue's task looks itself.
 pub(super) const BACKSTOP: Duration = Duration::from_millis(2);
-
-const OPEN: u8 = 0;
-const CLOSED: u8 = 1;
 
 /// What the mutex guards.
 pub(crate) struct Core<C: Channel> {
@@ -62,12 +63,11 @@ pub(crate) struct Shared<C: Channel> {
     pub(super) sender: AtomicWaker,
     /// The NIC's task, which handles control messages; used on the primary channel's queue only.
     pub(crate) control: Arc<AtomicWaker>,
-    /// The queue's own task.
-    pub(super) task: AtomicWaker,
+    /// Calls the queue's own task. A latch: a call while the task is busy must not be lost.
+    pub(super) task: Latch,
     /// The receiver has looked since the task last asked.
     pub(super) receiver_looked: AtomicBool,
-    state: AtomicU8,
-    failure: OnceLock<Error>,
+    end: OnceLock<Result<(), Error>>,
 }
 
 impl<C: Channel> Shared<C> {
@@ -84,10 +84,9 @@ impl<C: Channel> Shared<C> {
             receiver: AtomicWaker::new(),
             sender: AtomicWaker::new(),
             control,
-            task: AtomicWaker::new(),
+            task: Latch::new(),
             receiver_looked: AtomicBool::new(false),
-            state: AtomicU8::new(OPEN),
-            failure: OnceLock::new(),
+            end: OnceLock::new(),
         }
     }
 
@@ -98,18 +97,12 @@ impl<C: Channel> Shared<C> {
 
     /// The queue has ended: why, if not by [`close`](Self::close).
     pub(crate) fn ended(&self) -> Option<Result<(), Error>> {
-        if self.state.load(Ordering::Acquire) == OPEN {
-            return None;
-        }
-        Some(self.failure.get().map_or(Ok(()), |error| Err(error.clone())))
+        self.end.get().cloned()
     }
 
-    /// Ends the queue; everybody who waits on it is woken.
+    /// Ends the queue, unless it has ended already; everybody who waits on it is woken.
     pub(crate) fn close(&self, failure: Option<Error>) {
-        if let Some(error) = failure {
-            let _ = self.failure.set(error);
-        }
-        self.state.store(CLOSED, Ordering::Release);
+        let _ = self.end.set(failure.map_or(Ok(()), Err));
         self.receiver.wake();
         self.sender.wake();
         self.call_task();
@@ -118,7 +111,7 @@ impl<C: Channel> Shared<C> {
 
     /// Has the queue's task look.
     pub(super) fn call_task(&self) {
-        self.task.wake();
+        self.task.set();
     }
 
     /// The host broke the protocol on this queue, or the channel is gone.
@@ -137,7 +130,10 @@ impl<C: Channel> Shared<C> {
     /// Unmasks and looks again; `true` means that there is something now.
     pub(super) fn arm(&self, core: &mut Core<C>) -> Result<bool, Error> {
         let found = self.check(core.queue.arm())?;
-        core.armed = !found;
+        if std::mem::replace(&mut core.armed, !found) && found {
+            // Masked, perhaps before the host looked whether to interrupt: nobody but the task is sure to look again.
+            self.call_task();
+        }
         Ok(found)
     }
 

@@ -50,18 +50,9 @@ async fn wait<C: Channel, I: Interrupt>(
     if timer == Some(Duration::ZERO) {
         return Ok(Wake::Timer);
     }
-    let mut called = false;
-    let signal = poll_fn(|cx| {
-        if let Poll::Ready(result) = interrupt.poll_latched(cx) {
-            return Poll::Ready(result.map(|()| Wake::Interrupt));
-        }
-        // The first poll registers; woken later means that somebody called.
-        if called || shared.ended().is_some() {
-            return Poll::Ready(Ok(Wake::Called));
-        }
-        called = true;
-        shared.task.register(cx.waker());
-        if shared.ended().is_some() { Poll::Ready(Ok(Wake::Called)) } else { Poll::Pending }
+    let signal = poll_fn(|cx| match interrupt.poll_latched(cx) {
+        Poll::Ready(result) => Poll::Ready(result.map(|()| Wake::Interrupt)),
+        Poll::Pending => shared.task.poll(cx).map(|()| Ok(Wake::Called)),
     });
     let result = match timer {
         None => signal.await,
@@ -83,6 +74,10 @@ fn turn<C: Channel>(shared: &Shared<C>, can_unmask: bool, wake: &Wake) -> Result
     let mut guard = shared.lock();
     let core = &mut *guard;
     let mut again = None;
+    if shared.ended().is_some() {
+        // The rings may be the host's no more.
+        return Ok(None);
+    }
 
     if let Some(since) = core.unflushed_since {
         let waited = shared.clock.now().saturating_since(since);
@@ -91,12 +86,15 @@ fn turn<C: Channel>(shared: &Shared<C>, can_unmask: bool, wake: &Wake) -> Result
             _ => shared.flush(core)?,
         }
     }
-    if matches!(wake, Wake::Called) && core.armed {
+    if matches!(wake, Wake::Called) && core.armed && can_unmask {
         return Ok(again);
     }
     if matches!(wake, Wake::Interrupt) {
         core.armed = false;
         core.queue.mask();
+        // It may say that there is room in the ring, of which no completion need tell: what was in the way can have been
+        // acknowledgments.
+        shared.sender.wake();
     }
 
     shared.check(core.queue.pump())?;
@@ -105,7 +103,7 @@ fn turn<C: Channel>(shared: &Shared<C>, can_unmask: bool, wake: &Wake) -> Result
         shared.receiver.wake();
     }
     if !can_unmask {
-        return Ok(Some(POLL_INTERVAL));
+        return Ok(Some(again.map_or(POLL_INTERVAL, |rest| rest.min(POLL_INTERVAL))));
     }
     if core.queue.backlog() > 0 && shared.receiver_looked.swap(false, Ordering::Relaxed) {
         // A busy receiver: it arms the ring itself when it has run out of frames.
