@@ -183,6 +183,16 @@ impl<C: Channel> Shared<C> {
         }
     }
 
+    /// Wakes the queue's users for whom the adapter's task found something, as it was after control messages.
+    pub(crate) fn wake_users(&self, core: &mut Core<C>) {
+        if core.queue.backlog() > 0 {
+            self.receiver.wake();
+        }
+        if core.take_reclaimed() {
+            self.sender.wake();
+        }
+    }
+
     /// Sends one frame; the doorbell may be put off by the setting. `Pending`: nothing was taken.
     pub(crate) fn poll_send(&self, cx: &mut Context<'_>, frame: &[u8], meta: &TxMeta) -> Poll<Result<(), Error>> {
         let mut guard = self.lock();
