@@ -35,6 +35,7 @@ impl PacketInfo {
         Self::walk(block)
     }
 
+    #[inline]
     fn walk(block: &[u8]) -> Result<Self, ParseError> {
         let mut info = Self::default();
         let mut rest = block;
