@@ -9,11 +9,13 @@
 //! ```
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use ::smoltcp::time::Instant;
+use futures::Sink;
 use vmbus::bus::Channel;
 
 use crate::error::Error;
@@ -46,8 +48,8 @@ impl<C: Channel> NetvscDevice<C> {
         Self { stream, sink, pool, mtu: mtu as usize, dropped: 0, error: None }
     }
 
-    /// Waits until there are frames for the stack, or there is room again after there was none, or `timeout` is over
-    /// (`None`: for ever).
+    /// Waits until there are frames for the stack and room to answer them, or there is room again after there was none, or
+    /// `timeout` is over (`None`: for ever).
     ///
     /// # Errors
     /// [`Error::Closed`] and [`Error::Queue`]: the queue has ended.
@@ -66,10 +68,21 @@ impl<C: Channel> NetvscDevice<C> {
         if let Some(error) = self.error.take() {
             return Poll::Ready(Err(error));
         }
-        if self.sink.is_full()
-            && let Poll::Ready(result) = self.sink.poll_room(cx)
-        {
-            return Poll::Ready(result);
+        if !self.sink.is_empty() {
+            // What the last flush had no room for goes as soon as there is some. As long as nothing more can be taken, the
+            // stack can do nothing with frames either: it takes one only together with room for an answer.
+            let was_full = self.sink.is_full();
+            let flushed = match Pin::new(&mut self.sink).poll_flush(cx) {
+                Poll::Ready(Err(Error::Send(_))) => {
+                    self.dropped += 1;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                flushed => flushed?,
+            };
+            if was_full {
+                return flushed.map(Ok);
+            }
         }
         match self.stream.poll_ready(cx) {
             Poll::Pending => Poll::Pending,
@@ -79,25 +92,34 @@ impl<C: Channel> NetvscDevice<C> {
         }
     }
 
-    /// Hands what the stack sent to the host, and tells it once. To be called after each `Interface::poll`.
+    /// Hands what the stack sent to the host, and tells it once. To be called after each `Interface::poll`. What finds no
+    /// room now goes at the next call, or while [`ready`](Self::ready) waits.
     ///
     /// # Errors
     /// [`Error::Closed`] and [`Error::Queue`]: the queue has ended.
     pub fn flush(&mut self) -> Result<(), Error> {
-        self.sink.try_flush()
+        loop {
+            match self.sink.try_flush() {
+                Err(Error::Send(_)) => self.dropped += 1,
+                result => return result,
+            }
+        }
     }
 
-    /// Frames of the stack's that could not be sent at all.
+    /// Frames of the stack's that could not be sent at all: too long or too short.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
     fn has_room(&mut self) -> bool {
-        match self.sink.try_ready() {
-            Ok(room) => room,
-            Err(error) => {
-                self.error = Some(error);
-                false
+        loop {
+            match self.sink.try_ready() {
+                Ok(room) => return room,
+                Err(Error::Send(_)) => self.dropped += 1,
+                Err(error) => {
+                    self.error = Some(error);
+                    return false;
+                }
             }
         }
     }

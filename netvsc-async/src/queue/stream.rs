@@ -94,6 +94,12 @@ impl<C: Channel> PacketSink<C> {
         self.packets.len() >= BATCH
     }
 
+    /// Whether there is nothing to hand over.
+    #[cfg(feature = "smoltcp")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
     /// Takes a packet without waiting; gives it back when there is no room for it now.
     ///
     /// # Errors
