@@ -104,6 +104,12 @@ impl NicOptions {
         self
     }
 
+    /// Most queues.
+    #[cfg(all(feature = "export", target_os = "linux"))]
+    pub(crate) fn queue_count(&self) -> u16 {
+        self.queues
+    }
+
     /// Settings of its own. Default: the host's.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
@@ -528,6 +534,14 @@ impl Host {
     #[must_use]
     pub fn violations(&self) -> Vec<Violation> {
         self.report().violations
+    }
+
+    /// How many violations one NIC's guest has made: those that are kept, and more.
+    #[cfg(all(feature = "export", target_os = "linux"))]
+    pub(crate) fn nic_violations(&self, nic: NicId) -> (u64, u64) {
+        let state = self.state();
+        let violations = state.nic(nic).map(|nic| nic.violations());
+        violations.map_or((0, 0), |(kept, not_kept)| (kept.len() as u64, not_kept))
     }
 
     /// What one NIC's guest did and holds.

@@ -22,8 +22,13 @@
 //! |---|---|---|
 //! | `tap` | | a switch port on a Linux TAP interface |
 //! | `tokio` | | `Host::spawn` |
+//! | `pcap` | | a switch port that plays a capture file |
+//! | `export` | | devices for other processes, on Linux: module `export` |
+//! | `cli` | | the program `netvsc-host` |
 #![forbid(unsafe_code)]
 
+#[cfg(all(feature = "export", target_os = "linux"))]
+pub mod export;
 pub mod fault;
 mod host;
 mod netvsp;
@@ -40,3 +45,8 @@ pub use profile::{Profile, Settings};
 pub use report::{Leaks, NicCounters, NicReport, Report};
 pub use runner::HostThread;
 pub use violation::{Strictness, Violation, ViolationKind};
+
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -95,6 +95,10 @@ pub struct NicReport {
     pub vmbus_version: Option<vmbus::protocol::Version>,
     /// Whether a channel fell silent after a fatal violation.
     pub silent: bool,
+    /// The packet filter that the guest set; 0: it wants no frames.
+    pub packet_filter: u32,
+    /// Frames on their way to the guest that it was not told of yet.
+    pub rx_waiting: u64,
     /// What it holds.
     pub leaks: Leaks,
     /// What happened.

@@ -138,6 +138,8 @@ impl Nic {
             nvsp_version: self.session.version.or(self.session.last_version),
             vmbus_version: self.server.version(),
             silent: self.silent,
+            packet_filter: self.session.filter,
+            rx_waiting: self.receive.waiting() as u64,
             leaks,
             counters: self.counters,
         }

@@ -53,6 +53,11 @@ impl Pending {
         self.stop();
     }
 
+    /// Frames that the guest was not told of yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.filled.len() + self.backlog.len()
+    }
+
     /// The guest wants nothing any more.
     pub(super) fn stop(&mut self) {
         self.spare.extend(self.backlog.drain(..));

@@ -10,6 +10,7 @@
 //! | [`LoopbackPort`] | nothing: every frame comes back |
 //! | [`NullPort`] | nothing: every frame is swallowed |
 //! | [`GeneratorPort`] | a paced source of numbered frames, which also checks what comes back |
+//! | `PcapPort` (feature `pcap`) | a capture file that is played |
 //! | `TapPort` (feature `tap`) | a Linux TAP interface |
 //!
 //! # For those who implement a port
@@ -23,6 +24,8 @@ mod generator;
 mod loopback;
 mod memory;
 mod null;
+#[cfg(feature = "pcap")]
+mod pcap;
 #[cfg(all(feature = "tap", target_os = "linux"))]
 mod tap;
 
@@ -34,6 +37,8 @@ pub use generator::{GeneratorConfig, GeneratorHandle, GeneratorPort, GeneratorSt
 pub use loopback::LoopbackPort;
 pub use memory::{MemoryPort, MemorySwitchPort, ReceivedFrame, SendError, TryRecvError, memory_pair};
 pub use null::NullPort;
+#[cfg(feature = "pcap")]
+pub use pcap::{PcapPort, PcapPortError};
 #[cfg(all(feature = "tap", target_os = "linux"))]
 pub use tap::{TapConfig, TapError, TapHandle, TapPort, TapStats, TapStep};
 

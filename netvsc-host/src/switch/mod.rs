@@ -218,9 +218,13 @@ impl<P: Port> Switch<P> {
     }
 
     fn forward_from(&mut self, now: Duration, from: PortId, frame: Frame<'_>) -> usize {
-        let Some(destination) = self.admit(now, from, frame) else {
+        let admitted = if self.config.cable { self.pass(from, frame) } else { self.admit(now, from, frame) };
+        let Some(destination) = admitted else {
             return 0;
         };
+        if self.config.cable {
+            return self.flood(from, destination, frame);
+        }
         if destination.is_multicast() {
             return self.flood(from, destination, frame);
         }
@@ -279,6 +283,18 @@ impl<P: Port> Switch<P> {
         if learn && self.table.learn(now, source, from) == Learned::Moved {
             slot.counters.moves += 1;
         }
+        Some(destination)
+    }
+
+    /// Counts a frame in a cable and returns its destination.
+    fn pass(&mut self, from: PortId, frame: Frame<'_>) -> Option<MacAddress> {
+        let counters = &mut self.slots[usize::from(from.index)].counters;
+        let Some((destination, _)) = ethernet::addresses(frame.bytes) else {
+            counters.in_drops.runt += 1;
+            return None;
+        };
+        counters.in_frames += 1;
+        counters.in_bytes += frame.bytes.len() as u64;
         Some(destination)
     }
 

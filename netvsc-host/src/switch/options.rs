@@ -28,6 +28,7 @@ pub struct SwitchConfig {
     pub(super) min_frame_bytes: usize,
     pub(super) max_frame_bytes: usize,
     pub(super) max_ports: usize,
+    pub(super) cable: bool,
 }
 
 impl SwitchConfig {
@@ -61,6 +62,15 @@ impl SwitchConfig {
         self
     }
 
+    /// No switch but a cable: every frame goes to all other ports, whatever its addresses. A NIC's packet filter holds.
+    /// For two ports that measure or check each other, whose frames come back with the addresses that they had. Default
+    /// false.
+    #[must_use]
+    pub fn cable(mut self, cable: bool) -> Self {
+        self.cable = cable;
+        self
+    }
+
     /// Most ports at a time. Default 256, at most 65 536.
     #[must_use]
     pub fn max_ports(mut self, ports: usize) -> Self {
@@ -77,6 +87,7 @@ impl Default for SwitchConfig {
             min_frame_bytes: ETHERNET_HEADER_BYTES,
             max_frame_bytes: 9018,
             max_ports: 256,
+            cable: false,
         }
     }
 }

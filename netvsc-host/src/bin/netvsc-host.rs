@@ -1,0 +1,334 @@
+//! A simulated Hyper-V host as a process: its NICs as `uio_hv_generic` devices for unmodified clients.
+#![forbid(unsafe_code)]
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Parser;
+use netvsc_host::export::{
+    ClosedLoopConfig, ClosedLoopHandle, ClosedLoopPort, DeviceReport, Export, ExportOptions, Kernel, Traffic,
+};
+use netvsc_host::port::{GeneratorConfig, GeneratorPort, LoopbackPort, NullPort, PcapPort, Port, TapConfig, TapPort};
+use netvsc_host::switch::{PortOptions, SwitchConfig};
+use netvsc_host::{Host, NicOptions, Profile};
+use serde_json::json;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// A simulated Hyper-V host whose NICs other processes use as if the Linux driver uio_hv_generic had them.
+///
+/// Below DIR it writes what sysfs has of a VMBus device, and a socket for each device file. A client runs with a preloaded
+/// library that turns /sys/bus/vmbus and /dev/uioN into these (vmbus_uio_shim.so in tests/dpdk of this project):
+///
+///     netvsc-host --root /dev/shm/host --port loopback --credit 256 &
+///     VMBUS_SHIM_ROOT=/dev/shm/host LD_PRELOAD=vmbus_uio_shim.so CLIENT
+///
+/// Neither Hyper-V nor root privilege is needed (but for --port tap). Clients come and go, and may be killed at any
+/// moment. SIGINT or SIGTERM ends the host.
+#[derive(Debug, Parser)]
+#[command(version, verbatim_doc_comment, max_term_width = 100)]
+struct Arguments {
+    /// Directory to export the devices in: on a tmpfs, with a short name
+    #[arg(long, value_name = "DIR")]
+    root: PathBuf,
+
+    /// How many devices. With --port tap all are on one switch with the interface, otherwise each has a port of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    devices: u16,
+
+    /// Most queues of a device: its primary channel and the subchannels that a client may ask for
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    queues: u16,
+
+    /// Windows release to behave as: ws2012r2, ws2016, ws2019 or ws2022
+    #[arg(long, value_name = "NAME", default_value_t = Profile::default())]
+    profile: Profile,
+
+    /// Highest NVSP version to accept: 1, 2, 4, 5, 6 or 6.1 [default: the profile's]
+    #[arg(long, value_name = "VERSION", value_parser = nvsp_version)]
+    nvsp_max: Option<nvsp::Version>,
+
+    /// Offer checksums on transmit: the host computes what a client asks for
+    #[arg(long)]
+    checksum_offload: bool,
+
+    /// Where frames go: loopback, null, tap:NAME, generator:RATE_PPS,SIZE or pcap:FILE
+    ///
+    /// loopback sends every frame back with its addresses swapped; with --credit the host sends frames, and checks what
+    /// the client forwards. null counts frames. tap:NAME is a new interface of this machine. generator sends numbered
+    /// frames at a rate. pcap plays a capture file, once for each device.
+    #[arg(long, value_name = "PORT", verbatim_doc_comment)]
+    port: PortChoice,
+
+    /// With --port loopback: keep N frames under way in a closed loop, and check each that comes back
+    #[arg(long, value_name = "N")]
+    credit: Option<usize>,
+
+    /// With --credit: bytes of a frame, without frame check sequence
+    #[arg(long, value_name = "BYTES", default_value_t = 64)]
+    packet_size: usize,
+
+    /// With --credit: how many flows, which a host spreads over the queues [default: 8 for each queue]
+    #[arg(long, value_name = "N")]
+    flows: Option<usize>,
+
+    /// With --credit: frames of ethernet, udp or tcp
+    #[arg(long, value_name = "KIND", default_value = "udp", value_parser = traffic)]
+    traffic: Traffic,
+
+    /// Kernel whose uio_hv_generic is played: a (to about Linux 6.9), b (6.10), c (6.16), d (6.18) or bd
+    ///
+    /// They differ in who writes the interrupt mask of a ring, and in what a write to the device file unmasks and signals.
+    #[arg(long, value_name = "KERNEL", default_value_t = Kernel::default())]
+    kernel: Kernel,
+
+    /// Channels without monitors: clients signal by write, not by a bit in shared memory
+    #[arg(long)]
+    unmonitored: bool,
+
+    /// Run on this processor only
+    #[arg(long, value_name = "N")]
+    cpu: Option<usize>,
+
+    /// The last line is one JSON object, with what became of each device
+    #[arg(long)]
+    json: bool,
+
+    /// No line of statistics each second
+    #[arg(long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum PortChoice {
+    Loopback,
+    Null,
+    Tap(String),
+    Generator { rate: u64, size: usize },
+    Pcap(PathBuf),
+}
+
+impl FromStr for PortChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+        match (kind, rest) {
+            ("loopback", "") => Ok(Self::Loopback),
+            ("null", "") => Ok(Self::Null),
+            ("tap", name) if !name.is_empty() => Ok(Self::Tap(name.into())),
+            ("pcap", file) if !file.is_empty() => Ok(Self::Pcap(file.into())),
+            ("generator", numbers) => {
+                let wrong = || format!("generator:{numbers}: generator:RATE_PPS,SIZE is needed, two numbers");
+                let (rate, size) = numbers.split_once(',').ok_or_else(wrong)?;
+                let rate = rate.parse().map_err(|_| wrong())?;
+                Ok(Self::Generator { rate, size: size.parse().map_err(|_| wrong())? })
+            }
+            _ => Err("none of loopback, null, tap:NAME, generator:RATE_PPS,SIZE and pcap:FILE".into()),
+        }
+    }
+}
+
+fn nvsp_version(text: &str) -> Result<nvsp::Version, String> {
+    match text {
+        "1" | "1.0" => Ok(nvsp::Version::V1),
+        "2" | "2.0" => Ok(nvsp::Version::V2),
+        "4" | "4.0" => Ok(nvsp::Version::V4),
+        "5" | "5.0" => Ok(nvsp::Version::V5),
+        "6" | "6.0" => Ok(nvsp::Version::V6),
+        "6.1" => Ok(nvsp::Version::V6_1),
+        _ => Err("none of 1, 2, 4, 5, 6 and 6.1".into()),
+    }
+}
+
+fn traffic(text: &str) -> Result<Traffic, String> {
+    match text {
+        "ethernet" => Ok(Traffic::Ethernet),
+        "udp" => Ok(Traffic::Udp),
+        "tcp" => Ok(Traffic::Tcp),
+        _ => Err("none of ethernet, udp and tcp".into()),
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut source = error.source();
+            while let Some(error) = source {
+                text += &format!(": {error}");
+                source = error.source();
+            }
+            eprintln!("netvsc-host: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    if arguments.credit.is_some() && arguments.port != PortChoice::Loopback {
+        return Err("--credit is for --port loopback".into());
+    }
+    if let Some(cpu) = arguments.cpu {
+        let mut set = rustix::thread::CpuSet::new();
+        if cpu >= rustix::thread::CpuSet::MAX_CPU {
+            return Err(format!("--cpu {cpu}: there is no such processor").into());
+        }
+        set.set(cpu);
+        rustix::thread::sched_setaffinity(None, &set).map_err(|error| format!("--cpu {cpu}: {error}"))?;
+    }
+    // One byte for each signal.
+    let (stop, signalled) = UnixStream::pair()?;
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::low_level::pipe::register(signal, signalled.try_clone()?)?;
+    }
+    let options = ExportOptions::new(&arguments.root).kernel(arguments.kernel).monitored(!arguments.unmonitored);
+    let mut export = Export::new(options)?;
+    plug(arguments, &mut export)?;
+    let reports = export.reports();
+    for report in &reports {
+        eprintln!("device {} below {}", report.instance, arguments.root.display());
+    }
+    let mut before = (Duration::ZERO, reports);
+    export.run(stop.as_fd(), Duration::from_secs(1), |export, now| {
+        let reports = export.reports();
+        if !arguments.quiet {
+            let seconds = now.saturating_sub(before.0).as_secs_f64();
+            for (number, (report, old)) in reports.iter().zip(&before.1).enumerate() {
+                eprintln!("{number}: {}", progress(report, old, seconds));
+            }
+        }
+        before = (now, reports);
+    })?;
+    let reports = export.finish();
+    if arguments.json {
+        let devices: Vec<_> = reports.iter().map(summary).collect();
+        println!("{}", json!({ "devices": devices }));
+    }
+    Ok(())
+}
+
+/// Makes hosts, ports and devices.
+fn plug(arguments: &Arguments, export: &mut Export) -> Result<(), Failure> {
+    let shared = match &arguments.port {
+        PortChoice::Tap(name) => {
+            let host = host(arguments, false);
+            let tap = TapPort::open(TapConfig::new().name(name.as_str()))?;
+            host.try_add_port(tap, PortOptions::trunk())?;
+            Some(host)
+        }
+        _ => None,
+    };
+    for number in 0..arguments.devices {
+        let [high, low] = number.to_be_bytes();
+        let mac = [0x00, 0x15, 0x5d, 0x01, high, low];
+        let nic = NicOptions::new().mac(mac).queues(arguments.queues);
+        match &shared {
+            Some(host) => export.add(host, nic, None)?,
+            None => {
+                let host = host(arguments, true);
+                let (port, closed_loop) = port(arguments, mac)?;
+                host.try_add_port(port, PortOptions::trunk())?;
+                export.add(&host, nic, closed_loop)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn host(arguments: &Arguments, cable: bool) -> Host {
+    let mut builder = Host::builder().profile(arguments.profile).switch(SwitchConfig::default().cable(cable));
+    if let Some(version) = arguments.nvsp_max {
+        builder = builder.nvsp_max(version);
+    }
+    if arguments.checksum_offload {
+        builder = builder.tune(|settings| {
+            settings.offloads.ipv4_header = true;
+            settings.offloads.tcp = true;
+            settings.offloads.udp = true;
+        });
+    }
+    builder.build()
+}
+
+/// What is at the other end of a device's cable.
+fn port(arguments: &Arguments, mac: [u8; 6]) -> Result<(Box<dyn Port>, Option<ClosedLoopHandle>), Failure> {
+    let source = [0x02, 0, 0, 0, 0, 0x01];
+    Ok(match &arguments.port {
+        PortChoice::Loopback => match arguments.credit {
+            None => (Box::new(LoopbackPort::new()), None),
+            Some(credit) => {
+                let config = ClosedLoopConfig {
+                    destination: mac,
+                    source,
+                    credit,
+                    frame_bytes: arguments.packet_size,
+                    flows: arguments.flows.unwrap_or(8 * usize::from(arguments.queues)).min(250),
+                    traffic: arguments.traffic,
+                };
+                let (port, handle) = ClosedLoopPort::new(config)?;
+                (Box::new(port), Some(handle))
+            }
+        },
+        PortChoice::Generator { rate, size } => {
+            let config = GeneratorConfig::new(source, mac).packets_per_second(*rate).frame_bytes(*size);
+            (Box::new(GeneratorPort::new(config)?.0), None)
+        }
+        PortChoice::Pcap(file) => (Box::new(PcapPort::open(file)?), None),
+        PortChoice::Null | PortChoice::Tap(_) => (Box::new(NullPort), None),
+    })
+}
+
+fn progress(report: &DeviceReport, old: &DeviceReport, seconds: f64) -> String {
+    let rate = |now: u64, before: u64| (now - before) as f64 / seconds.max(1e-9) / 1e6;
+    let (now, before) = (report.nic.counters, old.nic.counters);
+    let client = if report.client { "client" } else { "no client" };
+    let mut line = format!(
+        "{client} (#{}), rx {:.3} Mpps, tx {:.3} Mpps, violations {}",
+        report.sessions,
+        rate(now.tx_frames, before.tx_frames),
+        rate(now.rx_frames, before.rx_frames),
+        report.protocol_violations,
+    );
+    if let Some(seen) = &report.closed_loop {
+        line += &format!(", lost {}, corrupt {}, reordered {}", seen.lost, seen.corrupt, seen.reordered);
+    }
+    line
+}
+
+/// "Receive" and "transmit" are the host's words here: from and to the client.
+fn summary(report: &DeviceReport) -> serde_json::Value {
+    let seen = report.closed_loop.unwrap_or_default();
+    let counters = report.nic.counters;
+    json!({
+        "device": report.instance,
+        "sessions": report.sessions,
+        "nvsp_version": report.nic.nvsp_version.map(|version| version.to_string()),
+        "rx_packets": counters.tx_frames,
+        "rx_bytes": counters.tx_bytes,
+        "tx_packets": counters.rx_frames,
+        "tx_bytes": counters.rx_bytes,
+        "tx_dropped": counters.rx_dropped + counters.rx_filtered,
+        "returned": seen.returned,
+        "lost": seen.lost,
+        "flushed_before_start": seen.flushed_before_start,
+        "in_flight_at_close": seen.in_flight_at_close,
+        "corrupt": seen.corrupt,
+        "reordered": seen.reordered,
+        "late": seen.late,
+        "foreign": seen.foreign,
+        "events": report.events,
+        "protocol_violations": report.protocol_violations,
+        "leaks": report.leaks,
+        "held_at_close": report.held_at_close,
+    })
+}
