@@ -153,7 +153,10 @@ impl Offloads {
     /// None at all: what a host says whose switch computes nothing.
     pub const NONE: Self =
         Self { ipv4_header: false, tcp: false, udp: false, receive: false, lso_max_bytes: 0, rsc: false };
-    /// What Windows offers (LSO size as OpenVMM states it).
+    /// What this host's switch computes for its guests: checksums on transmit.
+    pub const COMPUTED: Self = Self { ipv4_header: true, tcp: true, udp: true, ..Self::NONE };
+    /// What Windows offers (LSO size as OpenVMM states it). This host says so if told to, but does not segment: a guest
+    /// that uses it has its packets refused.
     pub const ALL: Self =
         Self { ipv4_header: true, tcp: true, udp: true, receive: true, lso_max_bytes: 0xF53C, rsc: true };
 }
@@ -230,7 +233,7 @@ impl Settings {
             whole_ranges: false,
             rx_backlog: 1024,
             tx_quota: 1024,
-            offloads: Offloads::NONE,
+            offloads: Offloads::COMPUTED,
             rss_entries: 128,
             answer_order: AnswerOrder::CompletionFirst,
             silent_after_revoke: false,

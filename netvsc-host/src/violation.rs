@@ -6,6 +6,8 @@ use crate::host::NicId;
 
 /// Most bytes of evidence that are kept of one violation.
 pub const MAX_EVIDENCE_BYTES: usize = 256;
+/// Bytes of evidence that are printed; `bytes` has more.
+const DISPLAYED_BYTES: usize = 64;
 /// Most violations that are kept; more are only counted ([`Report::violations_not_kept`](crate::Report::violations_not_kept)).
 pub const MAX_VIOLATIONS: usize = 1024;
 
@@ -45,10 +47,11 @@ impl std::fmt::Display for Violation {
             write!(f, " channel {channel}")?;
         }
         write!(f, ": {}: {} [", self.kind, self.message)?;
-        for byte in &self.bytes {
+        let shown = self.bytes.len().min(DISPLAYED_BYTES);
+        for byte in &self.bytes[..shown] {
             write!(f, "{byte:02x}")?;
         }
-        f.write_str("]")
+        f.write_str(if shown < self.bytes.len() { "…]" } else { "]" })
     }
 }
 

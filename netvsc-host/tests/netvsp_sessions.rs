@@ -75,8 +75,8 @@ impl Replay {
             }
             "gpadl_teardown" => self.guest.teardown(event["handle"].as_u64().expect("a handle")),
             "step" => self.step(event["name"].as_str().expect("a name")),
-            "packet" if event["dir"] == "g2h" => self.from_guest(event),
-            "packet" => self.from_host(event, &at),
+            "packet" if event["dir"] == "g2h" => self.guest_said(event),
+            "packet" => self.host_said(event, &at),
             "idle" => {
                 self.guest.run();
                 let silent = event["tx_ring"]["mask"] == 1;
@@ -101,7 +101,7 @@ impl Replay {
         self.guest.run();
     }
 
-    fn from_guest(&mut self, event: &Value) {
+    fn guest_said(&mut self, event: &Value) {
         let recorded = event["tid"].as_u64().expect("an id");
         let mut id = recorded;
         if event["type"] == 11 {
@@ -138,7 +138,7 @@ impl Replay {
     }
 
     /// Something that the recorded host said: this one must have said the same.
-    fn from_host(&mut self, event: &Value, at: &str) {
+    fn host_said(&mut self, event: &Value, at: &str) {
         self.guest.run();
         self.guest.read();
         let payload = hex(&event["payload"]);

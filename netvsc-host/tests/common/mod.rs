@@ -17,7 +17,7 @@ use vmbus::memory::{HeapMemory, PAGE_SIZE, SharedMemory, SharedMemoryExt};
 use vmbus::packet::{PacketType, TransactionId, TransferPages};
 use vmbus::protocol::{
     CloseChannel, ConnectionId, ContactTarget, Context, GpadlTeardown, InitiateContact, Message, MonitorPages,
-    OpenChannel, OpenId, RelId, USER_DEFINED_LEN, Version, VpIndex,
+    OpenChannel, OpenId, RelId, RelIdReleased, USER_DEFINED_LEN, Version, VpIndex,
 };
 use vmbus::ring::{Consumer, MappedRing, Outgoing, Producer};
 
@@ -83,6 +83,8 @@ impl Taken {
     }
 }
 
+type Ring = MappedRing<HeapMemory>;
+
 /// A guest on raw rings.
 pub(crate) struct Guest {
     pub(crate) host: Host,
@@ -90,7 +92,7 @@ pub(crate) struct Guest {
     context: Context,
     relid: RelId,
     gpadls: BTreeMap<u64, HeapMemory>,
-    pub(crate) channel: Option<(Producer<MappedRing<HeapMemory>>, Consumer<MappedRing<HeapMemory>>)>,
+    pub(crate) channel: Option<(Producer<Ring>, Consumer<Ring>)>,
     ring: Option<u64>,
     /// Where recorded pages are: one block for all that no GPADL names.
     arena: HeapMemory,
@@ -147,6 +149,12 @@ impl Guest {
         let mut bytes = [0; 240];
         let len = message.emit(&mut bytes).expect("a message");
         self.port.post_message(id, &bytes[..len]).expect("short enough");
+        self.run();
+    }
+
+    /// Posts bytes, whatever they are.
+    pub(crate) fn post_raw(&mut self, id: ConnectionId, bytes: &[u8]) {
+        self.port.post_message(id, bytes).expect("short enough");
         self.run();
     }
 
@@ -238,6 +246,13 @@ impl Guest {
         let id = self.connection();
         let relid = self.relid;
         self.post(id, &Message::CloseChannel(CloseChannel { relid }));
+        // Subchannels go with their primary channel; the guest lets go of their numbers.
+        while let Some(posted) = self.port.take_message() {
+            if let Ok(Message::Rescind(rescind)) = Message::parse(&posted.bytes, self.context) {
+                let released = RelIdReleased { relid: rescind.relid };
+                self.post(id, &Message::RelIdReleased(released));
+            }
+        }
         self.channel = None;
         self.inbox.clear();
     }
@@ -251,6 +266,22 @@ impl Guest {
         if let Some(block) = self.gpadls.remove(&handle) {
             self.port.memory().free(&block);
         }
+    }
+
+    /// Gives the primary channel's number back.
+    pub(crate) fn release(&mut self) {
+        let (id, relid) = (self.connection(), self.relid);
+        self.post(id, &Message::RelIdReleased(RelIdReleased { relid }));
+    }
+
+    /// Whether the host took the primary channel back.
+    pub(crate) fn is_rescinded(&self) -> bool {
+        while let Some(posted) = self.port.take_message() {
+            if matches!(Message::parse(&posted.bytes, self.context), Ok(Message::Rescind(_))) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Goes, and takes its own memory along.
@@ -352,6 +383,12 @@ impl Guest {
         }
         let _ = consumer.unmask().expect("a good ring");
         self.run();
+    }
+
+    /// Takes everything off the ring and forgets it.
+    pub(crate) fn drain(&mut self) {
+        self.read();
+        self.inbox.clear();
     }
 
     /// Whether the host reads no more: the mask it left, and what it has not read.
