@@ -139,6 +139,9 @@ impl<B: Bus> Driver<B> {
             self.nic
                 .poll(now, cx, queue)
                 .map_err(|error| OpenError::System { kind: error.kind(), message: error.to_string() })?;
+            if let (Some(shared), Some(core)) = (&self.primary, &mut core) {
+                shared.wake_users(core);
+            }
         }
         if self.primary.is_none()
             && let Some(queue) = self.nic.take_queue()
