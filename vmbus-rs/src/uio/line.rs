@@ -41,6 +41,8 @@ pub(super) struct Line {
     end: OnceLock<End>,
     /// What the mask was before interrupt control; used under the session's device lock only.
     was_masked: AtomicBool,
+    /// Whether its mask was set again, so that its queue has to look.
+    restored: AtomicBool,
 }
 
 impl Line {
@@ -56,6 +58,7 @@ impl Line {
             half,
             end: OnceLock::new(),
             was_masked: AtomicBool::new(true),
+            restored: AtomicBool::new(false),
         })
     }
 
@@ -97,9 +100,7 @@ impl Line {
         self.was_masked.store(self.is_masked(), Ordering::Relaxed);
     }
 
-    /// Sets a mask again that was set when it was remembered; whether the mask was set before that now.
-    ///
-    /// Its queue may have cleared the mask meanwhile in order to sleep: it is told to look again.
+    /// Sets a mask again that was set when it was remembered.
     pub(super) fn restore_mask(&self) {
         if !self.was_masked.load(Ordering::Relaxed) {
             return;
@@ -107,6 +108,14 @@ impl Line {
         if let Ok(mask) = self.rings.word32(self.half + Word::InterruptMask.offset())
             && mask.compare_exchange(0, 1_u32.to_le(), Ordering::SeqCst, Ordering::SeqCst).is_ok()
         {
+            self.restored.store(true, Ordering::Release);
+        }
+    }
+
+    /// After the mask was set again: its queue may have cleared it meanwhile in order to sleep, and is told to look. Not
+    /// under a lock, since it wakes.
+    pub(super) fn tell_restored(&self) {
+        if self.restored.swap(false, Ordering::AcqRel) {
             self.latch.set();
         }
     }
@@ -203,10 +212,12 @@ mod tests {
         line.silence();
         line.remember_mask();
         line.restore_mask();
+        line.tell_restored();
         assert!(line.is_masked());
         assert!(!line.latch.take(), "nobody cleared it");
         store(&rings, MASK, 0);
         line.restore_mask();
+        line.tell_restored();
         assert!(line.is_masked());
         assert!(line.latch.take(), "whoever cleared it may be asleep");
     }

@@ -63,26 +63,32 @@
 //!
 //! # Running without root
 //! Binding a device takes root: do that at start-up, `driverctl --bus vmbus set-override <guid> uio_hv_generic` for
-//! instance. Using it takes no capability, only access to two kinds of files, both root's at first:
+//! instance. Using it takes no capability, only access to two kinds of files, which are root's at first. udev can hand
+//! them over; a subchannel's `ring` appears a moment after the event that announces the channel:
 //!
 //! ```text
 //! # /etc/udev/rules.d/60-vmbus-uio.rules
 //! SUBSYSTEM=="uio", ATTR{name}=="uio_hv_generic", GROUP="netvsc", MODE="0660"
-//! # The rings of all channels; those of subchannels come later, with an event of the device's.
-//! SUBSYSTEM=="vmbus", ACTION=="change|bind|add", DRIVER=="uio_hv_generic", \
-//!     RUN+="/bin/sh -c 'chgrp netvsc /sys$devpath/channels/*/ring; chmod 0660 /sys$devpath/channels/*/ring'"
+//! SUBSYSTEM=="channels", ACTION=="add", DEVPATH=="*/channels/*", RUN+="/usr/local/sbin/vmbus-ring %p"
+//!
+//! # /usr/local/sbin/vmbus-ring
+//! #!/bin/sh
+//! cd "/sys$1" || exit
+//! for try in 1 2 3 4 5 6 7 8 9 10; do
+//!     [ -e ring ] && chgrp netvsc ring && chmod 0660 ring && exit
+//!     sleep 0.1
+//! done
 //! ```
 //!
-//! A subchannel's `ring` appears a moment after its event. Where that rule comes too early, a small privileged helper has
-//! to do the same, or the program keeps CAP_DAC_OVERRIDE until its subchannels are there; one queue needs neither. Until
-//! it may be opened a subchannel is not offered, and [`UioBus::refusals`] says so.
+//! Until it may be opened a subchannel is not offered, and [`UioBus::refusals`] says why. (The alternative is
+//! CAP_DAC_OVERRIDE until all subchannels are there. One queue needs neither.)
 //!
 //! | for | needed |
 //! |---|---|
 //! | one queue | read and write on `/dev/uioN` |
 //! | more | the same on `channels/*/ring` in sysfs |
 //! | GPA-direct sends | CAP_SYS_ADMIN, free huge pages (`vm.nr_hugepages`) |
-//! | containers | `--device /dev/uioN`, and sysfs writable for more than one queue (`-v /sys/bus/vmbus:…`, `-v /sys/devices:…`); the number changes when the device comes back |
+//! | containers | `--device /dev/uioN`, `/sys` to be read, and writable for more than one queue; the number may change when the device comes back |
 //!
 //! Everything is opened, mapped, read and written through the C library, so that a preloaded library can stand in for the
 //! kernel.

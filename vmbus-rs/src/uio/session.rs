@@ -15,7 +15,7 @@ use super::line::{End, Line};
 use super::settings::KernelTraits;
 use crate::bus::BusEvent;
 use crate::mem::Latch;
-use crate::memory::{Contents, HeapMemory};
+use crate::memory::{Contents, HeapMemory, copy};
 use crate::protocol::RelId;
 
 /// What an event of the session's epoll descriptor is about.
@@ -174,6 +174,8 @@ impl Session {
 
     /// After an event: wakes the queues that have a reason to look.
     pub(super) fn dispatch(&self) {
+        // What is looked at is no older than the count.
+        copy::full_fence();
         for line in &*self.lines() {
             if line.needs_look() {
                 line.latch.set();
@@ -184,25 +186,25 @@ impl Session {
     /// Lets the kernel signal the host, on all channels without monitor that it can. It clears interrupt masks on the way;
     /// those that were set are set again.
     pub(super) fn control(&self) -> Result<(), UioError> {
-        let lines = self.lines();
-        self.with_device(|device| {
-            lines.iter().for_each(|line| line.remember_mask());
-            let done = device.control(1);
-            lines.iter().for_each(|line| line.restore_mask());
-            done.map_err(|error| UioError::Signal(error.into()))
-        })?
+        self.control_but(None)?.map_err(|error| UioError::Signal(error.into()))
     }
 
     /// Interrupt control, whose effect on `line` is of interest; whether there was any interrupt control.
     pub(super) fn probe_control(&self, line: &Line) -> Result<bool, UioError> {
+        Ok(self.control_but(Some(line.info.id))?.is_ok())
+    }
+
+    fn control_but(&self, probed: Option<RelId>) -> Result<std::io::Result<()>, UioError> {
         let lines = self.lines();
-        let others = || lines.iter().filter(|other| other.info.id != line.info.id);
-        self.with_device(|device| {
+        let others = || lines.iter().filter(|line| Some(line.info.id) != probed);
+        let done = self.with_device(|device| {
             others().for_each(|line| line.remember_mask());
             let done = device.control(1);
             others().for_each(|line| line.restore_mask());
-            done.is_ok()
-        })
+            done
+        })?;
+        others().for_each(|line| line.tell_restored());
+        Ok(done)
     }
 
     /// Makes the reactor turn.
