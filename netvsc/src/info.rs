@@ -2,6 +2,7 @@
 
 use crate::queue::AggregateLimits;
 use crate::rss::RssSettings;
+use crate::steering::BUCKETS;
 use alloc::string::String;
 use nvsp::Version;
 use rndis::offload::Offload;
@@ -70,7 +71,7 @@ pub struct DeviceInfo {
     pub scaling: Option<RssSettings>,
     /// Which queue each of 16 hash buckets of sent frames belongs to, for [`TxSteering`](crate::TxSteering). Follows
     /// [`Event::SendTable`](crate::Event::SendTable).
-    pub send_table: [u16; nvsp::SEND_TABLE_LEN],
+    pub send_table: [u16; BUCKETS],
     /// Whether the link is up; follows the link events.
     pub link: LinkState,
     /// Speed of the link, if the host says it; follows the link events.

@@ -265,6 +265,12 @@ impl<B: Bus> Nic<B> {
         Ok(self.control.set_rss(now, settings)?)
     }
 
+    /// Says that a queue other than the primary channel's is unusable: its channel is closed, and the host is told to put
+    /// nothing on it. [`Event::QueueGone`] follows. (What fails on the primary channel, [`poll`](Self::poll) sees itself.)
+    pub fn queue_failed(&mut self, now: Instant, queue: u16, error: QueueError) {
+        self.control.handle(now, Input::SubchannelFailed { queue, error });
+    }
+
     /// Gives up on a request: no [`Event::Answered`] comes. Its id stays reserved until the host answers or its deadline.
     pub fn abandon(&mut self, request: RequestHandle) {
         self.control.abandon(request);

@@ -13,11 +13,12 @@
 use core::fmt;
 use core::str::FromStr;
 
-use nvsp::SEND_TABLE_LEN;
 use rndis::rss::HashInfo;
 
 use crate::rss::{MAX_INPUT_BYTES, RssKey, Toeplitz};
 
+/// Hash buckets: entries of the send indirection table.
+pub const BUCKETS: usize = nvsp::SEND_TABLE_LEN;
 /// VLAN tags that are looked behind.
 const MAX_TAGS: usize = 2;
 /// IPv6 extension headers that are looked behind.
@@ -314,7 +315,7 @@ fn word(frame: &[u8], at: usize) -> Option<u16> {
 /// The queue of each of the 16 hash buckets, for the `queues` that live: the host's entries where it sent a table (reduced
 /// to queues that live, as hosts are not believed), else the queues in turn.
 #[must_use]
-pub fn buckets(send_table: Option<&[u32; SEND_TABLE_LEN]>, queues: &[u16]) -> [u16; SEND_TABLE_LEN] {
+pub fn buckets(send_table: Option<&[u32; BUCKETS]>, queues: &[u16]) -> [u16; BUCKETS] {
     core::array::from_fn(|bucket| {
         let entry = send_table.map_or(bucket, |table| table[bucket] as usize);
         match u16::try_from(entry) {
@@ -329,14 +330,14 @@ pub fn buckets(send_table: Option<&[u32; SEND_TABLE_LEN]>, queues: &[u16]) -> [u
 pub struct TxSteering {
     toeplitz: Toeplitz,
     levels: HashLevels,
-    buckets: [u16; SEND_TABLE_LEN],
+    buckets: [u16; BUCKETS],
 }
 
 impl TxSteering {
     /// A chooser with default levels. `buckets`: [`DeviceInfo::send_table`](crate::DeviceInfo::send_table), which
     /// [`Event::SendTable`](crate::Event::SendTable) changes.
     #[must_use]
-    pub fn new(key: &RssKey, buckets: [u16; SEND_TABLE_LEN]) -> Self {
+    pub fn new(key: &RssKey, buckets: [u16; BUCKETS]) -> Self {
         Self { toeplitz: Toeplitz::new(key), levels: HashLevels::default(), buckets }
     }
 
@@ -352,7 +353,7 @@ impl TxSteering {
     }
 
     /// Changes the queues of the buckets.
-    pub fn set_buckets(&mut self, buckets: [u16; SEND_TABLE_LEN]) {
+    pub fn set_buckets(&mut self, buckets: [u16; BUCKETS]) {
         self.buckets = buckets;
     }
 
@@ -375,7 +376,7 @@ impl TxSteering {
 #[inline]
 #[must_use]
 pub fn bucket(toeplitz: &Toeplitz, levels: HashLevels, frame: &[u8]) -> Option<usize> {
-    Flow::of(frame).map(|flow| toeplitz.hash(flow.input(levels)) as usize % SEND_TABLE_LEN)
+    Flow::of(frame).map(|flow| toeplitz.hash(flow.input(levels)) as usize % BUCKETS)
 }
 
 #[cfg(test)]

@@ -40,6 +40,12 @@ struct Session {
     answers: HashMap<Kind, Vec<u8>>,
     /// What the host said by itself over RNDIS.
     indications: Vec<Vec<u8>>,
+    /// What the host said by itself over NVSP.
+    notices: Vec<Vec<u8>>,
+    /// The first request for subchannels.
+    subchannel_request: Option<Vec<u8>>,
+    /// Key and table as the host first understood them.
+    scaling: Option<(Vec<u8>, Vec<u64>)>,
 }
 
 impl Session {
@@ -56,7 +62,14 @@ impl Session {
             completions: HashMap::new(),
             answers: HashMap::new(),
             indications: Vec::new(),
+            notices: Vec::new(),
+            subchannel_request: None,
+            scaling: None,
         };
+        session.scaling = json["events"].as_array().unwrap().iter().find_map(|event| {
+            let rss = event["rss"].as_object()?;
+            Some((hex(&rss["key"]), rss["table"].as_array()?.iter().map(|entry| entry.as_u64().unwrap()).collect()))
+        });
         let mut sent = HashMap::new();
         let mut requests = HashMap::new();
         let mut rndis_began = false;
@@ -72,7 +85,11 @@ impl Session {
                     let message = hex(&section["data"]);
                     requests.insert(word(&message, 8), kind(&message));
                 }
+                (false, 6) => session.notices.push(payload),
                 (true, 6) => {
+                    if word(&payload, 0) == MessageType::SUBCHANNEL.0 {
+                        session.subchannel_request.get_or_insert_with(|| payload.clone());
+                    }
                     sent.insert(id, word(&payload, 0));
                     if !rndis_began {
                         session.handshake.push(payload);
@@ -108,11 +125,16 @@ struct Replayed {
     handshake: Vec<Vec<u8>>,
     session: Session,
     recorded: usize,
+    /// All messages that set scaling.
+    scalings: Vec<Vec<u8>>,
+    /// Subchannels that were opened.
+    subchannels: Vec<u16>,
 }
 
 fn replay(name: &str, config: Config) -> Replayed {
     let mut session = Session::read(name);
-    let spare = Session::read("v61");
+    let (spare, scaling) = (Session::read("v61"), Session::read("rss"));
+    let (mut scalings, mut subchannels) = (Vec::new(), Vec::new());
     let now = Instant::ZERO;
     let mut control = Control::new(config, now).unwrap();
     let mut handshake = Vec::new();
@@ -137,13 +159,30 @@ fn replay(name: &str, config: Config) -> Replayed {
                 let answers = session.completions.get_mut(&word(&message, 0));
                 if let (Some(token), Some(payload)) = (token, answers.and_then(VecDeque::pop_front)) {
                     control.handle(now, Input::Completed { token, payload: &payload });
+                    if word(&message, 0) == MessageType::SUBCHANNEL.0 {
+                        // Offers have no order of their own.
+                        for queue in (1..=word(&payload, 8) as u16).rev() {
+                            control.handle(now, Input::SubchannelOffered { queue });
+                        }
+                    }
                 }
+            }
+            Action::OpenSubchannel { queue, .. } => {
+                subchannels.push(queue);
+                control.handle(now, Input::SubchannelOpened { queue });
             }
             Action::SendRndis { message, token } => {
                 control.handle(now, Input::Completed { token, payload: &[108, 0, 0, 0, 1, 0, 0, 0] });
                 let kind = kind(&message);
+                if kind.1 == rndis::Oid::RECEIVE_SCALE_PARAMETERS.0 {
+                    scalings.push(message.clone());
+                }
                 recorded += usize::from(session.answers.contains_key(&kind));
-                let answer = session.answers.get(&kind).or_else(|| spare.answers.get(&kind));
+                let answer = session
+                    .answers
+                    .get(&kind)
+                    .or_else(|| spare.answers.get(&kind))
+                    .or_else(|| scaling.answers.get(&kind));
                 let mut answer = match answer {
                     Some(answer) => answer.clone(),
                     // Never asked in any session (the name of the adapter): hosts do not have it.
@@ -156,7 +195,7 @@ fn replay(name: &str, config: Config) -> Replayed {
         }
     }
     let events = std::iter::from_fn(|| control.poll_event()).collect();
-    Replayed { control, events, handshake, session, recorded }
+    Replayed { control, events, handshake, session, recorded, scalings, subchannels }
 }
 
 impl Replayed {
@@ -242,4 +281,44 @@ fn link_indications() {
     }
     assert_eq!(told, [Event::LinkDown, Event::LinkUp, Event::LinkDown, Event::LinkUp]);
     assert_eq!(replayed.control.counters().violations, 0);
+}
+
+#[test]
+fn subchannels_and_scaling_over_them() {
+    for (name, version) in [("subchannels", Version::V5), ("rss", Version::V6)] {
+        let mut replayed = replay(name, config(version).queues(3));
+        assert_eq!(replayed.info().queues, 3, "{name}: {:?}", replayed.events);
+        assert_eq!(replayed.subchannels, [2, 1]);
+        let requests = |message: &&Vec<u8>| word(message, 0) == MessageType::SUBCHANNEL.0;
+        let ours = replayed.handshake.iter().find(requests).unwrap();
+        let theirs = replayed.session.subchannel_request.as_ref().unwrap();
+        assert_eq!(ours[..12], theirs[..12], "{name}");
+
+        // The host tells how to spread sends once all are open.
+        let [notice] = &replayed.session.notices[..] else { panic!("{name}: {:?}", replayed.session.notices) };
+        replayed.control.handle(Instant::ZERO, Input::Nvsp { payload: notice });
+        let table = core::array::from_fn(|at| at as u16 % 3);
+        assert_eq!(replayed.control.poll_event(), Some(Event::SendTable(table)), "{name}");
+        assert_eq!(replayed.control.counters().violations, 0, "{name}: {:?}", replayed.events);
+
+        let [off, on] = &replayed.scalings[..] else { panic!("{name}: {} times", replayed.scalings.len()) };
+        let read = |message: &[u8]| {
+            let Ok(rndis::Message::Set(set)) = rndis::Message::parse(message) else { panic!("a set") };
+            let parameters = rndis::rss::RssParameters::parse(set.information).unwrap();
+            let table = parameters.table.iter().map(u64::from).collect::<Vec<_>>();
+            (parameters.is_disabled(), (parameters.key.to_vec(), table))
+        };
+        assert!(read(off).0 && !read(on).0);
+        if let Some(understood) = &replayed.session.scaling {
+            assert_eq!(&read(on).1, understood, "{name}: as the recorded guest set it");
+        }
+    }
+}
+
+#[test]
+fn a_session_with_subchannels_and_one_queue_of_ours() {
+    let replayed = replay("subchannels", config(Version::V5));
+    replayed.same_handshake();
+    assert_eq!(replayed.info().queues, 1);
+    assert!(replayed.subchannels.is_empty() && replayed.scalings.is_empty());
 }
