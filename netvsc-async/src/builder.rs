@@ -77,6 +77,15 @@ impl NicBuilder {
         self
     }
 
+    /// Queues, 1 to 64; default 1. How many there are is the number that [`open_on`](Self::open_on) gives: fewer where the
+    /// host has fewer, one where it has no scaling or it fails ([`Event::Warning`](crate::Event::Warning) says why). Each is
+    /// a task of its own, on its own [runtime](Self::queue_runtime) if so wished, and costs its rings and pools once more.
+    #[must_use]
+    pub fn queues(mut self, queues: u16) -> Self {
+        self.config = self.config.queues(queues);
+        self
+    }
+
     /// Largest payload of an Ethernet frame, 68 to 65521; default 1500. The host may allow less: see
     /// [`DeviceInfo`](netvsc::DeviceInfo).
     #[must_use]
@@ -139,7 +148,7 @@ impl NicBuilder {
         self
     }
 
-    /// Opens the adapter on `bus`: brings it up, and gives its handle and its queues.
+    /// Opens the adapter on `bus`: brings it up, and gives its handle and its queues, in the order of their indices.
     ///
     /// # Errors
     /// [`OpenError`]; what existed by then was undone.

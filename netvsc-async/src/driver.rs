@@ -1,7 +1,7 @@
 //! The adapter's task: drives the control machine of the core.
 //!
 //! It is woken by the bus, by the primary queue's task when control messages have come, by the handle's commands, and by
-//! the machine's deadlines. The primary channel's queue is shared with the frames: its lock is taken for one turn.
+//! the machine's deadlines. The queues are shared with the frames: each lock is taken for one look.
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
@@ -11,10 +11,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
-use netvsc::{CloseReport, DeviceInfo, RequestHandle};
+use netvsc::{CloseReport, DeviceInfo, QueueAccess, RequestHandle};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Sleep;
-use vmbus::bus::Bus;
+use vmbus::bus::{Bus, Channel};
 
 use crate::builder::NicBuilder;
 use crate::clock::Clock;
@@ -23,9 +23,16 @@ use crate::event::Event;
 use crate::nic::{Command, Common, Nic};
 use crate::open::{CloseError, OpenError, RequestError};
 use crate::queue::{self, Queue, Shared};
+use crate::steering::Steering;
 
 /// Events that a reader may lag behind.
 const EVENTS: usize = 256;
+/// How often queues are asked whether the host has completed their sends, while the adapter is closed.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(1);
+/// How often the host's progress is looked at, whatever the limit: a limit of zero must not keep the task running, and one
+/// that means never must not be more than a timer takes.
+const WATCH_SHORTEST: Duration = Duration::from_millis(1);
+const WATCH_LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// Turns without a pause, before other tasks of the runtime get theirs.
 const TURNS: usize = 16;
 
@@ -41,13 +48,12 @@ pub(crate) async fn open<B: Bus>(builder: NicBuilder, clock: Arc<dyn Clock>, bus
         clock,
         builder,
         waker: Arc::new(AtomicWaker::new()),
-        primary: None,
+        lanes: Vec::new(),
         sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
         opened: Some(opened),
         running: None,
         requests: HashMap::new(),
         closing: Vec::new(),
-        stalled: false,
         early: Vec::new(),
     };
     tokio::spawn(task.run());
@@ -62,18 +68,40 @@ struct Running<B: Bus> {
     events: broadcast::Sender<Event>,
 }
 
+/// A queue as the adapter's task sees it.
+struct Lane<C: Channel> {
+    index: u16,
+    shared: Arc<Shared<C>>,
+    /// It was reported that the host makes no progress.
+    stalled: bool,
+    /// The control machine knows that it has ended.
+    gone: bool,
+}
+
+/// The queues, for the control machine: it takes the lock of the one that it needs.
+struct Lanes<'a, C: Channel>(&'a [Lane<C>]);
+
+impl<C: Channel> QueueAccess<C> for Lanes<'_, C> {
+    fn with_queue<R>(&mut self, index: u16, work: impl FnOnce(&mut netvsc::Queue<C>) -> R) -> Option<R> {
+        let lane = self.0.iter().find(|lane| lane.index == index)?;
+        let mut core = lane.shared.lock();
+        let result = work(&mut core.queue);
+        lane.shared.wake_users(&mut core);
+        Some(result)
+    }
+}
+
 struct Driver<B: Bus> {
     nic: netvsc::Nic<B>,
     clock: Arc<dyn Clock>,
     builder: NicBuilder,
     waker: Arc<AtomicWaker>,
-    primary: Option<Arc<Shared<B::Channel>>>,
+    lanes: Vec<Lane<B::Channel>>,
     sleep: Pin<Box<Sleep>>,
     opened: Option<oneshot::Sender<Result<Opened<B>, OpenError>>>,
     running: Option<Running<B>>,
     requests: HashMap<RequestHandle, Answer>,
     closing: Vec<oneshot::Sender<Result<CloseReport, CloseError>>>,
-    stalled: bool,
     /// Events from before the adapter was up.
     early: Vec<Event>,
 }
@@ -88,8 +116,8 @@ enum Turn {
 impl<B: Bus> Driver<B> {
     async fn run(mut self) {
         poll_fn(|cx| self.poll(cx)).await;
-        if let Some(primary) = &self.primary {
-            primary.close(None);
+        for lane in &self.lanes {
+            lane.shared.close(None);
         }
     }
 
@@ -122,30 +150,28 @@ impl<B: Bus> Driver<B> {
     fn next_timeout(&self, now: netvsc::Instant) -> Option<netvsc::Instant> {
         let machine = self.nic.next_timeout();
         let watchdog = self.running.as_ref().and_then(|_| {
-            let mut core = self.primary.as_ref()?.lock();
-            // Whoever sends wakes this task if it has no timer.
-            core.watched = core.queue.outstanding() > 0;
-            core.watched.then(|| now + self.builder.stall_limit / 2)
+            let mut outstanding = false;
+            for lane in &self.lanes {
+                let mut core = lane.shared.lock();
+                // Whoever sends wakes this task if it has no timer.
+                core.watched = core.queue.outstanding() > 0;
+                outstanding |= core.watched;
+            }
+            outstanding.then(|| now + (self.builder.stall_limit / 2).clamp(WATCH_SHORTEST, WATCH_LONGEST))
         });
-        machine.into_iter().chain(watchdog).min()
+        // The completions wake the queues' tasks, not this one.
+        let draining = self.nic.is_draining().then(|| now + DRAIN_INTERVAL);
+        machine.into_iter().chain(watchdog).chain(draining).min()
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<Turn, OpenError> {
         self.commands();
         let now = self.clock.now();
-        {
-            let mut core = self.primary.as_ref().map(|shared| shared.lock());
-            let queue = core.as_mut().map(|core| &mut core.queue);
-            self.nic
-                .poll(now, cx, queue)
-                .map_err(|error| OpenError::System { kind: error.kind(), message: error.to_string() })?;
-            if let (Some(shared), Some(core)) = (&self.primary, &mut core) {
-                shared.wake_users(core);
-            }
-        }
-        if self.primary.is_none()
-            && let Some(queue) = self.nic.take_queue()
-        {
+        self.report_failed_queues(now);
+        self.nic
+            .poll_queues(now, cx, &mut Lanes(&self.lanes))
+            .map_err(|error| OpenError::System { kind: error.kind(), message: error.to_string() })?;
+        while let Some(queue) = self.nic.take_queue() {
             self.start_queue(queue);
             // Its ring may hold the first answer already.
             cx.waker().wake_by_ref();
@@ -168,6 +194,7 @@ impl<B: Bus> Driver<B> {
                 Command::SetPacketFilter(filter, answer) => (self.nic.set_packet_filter(now, filter), answer),
                 Command::Query(oid, answer) => (self.nic.query(now, oid), answer),
                 Command::Set(oid, value, answer) => (self.nic.set(now, oid, &value), answer),
+                Command::SetRss(settings, answer) => (self.nic.set_rss(now, settings), answer),
                 Command::Close(answer) => {
                     self.closing.push(answer);
                     self.nic.close(now);
@@ -192,7 +219,17 @@ impl<B: Bus> Driver<B> {
         });
     }
 
-    /// The primary channel is open: from now on its queue is shared with its own task.
+    /// Subchannels that broke: the host is told to use them no more. The primary channel's end is seen by the machine.
+    fn report_failed_queues(&mut self, now: netvsc::Instant) {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.index > 0 && !lane.gone) {
+            if let Some(Err(Error::Queue(error))) = lane.shared.ended() {
+                lane.gone = true;
+                self.nic.queue_failed(now, lane.index, error);
+            }
+        }
+    }
+
+    /// A channel is open: from now on its queue is shared with its own task.
     fn start_queue(&mut self, mut queue: netvsc::queue::Queue<B::Channel>) {
         let index = queue.index();
         let interrupt = queue.take_interrupt();
@@ -205,7 +242,7 @@ impl<B: Bus> Driver<B> {
                 None => drop(tokio::spawn(task)),
             }
         }
-        self.primary = Some(shared);
+        self.lanes.push(Lane { index, shared, stalled: false, gone: false });
     }
 
     fn event(&mut self, event: netvsc::Event) -> Turn {
@@ -216,6 +253,8 @@ impl<B: Bus> Driver<B> {
                 return Turn::GoOn;
             }
             E::Answered { request, result } => {
+                // What was set stands in there.
+                self.update_info();
                 if let Some(answer) = self.requests.remove(&request) {
                     // Who asked may have gone.
                     let _ = answer.send(result.map_err(RequestError::Request));
@@ -251,7 +290,22 @@ impl<B: Bus> Driver<B> {
                 self.tell(Event::Gone(report));
                 return Turn::End;
             }
-            // Virtual functions and send tables are for several queues and paths.
+            E::QueueGone { queue } => {
+                tracing::warn!(queue, "a queue has ended");
+                if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.index == queue) {
+                    lane.gone = true;
+                    lane.shared.close(Some(Error::Gone));
+                }
+                Event::QueueGone { queue }
+            }
+            E::SendTable(buckets) => {
+                if let Some(common) = self.running.as_ref().and_then(|running| running.common.upgrade()) {
+                    common.steering.set_buckets(buckets);
+                }
+                self.update_info();
+                return Turn::GoOn;
+            }
+            // Virtual functions are for several paths.
             _ => return Turn::GoOn,
         };
         self.update_info();
@@ -277,9 +331,12 @@ impl<B: Bus> Driver<B> {
 
     /// The adapter is up: hands it to whoever opened it.
     fn ready(&mut self, info: DeviceInfo) {
-        let (Some(opened), Some(primary)) = (self.opened.take(), &self.primary) else { return };
-        primary.lock().queue.attach_mtu(info.mtu);
-        tracing::info!(nvsp = %info.nvsp_version, mac = %info.mac, mtu = info.mtu, "network adapter is up");
+        let Some(opened) = self.opened.take() else { return };
+        self.lanes.sort_by_key(|lane| lane.index);
+        for lane in &self.lanes {
+            lane.shared.lock().queue.attach_mtu(info.mtu);
+        }
+        tracing::info!(nvsp = %info.nvsp_version, mac = %info.mac, mtu = info.mtu, queues = info.queues, "network adapter is up");
         // Ethernet header and a VLAN tag.
         let options = self.builder.queue_options(info.mtu as usize + 18);
         let (commands, receiver) = mpsc::unbounded_channel();
@@ -292,28 +349,35 @@ impl<B: Bus> Driver<B> {
             task: Arc::clone(&self.waker),
             events: events.clone(),
             first_events: Mutex::new(Some(first)),
+            steering: Steering::new(info.send_table),
             info: Mutex::new(info),
-            queues: vec![Arc::clone(primary)],
+            queues: self.lanes.iter().map(|lane| Arc::clone(&lane.shared)).collect(),
         });
         self.running = Some(Running { common: Arc::downgrade(&common), commands: receiver, events });
-        let queue = Queue::new(Arc::clone(primary), 0, options);
+        let queue = |lane: &Lane<B::Channel>| Queue::new(Arc::clone(&lane.shared), lane.index, options);
+        let queues = self.lanes.iter().map(queue).collect();
         // Who no longer wants it drops it, and that closes it.
-        let _ = opened.send(Ok((Nic::new(common), vec![queue])));
+        let _ = opened.send(Ok((Nic::new(common), queues)));
     }
 
     /// Reports sends that the host does nothing with.
     fn watch(&mut self, now: netvsc::Instant) {
-        let (Some(primary), Some(_)) = (&self.primary, &self.running) else { return };
-        let (stalled, outstanding, queue) = {
-            let mut core = primary.lock();
+        if self.running.is_none() {
+            return;
+        }
+        let mut standing = Vec::new();
+        for lane in &mut self.lanes {
+            let mut core = lane.shared.lock();
             let stalled = core.queue.stalled_for(now).is_some_and(|time| time >= self.builder.stall_limit);
-            (stalled, core.queue.outstanding(), core.queue.index())
-        };
-        if stalled && !self.stalled {
+            if stalled && !lane.stalled {
+                standing.push((lane.index, core.queue.outstanding()));
+            }
+            lane.stalled = stalled;
+        }
+        for (queue, outstanding) in standing {
             tracing::warn!(queue, outstanding, "the host makes no progress");
             self.tell(Event::Stalled { queue, outstanding });
         }
-        self.stalled = stalled;
     }
 
     fn fail(&mut self, error: OpenError) {
@@ -327,8 +391,8 @@ impl<B: Bus> Driver<B> {
 
     /// Ends the queues, then answers everybody who waits.
     fn end(&mut self, result: Result<CloseReport, CloseError>, failure: Option<Error>) {
-        if let Some(primary) = &self.primary {
-            primary.close(failure);
+        for lane in &self.lanes {
+            lane.shared.close(failure.clone());
         }
         for answer in self.closing.drain(..) {
             let _ = answer.send(result);

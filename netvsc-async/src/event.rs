@@ -27,6 +27,12 @@ pub enum Event {
         /// Sends that wait.
         outstanding: usize,
     },
+    /// A queue has ended, the others go on: the host took its channel back, or broke it. The host is told to put nothing on
+    /// it, and [`Steering`](crate::Steering) chooses it no more.
+    QueueGone {
+        /// Which.
+        queue: u16,
+    },
     /// Bring-up failed, or the adapter cannot go on; the text says why. Nothing follows.
     Failed(String),
     /// The adapter was closed. Nothing follows.

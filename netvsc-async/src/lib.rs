@@ -52,6 +52,7 @@ mod port;
 mod queue;
 #[cfg(feature = "smoltcp")]
 pub mod smoltcp;
+mod steering;
 #[cfg(feature = "host")]
 pub mod testing;
 mod wait;
@@ -66,8 +67,10 @@ pub use open::{CloseError, OpenError, RequestError};
 pub use packet::Packet;
 pub use port::PacketPort;
 pub use queue::{PacketSink, PacketStream, Queue, RxBurst, RxHalf, TxBatch, TxHalf};
+pub use steering::Steering;
 pub use wait::{SpinBudget, WaitMode};
 
 pub use netvsc::meta::{RxMeta, TxMeta};
 pub use netvsc::queue::{Frame, FrameMut};
-pub use netvsc::{CloseReport, Config, DeviceInfo};
+pub use netvsc::steering::{HashLevel, HashProtocol};
+pub use netvsc::{CloseReport, Config, DeviceInfo, RssSettings};

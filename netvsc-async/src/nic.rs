@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::task::AtomicWaker;
 use netvsc::stats::QueueStats;
-use netvsc::{CloseReport, DeviceInfo, PacketFilter};
+use netvsc::{CloseReport, DeviceInfo, PacketFilter, RssSettings};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 use vmbus::bus::Bus;
@@ -13,12 +13,14 @@ use vmbus::bus::Bus;
 use crate::event::{Event, Events};
 use crate::open::{CloseError, RequestError};
 use crate::queue::Shared;
+use crate::steering::Steering;
 
 /// What the handle asks of the task.
 pub(crate) enum Command {
     SetPacketFilter(PacketFilter, oneshot::Sender<Result<Vec<u8>, RequestError>>),
     Query(rndis::Oid, oneshot::Sender<Result<Vec<u8>, RequestError>>),
     Set(rndis::Oid, Vec<u8>, oneshot::Sender<Result<Vec<u8>, RequestError>>),
+    SetRss(RssSettings, oneshot::Sender<Result<Vec<u8>, RequestError>>),
     Close(oneshot::Sender<Result<CloseReport, CloseError>>),
 }
 
@@ -31,6 +33,7 @@ pub(crate) struct Common<B: Bus> {
     pub(crate) first_events: Mutex<Option<broadcast::Receiver<Event>>>,
     pub(crate) info: Mutex<DeviceInfo>,
     pub(crate) queues: Vec<Arc<Shared<B::Channel>>>,
+    pub(crate) steering: Steering,
 }
 
 /// An open network adapter.
@@ -74,6 +77,12 @@ impl<B: Bus> Nic<B> {
     #[must_use]
     pub fn queue_stats(&self) -> Vec<QueueStats> {
         self.common.queues.iter().map(|queue| *queue.lock().queue.stats()).collect()
+    }
+
+    /// Chooses the queue of frames that are sent, so that flows stay in order.
+    #[must_use]
+    pub fn steering(&self) -> Steering {
+        self.common.steering.clone()
     }
 
     fn command(&self, command: Command) -> bool {
@@ -124,6 +133,18 @@ impl<B: Bus> Nic<B> {
     /// As [`set_packet_filter`](Self::set_packet_filter).
     pub async fn set(&self, oid: rndis::Oid, value: &[u8]) -> Result<(), RequestError> {
         self.request(|answer| Command::Set(oid, value.to_vec(), answer)).await.map(drop)
+    }
+
+    /// Changes how the host spreads received frames over the queues: key, hash types, indirection table. What holds now is
+    /// [`DeviceInfo::scaling`]. If the host refuses, all is as it was.
+    ///
+    /// # Errors
+    /// [`RequestError`]: there is one queue only, the settings cannot be, or the host refused.
+    ///
+    /// # Cancel safety
+    /// As [`set_packet_filter`](Self::set_packet_filter).
+    pub async fn set_rss(&self, settings: RssSettings) -> Result<(), RequestError> {
+        self.request(|answer| Command::SetRss(settings, answer)).await.map(drop)
     }
 
     /// Closes the adapter: frames that were handed over are sent, the host's buffers given back, the channel closed.
