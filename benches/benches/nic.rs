@@ -6,6 +6,8 @@
 //!
 //! `cargo bench -p netvsc-benches --bench nic`
 
+mod config;
+
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -70,5 +72,9 @@ fn transmit(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, receive, transmit);
+criterion_group! {
+    name = benches;
+    config = config::short();
+    targets = receive, transmit
+}
 criterion_main!(benches);

@@ -6,6 +6,8 @@
 //!
 //! `cargo bench -p netvsc-benches --bench packets`
 
+mod config;
+
 use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -76,5 +78,9 @@ fn sink(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, burst, stream, sink);
+criterion_group! {
+    name = benches;
+    config = config::short();
+    targets = burst, stream, sink
+}
 criterion_main!(benches);

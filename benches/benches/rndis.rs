@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p netvsc-benches --bench rndis`
 
+mod config;
+
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -46,5 +48,9 @@ fn encode(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, parse, encode);
+criterion_group! {
+    name = benches;
+    config = config::short();
+    targets = parse, encode
+}
 criterion_main!(benches);

@@ -1,6 +1,6 @@
 //! Heap allocations that the driver makes for a frame, counted by the allocator.
 //!
-//! `cargo run --release -p netvsc-benches --bin allocations`
+//! `cargo bench -p netvsc-benches --bench allocations`
 //!
 //! Fails if there are any: buffers are allocated when a queue is made, never for a frame.
 
@@ -23,9 +23,12 @@ static ALLOCATOR: Counting = Counting;
 const WARM_UP: usize = 4;
 const TURNS: usize = 100;
 
+/// Allocations that a path makes for all counted frames of such a length.
+type Path = fn(usize) -> u64;
+
 fn main() -> ExitCode {
     println!("allocations per frame      64 B   1500 B");
-    let paths: [(&str, fn(usize) -> u64); 4] =
+    let paths: [(&str, Path); 4] =
         [("burst receive", receive), ("burst transmit", transmit), ("stream", stream), ("sink", sink)];
     let mut clean = true;
     for (name, path) in paths {

@@ -1,6 +1,6 @@
 //! Instructions that the driver takes for one frame, counted by valgrind's callgrind: exact, whatever else the machine does.
 //!
-//! `cargo run --release -p netvsc-benches --bin instructions`
+//! `cargo bench -p netvsc-benches --bench instructions`
 //!
 //! Runs itself under valgrind, each path twice: with N frames and with 2 N. The difference over N is a frame's cost,
 //! without what start-up takes. Counted are the guest's turns (the functions `guest_…`), not what the host end does in
@@ -37,7 +37,7 @@ const PATHS: [Path; 6] = [
 ];
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match &arguments[..] {
         [] => table(),
         [name, len, frames] => {
