@@ -9,6 +9,7 @@ use netvsc::steering::Flow;
 use netvsc_async::{
     Error, Event, HashLevel, HashProtocol, Nic, NicBuilder, OpenError, Queue, RssSettings, Steering, TxMeta,
 };
+use netvsc_host::fault::{Fault, When};
 use netvsc_host::port::MemoryPort;
 use netvsc_host::{Host, HostBuilder, NicOptions};
 use vmbus::mem::{MemBus, MemChannel};
@@ -284,4 +285,24 @@ fn each_queue_lives_on_its_own_runtime() {
     for runtime in runtimes {
         runtime.shutdown_background();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subchannel_that_falls_silent_is_told_alone() {
+    let mut rig = up(4).await;
+    let mut events = rig.nic.events();
+    rig.host.inject(Fault::SubchannelSilent, When::Always);
+    let mac = rig.nic.info().mac.0;
+    let frame = segment(mac, FAR, 1, 1);
+    for queue in [0, 2] {
+        rig.queues[queue].tx.send(&frame).await.unwrap();
+        rig.queues[queue].tx.flush().unwrap();
+    }
+    assert_eq!(events.next().await, Some(Event::Stalled { queue: 2, outstanding: 1 }));
+    // The primary channel lives on.
+    rig.queues[0].tx.drained().await.unwrap();
+    rig.nic.query(rndis::Oid::LINK_SPEED).await.unwrap();
+    assert_eq!(rig.nic.queue_stats()[0].tx.packets, 1);
+    let report = rig.nic.close().await.unwrap();
+    assert_eq!(report.outstanding_sends, 1, "{report:?}");
 }
