@@ -133,6 +133,8 @@ pub struct NicCounters {
     pub tx_section_packets: u64,
     /// Packets with GPA-direct ranges.
     pub tx_direct_packets: u64,
+    /// Frames whose checksums the guest left to the host.
+    pub tx_checksums: u64,
     /// Packets that were refused.
     pub tx_failed: u64,
     /// RNDIS control messages taken.

@@ -6,13 +6,16 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use netvsc_host::export::{
     ClosedLoopConfig, ClosedLoopHandle, ClosedLoopPort, DeviceReport, Export, ExportOptions, Kernel, Traffic,
 };
-use netvsc_host::port::{GeneratorConfig, GeneratorPort, LoopbackPort, NullPort, PcapPort, Port, TapConfig, TapPort};
+use netvsc_host::port::{
+    GeneratorConfig, GeneratorPort, LoopbackPort, PcapPort, Port, SinkCounters, SinkPort, TapConfig, TapPort,
+};
 use netvsc_host::switch::{PortOptions, SwitchConfig};
 use netvsc_host::{Host, NicOptions, Profile};
 use serde_json::json;
@@ -193,7 +196,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let options = ExportOptions::new(&arguments.root).kernel(arguments.kernel).monitored(!arguments.unmonitored);
     let mut export = Export::new(options)?;
-    plug(arguments, &mut export)?;
+    let sinks = plug(arguments, &mut export)?;
     let reports = export.reports();
     for report in &reports {
         eprintln!("device {} below {}", report.instance, arguments.root.display());
@@ -211,14 +214,17 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     })?;
     let reports = export.finish();
     if arguments.json {
-        let devices: Vec<_> = reports.iter().map(summary).collect();
+        let corrupt = |number| sinks.get(number).map_or(0, |sink: &Arc<SinkCounters>| sink.corrupt());
+        let devices: Vec<_> =
+            reports.iter().enumerate().map(|(number, report)| summary(report, corrupt(number))).collect();
         println!("{}", json!({ "devices": devices }));
     }
     Ok(())
 }
 
 /// Makes hosts, ports and devices.
-fn plug(arguments: &Arguments, export: &mut Export) -> Result<(), Failure> {
+fn plug(arguments: &Arguments, export: &mut Export) -> Result<Vec<Arc<SinkCounters>>, Failure> {
+    let mut sinks = Vec::new();
     let shared = match &arguments.port {
         PortChoice::Tap(name) => {
             let host = host(arguments, false);
@@ -236,13 +242,20 @@ fn plug(arguments: &Arguments, export: &mut Export) -> Result<(), Failure> {
             Some(host) => export.add(host, nic, None)?,
             None => {
                 let host = host(arguments, true);
+                if arguments.port == PortChoice::Null {
+                    let sink = SinkPort::new();
+                    sinks.push(sink.counters());
+                    host.try_add_port(sink, PortOptions::trunk())?;
+                    export.add(&host, nic, None)?;
+                    continue;
+                }
                 let (port, closed_loop) = port(arguments, mac)?;
                 host.try_add_port(port, PortOptions::trunk())?;
                 export.add(&host, nic, closed_loop)?;
             }
         }
     }
-    Ok(())
+    Ok(sinks)
 }
 
 fn host(arguments: &Arguments, cable: bool) -> Host {
@@ -284,7 +297,7 @@ fn port(arguments: &Arguments, mac: [u8; 6]) -> Result<(Box<dyn Port>, Option<Cl
             (Box::new(GeneratorPort::new(config)?.0), None)
         }
         PortChoice::Pcap(file) => (Box::new(PcapPort::open(file)?), None),
-        PortChoice::Null | PortChoice::Tap(_) => (Box::new(NullPort), None),
+        PortChoice::Null | PortChoice::Tap(_) => (Box::new(SinkPort::new()), None),
     })
 }
 
@@ -293,20 +306,23 @@ fn progress(report: &DeviceReport, old: &DeviceReport, seconds: f64) -> String {
     let (now, before) = (report.nic.counters, old.nic.counters);
     let client = if report.client { "client" } else { "no client" };
     let mut line = format!(
-        "{client} (#{}), rx {:.3} Mpps, tx {:.3} Mpps, violations {}",
+        "{client}, sessions {}, rx_packets {} ({:.3} Mpps), tx_packets {} ({:.3} Mpps), violations {}",
         report.sessions,
+        now.tx_frames,
         rate(now.tx_frames, before.tx_frames),
+        now.rx_frames,
         rate(now.rx_frames, before.rx_frames),
         report.protocol_violations,
     );
     if let Some(seen) = &report.closed_loop {
-        line += &format!(", lost {}, corrupt {}, reordered {}", seen.lost, seen.corrupt, seen.reordered);
+        let (returned, lost) = (seen.returned, seen.lost);
+        line += &format!(", returned {returned}, lost {lost}, corrupt {}, reordered {}", seen.corrupt, seen.reordered);
     }
     line
 }
 
 /// "Receive" and "transmit" are the host's words here: from and to the client.
-fn summary(report: &DeviceReport) -> serde_json::Value {
+fn summary(report: &DeviceReport, corrupt: u64) -> serde_json::Value {
     let seen = report.closed_loop.unwrap_or_default();
     let counters = report.nic.counters;
     json!({
@@ -322,10 +338,11 @@ fn summary(report: &DeviceReport) -> serde_json::Value {
         "lost": seen.lost,
         "flushed_before_start": seen.flushed_before_start,
         "in_flight_at_close": seen.in_flight_at_close,
-        "corrupt": seen.corrupt,
+        "corrupt": seen.corrupt + corrupt,
         "reordered": seen.reordered,
         "late": seen.late,
         "foreign": seen.foreign,
+        "tx_checksums": counters.tx_checksums,
         "events": report.events,
         "protocol_violations": report.protocol_violations,
         "leaks": report.leaks,

@@ -45,7 +45,7 @@ use crate::report::{Leaks, NicCounters, NicReport};
 use crate::violation::{Strictness, Violation, ViolationKind, ViolationLog};
 use crate::vmbus_server::{Event, Server};
 use link::Link;
-use queue::Queue;
+use queue::{HeldUp, Queue};
 use session::Session;
 
 /// Control messages of the VMBus that are handled in one step: a guest that posts without end lets others live.
@@ -243,7 +243,15 @@ impl Nic {
     fn read_queue(&mut self, queue: &mut Queue, budget: &mut usize, out: &mut dyn FnMut(Frame<'_>)) {
         while *budget > 0 && !queue.silent {
             // Nothing is read that could not be completed.
-            if self.held.len() >= self.config.settings.tx_quota as usize || !queue.has_room_for_completion() {
+            let held_up = if self.held.len() >= self.config.settings.tx_quota as usize {
+                Some(HeldUp::Quota)
+            } else if !queue.has_room_for_completion() {
+                Some(HeldUp::Room)
+            } else {
+                None
+            };
+            queue.hold_up(held_up);
+            if held_up.is_some() {
                 return;
             }
             let incoming = match queue.take() {

@@ -47,6 +47,17 @@ pub(super) struct Queue {
     first: bool,
     /// Whether the mask stays set until there was something to read.
     masked_at_open: bool,
+    /// Why reading stopped before the ring was empty.
+    held_up: Option<HeldUp>,
+}
+
+/// Why packets of the guest stay in the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeldUp {
+    /// There is no room in the ring to the guest for their completions.
+    Room,
+    /// Too many sends wait for their completion already.
+    Quota,
 }
 
 impl Queue {
@@ -67,6 +78,7 @@ impl Queue {
             late_interrupt: None,
             first: true,
             masked_at_open,
+            held_up: None,
         }
     }
 
@@ -109,6 +121,11 @@ impl Queue {
         false
     }
 
+    /// Whether reading stops here, and why: unread packets are no reason then to look again, nor for the guest to signal.
+    pub(super) fn hold_up(&mut self, why: Option<HeldUp>) {
+        self.held_up = why;
+    }
+
     pub(super) fn complete(&mut self, transaction_id: TransactionId, message: &[u8]) {
         self.last_completed = transaction_id;
         if let Err(error) = self.write(&Outgoing::completion(transaction_id, message)) {
@@ -141,13 +158,17 @@ impl Queue {
         let freed = self.consumer.commit()?;
         let published = self.producer.publish()?;
         let mut more = false;
+        if self.held_up == Some(HeldUp::Room) {
+            // Room that came since is a reason to look again; otherwise it is still wanted.
+            more = self.has_room_for_completion();
+        }
         match self.wants_room.take() {
-            Some(bytes) => more = self.producer.wait_for_space(faults.on_pending_send_size(bytes))?,
+            Some(bytes) => more |= self.producer.wait_for_space(faults.on_pending_send_size(bytes))?,
             None => self.producer.stop_waiting(),
         }
         let wanted = freed.is_needed() | published.is_needed() | std::mem::take(&mut self.first);
         let interrupted = self.interrupt_guest(wanted, faults);
-        if !self.masked_at_open {
+        if !self.masked_at_open && self.held_up.is_none() {
             more |= self.consumer.unmask()?;
         }
         Ok(Finished { interrupted, more })

@@ -200,6 +200,7 @@ impl Nic {
             }
             if let Some(request) = info.tx_checksum() {
                 checksum::fill(bytes, request);
+                self.counters.tx_checksums += 1;
             }
             self.counters.tx_frames += 1;
             self.counters.tx_bytes += bytes.len() as u64;

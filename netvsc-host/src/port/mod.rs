@@ -9,6 +9,7 @@
 //! | [`MemorySwitchPort`] | a [`MemoryPort`] in the same process: a test, an appliance, a TCP/IP stack |
 //! | [`LoopbackPort`] | nothing: every frame comes back |
 //! | [`NullPort`] | nothing: every frame is swallowed |
+//! | [`SinkPort`] | nothing: every frame is counted, and checked as far as it tells what it is |
 //! | [`GeneratorPort`] | a paced source of numbered frames, which also checks what comes back |
 //! | `PcapPort` (feature `pcap`) | a capture file that is played |
 //! | `TapPort` (feature `tap`) | a Linux TAP interface |
@@ -26,6 +27,7 @@ mod memory;
 mod null;
 #[cfg(feature = "pcap")]
 mod pcap;
+mod sink;
 #[cfg(all(feature = "tap", target_os = "linux"))]
 mod tap;
 
@@ -39,6 +41,7 @@ pub use memory::{MemoryPort, MemorySwitchPort, ReceivedFrame, SendError, TryRecv
 pub use null::NullPort;
 #[cfg(feature = "pcap")]
 pub use pcap::{PcapPort, PcapPortError};
+pub use sink::{SinkCounters, SinkPort};
 #[cfg(all(feature = "tap", target_os = "linux"))]
 pub use tap::{TapConfig, TapError, TapHandle, TapPort, TapStats, TapStep};
 
