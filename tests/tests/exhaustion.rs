@@ -104,6 +104,27 @@ fn a_full_ring_pushes_back_and_goes_on() {
 }
 
 #[test]
+fn a_host_without_room_for_completions_sleeps_until_there_is_some() {
+    paused(async {
+        let start = Instant::now();
+        let rings = RingSizes { outgoing_bytes: 1 << 16, incoming_bytes: 8192 };
+        let nic = Nic::builder().send_sections(2560).tune(|config| config.rings(rings));
+        let mut pair = rig::up(Host::builder().tune(|settings| settings.max_packets_per_message = 1), nic).await;
+        let mut ours = rig::own(&pair, &SIZES);
+        let mut seen = ours.clone();
+        let taken = fill(&mut pair, &mut ours);
+        pair.queue.tx.flush().unwrap();
+        // The guest does not run meanwhile.
+        let steps = (0..1000).take_while(|_| pair.host.step(start.elapsed()).did_work).count();
+        assert!(steps < 1000, "it looks again and again");
+        let completed = rig::report(&pair).counters.tx_frames;
+        assert!(completed < taken, "all {taken} sends were completed: nothing was held up");
+        far_gets_all(&mut pair, &ours, &mut seen).await;
+        rig::close(pair).await;
+    });
+}
+
+#[test]
 fn when_receive_sections_run_out_frames_wait_at_the_host() {
     paused(async {
         let start = Instant::now();
