@@ -24,6 +24,10 @@ pub struct NicBuilder {
     wait: WaitMode,
     burst_frames: usize,
     pool_packets: usize,
+    #[cfg(feature = "uio")]
+    pub(crate) device: vmbus::uio::Selector,
+    #[cfg(feature = "uio")]
+    pub(crate) uio: vmbus::uio::Settings,
 }
 
 impl std::fmt::Debug for NicBuilder {
@@ -43,6 +47,10 @@ impl Default for NicBuilder {
             wait: WaitMode::default(),
             burst_frames: 64,
             pool_packets: 1024,
+            #[cfg(feature = "uio")]
+            device: vmbus::uio::Selector::Only,
+            #[cfg(feature = "uio")]
+            uio: vmbus::uio::Settings::default(),
         }
     }
 }

@@ -34,6 +34,7 @@
 //! | `smoltcp` | [`smoltcp::NetvscDevice`] |
 //! | `bind` | [`bind`]: binding adapters to `uio_hv_generic` and giving them back (Linux) |
 //! | `cli` | the command `netvsc`; libraries do not need it |
+//! | `uio` | [`NicBuilder::open`]: adapters of this machine, bound to `uio_hv_generic` (Linux) |
 //! | `host` | [`testing`]: an adapter and a simulated host in one line |
 #![forbid(unsafe_code)]
 
@@ -42,6 +43,8 @@ mod affinity;
 pub mod bind;
 mod builder;
 mod clock;
+#[cfg(feature = "uio")]
+mod device;
 mod driver;
 mod error;
 mod event;
@@ -59,6 +62,8 @@ mod wait;
 
 pub use affinity::PinnedRuntime;
 pub use builder::NicBuilder;
+#[cfg(feature = "uio")]
+pub use device::Device;
 pub use clock::{Clock, TokioClock};
 pub use error::Error;
 pub use event::{Event, Events};
