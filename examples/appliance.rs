@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example appliance                 # no root: a client in the same process fetches 256 MiB
 //! sudo appliance --tap tap-nic --address 192.0.2.1/24     # curl http://192.0.2.1/ and ping from this machine
+//! sudo appliance --device eth1 --address 10.0.0.9/24      # in a guest of Hyper-V, on an adapter bound to uio_hv_generic
 //! ```
 //!
 //! ```text
@@ -21,7 +22,7 @@ use clap::{Parser, ValueEnum};
 use netvsc::Config;
 use netvsc::stats::{NicStats, VfStats};
 use netvsc_async::smoltcp::NetvscDevice;
-use netvsc_async::{Event, Nic, Queue};
+use netvsc_async::{DeviceInfo, Event, Nic, Queue};
 use netvsc_examples::address::HostAddress;
 use netvsc_examples::blob::Content;
 use netvsc_examples::client::{Fetch, FetchError, Fetched, Progress};
@@ -38,7 +39,8 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 use vmbus::ErrorKind;
-use vmbus::mem::{MemBus, MemChannel};
+use vmbus::bus::Bus;
+use vmbus::mem::MemBus;
 
 /// The client's MAC address: locally administered.
 const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
@@ -74,6 +76,12 @@ struct Options {
     /// Make a TAP interface with this name and serve this machine (needs root, or CAP_NET_ADMIN).
     #[arg(long, value_name = "NAME")]
     tap: Option<String>,
+    /// Serve on an adapter of this machine that is bound to uio_hv_generic: instance GUID, MAC address or uioN.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["tap", "fault", "profile", "nvsp_max"])]
+    device: Option<String>,
+    /// With --device: how often to open the adapter again after the host took it away.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    reopen: u32,
     /// The appliance's address. This machine's side of the TAP gets the first other address of the network.
     #[arg(long, value_name = "A/LEN", default_value = "192.0.2.1/24")]
     address: HostAddress,
@@ -122,7 +130,14 @@ impl FaultKind {
 fn main() -> ExitCode {
     let options = Options::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let result = runtime.context("start tokio").and_then(|runtime| runtime.block_on(run(&options)));
+    let result = runtime.context("start tokio").and_then(|runtime| {
+        runtime.block_on(async {
+            match &options.device {
+                Some(device) => device::run(device, &options).await,
+                None => run(&options).await,
+            }
+        })
+    });
     let outcome = match result {
         Ok(outcome) => outcome,
         Err(error) => {
@@ -157,29 +172,13 @@ async fn run(options: &Options) -> anyhow::Result<Outcome> {
     let host_thread = host.spawn_thread();
 
     // A simulated host answers at once or never.
-    let mut config = Config::default().close_deadline(Duration::from_secs(2));
-    if let Some(sections) = options.send_sections {
-        config = config.send_sections(sections);
-    }
-    if let Some(sections) = options.receive_sections {
-        config = config.receive_sections(sections);
-    }
+    let config = config(options).close_deadline(Duration::from_secs(2));
     let (nic, mut queues) = Nic::builder().config(config).open_on(bus).await?;
     let nic = Arc::new(nic);
     let info = nic.info();
-    let send_sections = info.send.map_or(0, |send| send.count);
-    println!(
-        "{} is up: host {}, NVSP {}, {send_sections} send and {} receive sections, MTU {}",
-        info.mac, options.profile, info.nvsp_version, info.receive.count, info.mtu
-    );
     let mut outcome = Outcome {
-        profile: options.profile.to_string(),
-        nvsp_version: info.nvsp_version.to_string(),
-        send_sections,
-        receive_sections: info.receive.count,
-        mtu: info.mtu,
         fault: options.fault.map(|fault| fault.name().to_owned()),
-        ..Outcome::default()
+        ..is_up(&info, options.profile.to_string())
     };
     // From now on: a host that is broken while the adapter comes up only shows that it does not.
     let mut client_faults = FaultPlan::new(options.seed);
@@ -189,7 +188,7 @@ async fn run(options: &Options) -> anyhow::Result<Outcome> {
         Some(kind) => host.inject(kind.fault(), kind.when()),
     }
     let violations = watch(&nic);
-    let mut appliance = Appliance::start(&nic, queues.remove(0), options);
+    let mut appliance = Appliance::start(&nic, queues.remove(0), options, options.profile.to_string());
     match tap {
         Some(name) => {
             explain(&name, options.address);
@@ -253,6 +252,117 @@ async fn run(options: &Options) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
+/// The adapter's settings.
+fn config(options: &Options) -> Config {
+    let mut config = Config::default();
+    if let Some(sections) = options.send_sections {
+        config = config.send_sections(sections);
+    }
+    if let Some(sections) = options.receive_sections {
+        config = config.receive_sections(sections);
+    }
+    config
+}
+
+/// Says what came up; the outcome so far.
+fn is_up(info: &DeviceInfo, host: String) -> Outcome {
+    let send_sections = info.send.map_or(0, |send| send.count);
+    println!(
+        "{} is up: host {host}, NVSP {}, {send_sections} send and {} receive sections, MTU {}",
+        info.mac, info.nvsp_version, info.receive.count, info.mtu
+    );
+    Outcome {
+        profile: host,
+        nvsp_version: info.nvsp_version.to_string(),
+        send_sections,
+        receive_sections: info.receive.count,
+        mtu: info.mtu,
+        ..Outcome::default()
+    }
+}
+
+/// The same server on an adapter of this machine.
+#[cfg(target_os = "linux")]
+mod device {
+    use super::*;
+
+    /// What the page calls the host: nobody says what it is.
+    const HOST: &str = "Hyper-V";
+    /// Between two looks for an adapter that went away.
+    const RETRY: Duration = Duration::from_millis(200);
+
+    /// Serves until Ctrl-C, or until the adapter is gone more often than it shall be opened again.
+    pub(super) async fn run(device: &str, options: &Options) -> anyhow::Result<Outcome> {
+        let mut left = options.reopen;
+        loop {
+            let outcome = session(device, options).await?;
+            if outcome.error.is_none() || left == 0 {
+                return Ok(outcome);
+            }
+            left -= 1;
+            println!("{}; waiting for {device} to come back", outcome.error.unwrap_or_default());
+        }
+    }
+
+    /// From one opening of the adapter to its end.
+    async fn session(device: &str, options: &Options) -> anyhow::Result<Outcome> {
+        let mut waits = if options.reopen > 0 { 300 } else { 0 };
+        let (nic, mut queues) = loop {
+            match Nic::builder().config(config(options)).device(device).open().await {
+                Ok(opened) => break opened,
+                // It is not there yet, or again.
+                Err(error) if waits > 0 => {
+                    tracing::debug!(%error, "not open yet");
+                    waits -= 1;
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(error) => return Err(error).context(format!("open {device}")),
+            }
+        };
+        let nic = Arc::new(nic);
+        let mut outcome = is_up(&nic.info(), HOST.into());
+        let violations = watch(&nic);
+        let mut appliance = Appliance::start(&nic, queues.remove(0), options, HOST.into());
+        println!("the appliance is {}; Ctrl-C ends it", options.address.address());
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => interrupted.context("wait for Ctrl-C")?,
+            () = appliance.ended() => {}
+        }
+        match appliance.stop().await {
+            Ok(counters) => outcome.bytes = counters.body_bytes,
+            Err(error) => outcome.fail(format!("the server ended early: {error:#}")),
+        }
+        let queues = nic.queue_stats();
+        let stats = NicStats::new(&queues, VfStats::default());
+        print_statistics(&stats);
+        let nic = Arc::into_inner(nic).context("the adapter is still in use")?;
+        match nic.close().await {
+            Ok(report) if !report.host_gone => {
+                let kept = report.unreturned_sections + report.outstanding_sends + report.unreleased_buffers;
+                outcome.leaks = kept as u64;
+            }
+            // Went away: nothing can be given back.
+            Ok(_) | Err(_) => {}
+        }
+        let (totals, extra) = (stats.totals(), stats.extra());
+        (outcome.tx_packets, outcome.tx_bytes) = (totals.tx_packets, totals.tx_bytes);
+        (outcome.rx_packets, outcome.rx_bytes) = (totals.rx_packets, totals.rx_bytes);
+        (outcome.tx_dropped, outcome.rx_dropped) = (totals.tx_dropped, totals.rx_dropped);
+        let by_host = extra.bad_packets + extra.bad_ranges + extra.bad_messages + extra.bad_coalesced;
+        outcome.protocol_violations = by_host + extra.stale_completions + violations.await.unwrap_or(0);
+        Ok(outcome)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod device {
+    use super::*;
+
+    pub(super) async fn run(_device: &str, _options: &Options) -> anyhow::Result<Outcome> {
+        anyhow::bail!("uio_hv_generic exists on Linux only: run this without --device")
+    }
+}
+
 /// The server on the NIC, as a task.
 struct Appliance {
     task: JoinHandle<anyhow::Result<Counters>>,
@@ -262,12 +372,12 @@ struct Appliance {
 }
 
 impl Appliance {
-    fn start(nic: &Arc<Nic<MemBus>>, queue: Queue<MemChannel>, options: &Options) -> Self {
+    fn start<B: Bus>(nic: &Arc<Nic<B>>, queue: Queue<B::Channel>, options: &Options, host: String) -> Self {
         let info = nic.info();
         let addresses = [options.address.into(), link_local(info.mac.0)];
         let device = NetvscDevice::new(queue, info.mtu);
         let mut stack = Stack::new(device, info.mac.0, &addresses, options.seed, Duration::ZERO);
-        let statistics = statistics(Arc::clone(nic), options.profile);
+        let statistics = statistics(Arc::clone(nic), host);
         let mut server = Server::new(Settings::new(Content::new(options.seed)), statistics);
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
@@ -300,7 +410,7 @@ impl Appliance {
 }
 
 /// The numbers on the page.
-fn statistics(nic: Arc<Nic<MemBus>>, profile: Profile) -> impl FnMut() -> Value + Send {
+fn statistics<B: Bus>(nic: Arc<Nic<B>>, host: String) -> impl FnMut() -> Value + Send {
     move || {
         let info = nic.info();
         let queues = nic.queue_stats();
@@ -311,7 +421,7 @@ fn statistics(nic: Arc<Nic<MemBus>>, profile: Profile) -> impl FnMut() -> Value 
         json!({
             "nic": {
                 "mac": info.mac.to_string(), "mtu": info.mtu, "link": format!("{:?}", info.link),
-                "host": profile.to_string(), "nvsp_version": info.nvsp_version.to_string(),
+                "host": host, "nvsp_version": info.nvsp_version.to_string(),
                 "send_sections": info.send.map_or(0, |send| send.count), "receive_sections": info.receive.count,
                 "rx_packets": totals.rx_packets, "rx_bytes": totals.rx_bytes, "rx_dropped": totals.rx_dropped,
                 "tx_packets": totals.tx_packets, "tx_bytes": totals.tx_bytes, "tx_dropped": totals.tx_dropped,
@@ -399,7 +509,7 @@ fn add_tap(_host: &Host, _name: &str, _address: HostAddress) -> anyhow::Result<S
 }
 
 /// Prints what the adapter has to say; in the end, how often the host broke the protocol.
-fn watch(nic: &Nic<MemBus>) -> JoinHandle<u64> {
+fn watch<B: Bus>(nic: &Nic<B>) -> JoinHandle<u64> {
     let mut events = nic.events();
     tokio::spawn(async move {
         let mut violations = 0;
