@@ -117,10 +117,10 @@ impl NicBuilder {
         self
     }
 
-    /// Most frames that a burst lends at a time; default 64. Memory a queue: frames × frame size.
+    /// Most frames that a burst lends at a time, 1 to 4096; default 64. Memory a queue: frames × frame size.
     #[must_use]
     pub fn burst(mut self, frames: usize) -> Self {
-        self.burst_frames = frames.max(1);
+        self.burst_frames = frames.clamp(1, 4096);
         self
     }
 

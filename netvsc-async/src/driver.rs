@@ -106,6 +106,16 @@ struct Driver<B: Bus> {
     early: Vec<Event>,
 }
 
+impl<B: Bus> Drop for Driver<B> {
+    /// The task may be dropped with its runtime, or panic: whoever uses a queue on another runtime must not wait for ever.
+    fn drop(&mut self) {
+        for lane in &self.lanes {
+            // Nothing if it has ended in order.
+            lane.shared.close(Some(Error::Gone));
+        }
+    }
+}
+
 /// Whether the adapter has come to its end.
 #[derive(PartialEq, Eq)]
 enum Turn {

@@ -62,9 +62,9 @@ mod wait;
 
 pub use affinity::PinnedRuntime;
 pub use builder::NicBuilder;
+pub use clock::{Clock, TokioClock};
 #[cfg(feature = "uio")]
 pub use device::Device;
-pub use clock::{Clock, TokioClock};
 pub use error::Error;
 pub use event::{Event, Events};
 pub use nic::Nic;

@@ -148,7 +148,8 @@ impl<B: Bus> Nic<B> {
     }
 
     /// Closes the adapter: frames that were handed over are sent, the host's buffers given back, the channel closed.
-    /// Queues end: receivers get what has come and then `None`, senders [`Error::Closed`](crate::Error::Closed).
+    /// Queues end: receivers get `None` (frames that nobody received by then are thrown away), senders
+    /// [`Error::Closed`](crate::Error::Closed).
     ///
     /// # Errors
     /// [`CloseError::Failed`] if the adapter had failed before.

@@ -49,7 +49,7 @@ use crate::queue::Queue;
 /// list as it sends them, so that what is left in the list after an error or a cancellation was not sent.
 #[async_trait]
 pub trait PacketPort: Send {
-    /// Waits for packets and appends at most `max` of them to `into`; how many. 0: the port has ended.
+    /// Waits for packets and appends at most `max` of them (at least one) to `into`; how many. 0: the port has ended.
     ///
     /// # Errors
     /// When the port failed.
@@ -83,11 +83,13 @@ impl Drop for Sending<'_> {
 #[async_trait]
 impl<C: Channel> PacketPort for Queue<C> {
     async fn receive(&mut self, into: &mut Vec<Packet>, max: usize) -> Result<usize, Error> {
+        let max = max.max(1);
         let mut batch = PacketQueue::new(self.rx.pool.clone(), max);
         poll_fn(|cx| self.rx.poll_packets(cx, &mut batch, max)).await?;
-        let received = batch.len();
-        into.extend(std::iter::from_fn(|| batch.pop()));
-        Ok(received)
+        let before = into.len();
+        into.extend(std::iter::from_fn(|| batch.pop()).take(max));
+        self.rx.put_back(batch);
+        Ok(into.len() - before)
     }
 
     async fn send(&mut self, packets: &mut Vec<Packet>) -> Result<(), Error> {
@@ -106,7 +108,7 @@ impl<C: Channel> PacketPort for Queue<C> {
 #[async_trait]
 impl PacketPort for netvsc_host::port::MemoryPort {
     async fn receive(&mut self, into: &mut Vec<Packet>, max: usize) -> Result<usize, Error> {
-        let mut received = 0;
+        let (max, mut received) = (max.max(1), 0);
         poll_fn(|cx| {
             while received < max {
                 match self.poll_recv(cx) {

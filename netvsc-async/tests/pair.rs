@@ -194,6 +194,40 @@ async fn a_dropped_receive_loses_no_frame() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ways_to_receive_can_be_mixed_without_losing_the_order() {
+    use netvsc_async::PacketPort;
+    let mut pair = testing::pair().await.unwrap();
+    for n in 0..9 {
+        pair.far.send(&frame(60, n)).unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    // All of them are received, and none taken.
+    futures::future::poll_fn(|cx| pair.queue.rx.poll_ready(cx)).await.unwrap();
+    let mut buffer = [0; 60];
+    pair.queue.rx.recv(&mut buffer).await.unwrap();
+    assert_eq!(number(&buffer), 0);
+    let mut packets = Vec::new();
+    assert_eq!(pair.queue.receive(&mut packets, 2).await.unwrap(), 2);
+    let numbers: Vec<_> = packets.iter().map(|packet| number(packet)).collect();
+    assert_eq!(numbers, [1, 2]);
+    let burst = pair.queue.rx.recv_burst().await.unwrap().expect("open");
+    let numbers: Vec<_> = burst.iter().map(|frame| number(frame.bytes)).collect();
+    assert_eq!(numbers, [3, 4, 5, 6, 7, 8]);
+    pair.close().await.unwrap();
+}
+
+#[test]
+fn a_queue_ends_with_the_runtime_of_its_adapter() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut pair = runtime.block_on(testing::pair()).unwrap();
+    drop(runtime);
+    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let received = other.block_on(async { pair.queue.rx.recv_burst().await.map(|burst| burst.is_some()) });
+    assert_eq!(received, Err(Error::Gone));
+    assert_eq!(pair.queue.rx.try_recv_burst().map(|burst| burst.is_some()), Err(Error::Gone));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_datagram_style_receive_cuts_long_frames() {
     let mut pair = testing::pair().await.unwrap();
     pair.far.send(&frame(200, 5)).unwrap();

@@ -228,6 +228,10 @@ impl Port for Plug {
         self.port_mut().flush();
     }
 
+    fn filter(&self) -> Option<PacketFilter> {
+        self.port().filter()
+    }
+
     fn poll(&mut self, now: Duration, budget: usize, out: &mut dyn FnMut(Frame<'_>)) -> usize {
         self.port_mut().poll(now, budget, out)
     }
@@ -284,9 +288,6 @@ impl State {
             nic.end_step(now);
             did_work |= nic.take_did_work();
             deadline = [deadline, nic.deadline()].into_iter().flatten().min();
-            let filter = PacketFilter(nic.filter());
-            let port = self.nics[index];
-            self.switch.set_filter(port, filter);
         }
         let port = self.switch.next_timeout(now).map(|after| now + after);
         Stepped { did_work, next_timeout: [deadline, port].into_iter().flatten().min() }

@@ -66,7 +66,8 @@ const LARGEST_FRAME: usize = 68 * 1024;
 impl<C: Channel> Queue<C> {
     pub(crate) fn new(shared: Arc<Shared<C>>, index: u16, options: QueueOptions) -> Self {
         let frame_bytes = options.frame_bytes.next_multiple_of(64);
-        let burst = Burst::new(options.burst_frames, (options.burst_frames * frame_bytes).max(LARGEST_FRAME));
+        let burst =
+            Burst::new(options.burst_frames, options.burst_frames.saturating_mul(frame_bytes).max(LARGEST_FRAME));
         let pool = PacketPool::new(options.pool_packets, frame_bytes);
         let rx = RxHalf::new(Arc::clone(&shared), burst, Waiter::new(options.wait), pool);
         Self { rx, tx: TxHalf { shared }, index }

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use netvsc::queue::{Burst, Frame, FrameMut, Frames};
+use netvsc::queue::{Burst, Frame, FrameMut, FrameSink, Frames};
 use vmbus::bus::Channel;
 
 use super::shared::Shared;
@@ -89,6 +89,7 @@ impl<C: Channel> RxHalf<C> {
     /// # Errors
     /// [`Error::Queue`] when the queue failed; at every call from then on.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.take_back_single();
         if self.filled || self.ended {
             return Poll::Ready(Ok(()));
         }
@@ -123,14 +124,18 @@ impl<C: Channel> RxHalf<C> {
     /// # Errors
     /// As [`recv_burst`](Self::recv_burst).
     pub fn try_recv_burst(&mut self) -> Result<Option<RxBurst<'_>>, Error> {
+        self.take_back_single();
         if !self.filled && !self.ended {
             self.burst.clear();
             let mut core = self.shared.lock();
-            if self.shared.ended().is_none() {
-                let max = self.burst.frame_capacity();
-                let received = self.shared.check(core.queue.receive(&mut self.burst, max))?;
-                self.shared.after_pump(&mut core);
-                self.filled = received > 0;
+            match self.shared.ended() {
+                Some(end) => end?,
+                None => {
+                    let max = self.burst.frame_capacity();
+                    let received = self.shared.check(core.queue.receive(&mut self.burst, max))?;
+                    self.shared.after_pump(&mut core);
+                    self.filled = received > 0;
+                }
             }
         }
         Ok(self.take_burst())
@@ -169,21 +174,45 @@ impl<C: Channel> RxHalf<C> {
         result.map_ok(|_| packet)
     }
 
+    /// Frames that [`recv`](Self::recv) took over from a burst and did not need: back into the burst, lest later ones
+    /// overtake them.
+    fn take_back_single(&mut self) {
+        let Some(one) = self.one.as_mut().filter(|one| one.len() > 0 && !self.filled) else { return };
+        self.burst.clear();
+        while let Some(packet) = one.pop() {
+            // They came out of this burst: there is room for them.
+            if let Some(buffer) = self.burst.buffer(packet.len()) {
+                buffer.copy_from_slice(&packet);
+                self.burst.commit(packet.len(), *packet.meta());
+            }
+        }
+        self.filled = true;
+    }
+
+    /// Gives back packets that were received and not needed: the next call has them first.
+    pub(crate) fn put_back(&mut self, packets: PacketQueue) {
+        if packets.len() > 0 {
+            self.one = Some(packets);
+        }
+    }
+
     /// Receives the packets that are there now.
     pub(super) fn try_packets(&mut self, into: &mut PacketQueue, max: usize) -> Result<(), Error> {
         if self.take_left_behind(into) || self.ended {
             return Ok(());
         }
         let mut core = self.shared.lock();
-        if self.shared.ended().is_none() {
-            self.shared.check(core.queue.receive(into, max))?;
-            self.shared.after_pump(&mut core);
+        if let Some(end) = self.shared.ended() {
+            return end;
         }
+        self.shared.check(core.queue.receive(into, max))?;
+        self.shared.after_pump(&mut core);
         Ok(())
     }
 
     /// Frames that a dropped `recv_burst` received come first.
     fn take_left_behind(&mut self, into: &mut PacketQueue) -> bool {
+        self.take_back_single();
         let left = std::mem::take(&mut self.filled);
         if left {
             for frame in self.burst.frames() {

@@ -165,7 +165,6 @@ impl<C: Channel> Shared<C> {
             }
             self.receiver.register(cx.waker());
             if !self.arm(core)? {
-                waiter.found();
                 return Poll::Pending;
             }
         }

@@ -42,6 +42,7 @@ use crate::host::NicId;
 use crate::port::{Frame, Port};
 use crate::profile::Settings;
 use crate::report::{Leaks, NicCounters, NicReport};
+use crate::switch::PacketFilter;
 use crate::violation::{Strictness, Violation, ViolationKind, ViolationLog};
 use crate::vmbus_server::{Event, Server};
 use link::Link;
@@ -113,11 +114,6 @@ impl Nic {
 
     pub(crate) fn host_port(&self) -> &HostPort {
         self.server.port()
-    }
-
-    /// The guest's packet filter: what the switch shall deliver.
-    pub(crate) fn filter(&self) -> u32 {
-        self.session.filter
     }
 
     /// Whether anything was done since this was last asked.
@@ -445,6 +441,11 @@ impl Port for Nic {
             }
             self.queues[0] = Some(queue);
         }
+    }
+
+    /// The guest's: from the moment that it is told of it, the switch delivers by it.
+    fn filter(&self) -> Option<PacketFilter> {
+        Some(PacketFilter(self.session.filter))
     }
 
     fn poll(&mut self, now: Duration, budget: usize, out: &mut dyn FnMut(Frame<'_>)) -> usize {

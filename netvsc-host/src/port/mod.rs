@@ -34,6 +34,8 @@ mod tap;
 use core::task::Waker;
 use core::time::Duration;
 
+use crate::switch::PacketFilter;
+
 pub use frame::{Frame, FrameMeta};
 pub use generator::{GeneratorConfig, GeneratorHandle, GeneratorPort, GeneratorStats, InvalidGenerator};
 pub use loopback::LoopbackPort;
@@ -54,6 +56,12 @@ pub trait Port: Send {
 
     /// Says that a batch of [`deliver`](Self::deliver) calls is over: publish and signal now, once.
     fn flush(&mut self) {}
+
+    /// The packet filter that the port's user has set *now*, where the port knows; else what
+    /// [`Switch::set_filter`](crate::switch::Switch::set_filter) was told last. Only ports of NICs are filtered.
+    fn filter(&self) -> Option<PacketFilter> {
+        None
+    }
 
     /// Gives at most `budget` frames to `out` and returns how many they were.
     ///
@@ -83,6 +91,10 @@ impl<P: Port + ?Sized> Port for Box<P> {
 
     fn flush(&mut self) {
         (**self).flush();
+    }
+
+    fn filter(&self) -> Option<PacketFilter> {
+        (**self).filter()
     }
 
     fn poll(&mut self, now: Duration, budget: usize, out: &mut dyn FnMut(Frame<'_>)) -> usize {

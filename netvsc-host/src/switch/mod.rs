@@ -381,7 +381,7 @@ impl<P: Port> Slot<P> {
             return false;
         };
         if let Role::Nic { mac } = self.options.role
-            && !filter::accepts(self.options.filter, mac, destination)
+            && !filter::accepts(port.filter().unwrap_or(self.options.filter), mac, destination)
         {
             self.counters.out_drops.filtered += 1;
             return false;
