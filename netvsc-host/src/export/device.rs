@@ -81,6 +81,8 @@ pub struct DeviceReport {
 #[derive(Debug)]
 struct OpenChannel {
     info: ChannelInfo,
+    /// Guest→host.
+    outgoing: HeapMemory,
     /// Host→guest.
     incoming: HeapMemory,
     interrupt: Latch,
@@ -94,14 +96,21 @@ impl OpenChannel {
         }
     }
 
-    /// Whether there is something to be read.
+    /// Whether there is something to be read by the guest.
     fn has_data(&self) -> bool {
-        let load = |word: Word| {
-            let word = self.incoming.word32(word.offset()).ok();
-            word.map(|word| word.load(std::sync::atomic::Ordering::SeqCst))
-        };
-        load(Word::WriteIndex) != load(Word::ReadIndex)
+        index(&self.incoming, Word::WriteIndex) != index(&self.incoming, Word::ReadIndex)
     }
+
+    /// How far the host has read, and whether there is more.
+    fn unread(&self) -> Option<u32> {
+        let read = index(&self.outgoing, Word::ReadIndex);
+        (read != index(&self.outgoing, Word::WriteIndex)).then_some(read)
+    }
+}
+
+fn index(ring: &HeapMemory, word: Word) -> u32 {
+    // The control page is inside of every ring.
+    ring.word32(word.offset()).map_or(0, |word| word.load(std::sync::atomic::Ordering::SeqCst))
 }
 
 #[derive(Debug)]
@@ -316,9 +325,10 @@ impl Device {
             return Err(ExportError::Host { step: "open its channel" });
         }
         let failed = || ExportError::Host { step: "open a channel of this size" };
-        let incoming = shared.memory.slice(RING_BYTES, RING_BYTES).map_err(|_| failed())?;
+        let half = |at| shared.memory.slice(at, RING_BYTES).map_err(|_| failed());
+        let (outgoing, incoming) = (half(0)?, half(RING_BYTES)?);
         let interrupt = bus.bus.port().interrupt(info.id);
-        let channel = OpenChannel { info, incoming, interrupt };
+        let channel = OpenChannel { info, outgoing, incoming, interrupt };
         channel.mask(self.kernel.masks());
         // The host interrupts a new channel once, whatever it finds. To a kernel that has only just opened it that is no
         // news, and a client need not be woken for nothing.
@@ -383,6 +393,7 @@ impl Device {
         if self.client.take().is_none() {
             return;
         }
+        self.drain();
         self.inbox.close();
         if let Some(closed_loop) = &self.closed_loop {
             closed_loop.session_ended();
@@ -407,6 +418,20 @@ impl Device {
         self.held_at_close += held(after).saturating_sub(held(before));
         let own = |leaks: Leaks| leaks.gpadls + leaks.channels + leaks.memory_blocks;
         self.leaks += own(after).saturating_sub(2 * OWN_BUFFERS);
+    }
+
+    /// Has the host take what the client had sent before it went, as far as it can without anybody to read its answers.
+    fn drain(&self) {
+        let unread = || self.channels.iter().map(OpenChannel::unread).collect::<Vec<_>>();
+        let mut before = unread();
+        for _ in 0..MAX_ROUNDS {
+            self.bus.step_host();
+            let now = unread();
+            if now == before || now.iter().all(Option::is_none) {
+                return;
+            }
+            before = now;
+        }
     }
 
     fn leaks_now(&self) -> Leaks {
