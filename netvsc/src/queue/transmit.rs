@@ -424,7 +424,6 @@ impl<M: SharedMemory> Transmit<M> {
         self.sections.as_ref().map_or(0, |sections| sections.free().saturating_sub(self.spare_sections))
     }
 
-    /// Whether a message that no section holds can ever be sent.
     /// A frame longer than the MTU: hosts accept it and throw it away.
     #[cold]
     fn check_frame(&self, frame: &[u8], meta: &TxMeta, stats: &mut QueueStats) -> Result<(), SendError> {
@@ -437,6 +436,7 @@ impl<M: SharedMemory> Transmit<M> {
         Err(SendError::TooLong { len, limit })
     }
 
+    /// Whether a message that no section holds can ever be sent.
     fn check_len(&self, len: usize, stats: &mut QueueStats) -> Result<(), SendError> {
         let limit = match &self.pages {
             Some(pages) => (pages.count().min(self.max_pages) * PAGE_SIZE).min(self.limits.max_bytes as usize),
