@@ -230,11 +230,11 @@ fn host_program() -> &'static Path {
         let output = cargo.output().expect("cargo runs");
         assert!(output.status.success(), "netvsc-host does not build");
         let text = String::from_utf8_lossy(&output.stdout);
-        let executable = text.lines().filter_map(|line| {
+        let executable = text.lines().rev().find_map(|line| {
             let message: Value = serde_json::from_str(line).ok()?;
             message["executable"].as_str().map(PathBuf::from)
         });
-        executable.last().expect("cargo names the program")
+        executable.expect("cargo names the program")
     })
 }
 
