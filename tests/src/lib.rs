@@ -9,9 +9,15 @@
 //! | `control` | bring-up and requests against hosts that are late, silent, refusing or talkative |
 //! | `exhaustion` | sections, rings and memory that run out |
 //! | `stress` | seeded random traffic under seeded random faults |
-//! | `appliance` | the example program as scripts run it, and reached by the kernel's TCP/IP stack over a TAP |
+//! | `appliance` | the example program, reached by the kernel's TCP/IP stack over a TAP interface |
 //! | `hostile` | bytes that no host should send |
 #![forbid(unsafe_code)]
 
 pub mod frames;
+pub mod real;
 pub mod rig;
+
+/// The code samples of the README, compiled as doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
