@@ -283,6 +283,7 @@ impl State {
             match nic.faults.on_nic_step() {
                 Upset::Rescind => nic.rescind(),
                 Upset::RevokeReceiveBuffer => nic.lose_receive_buffer(),
+                Upset::VfRemoved => nic.vf_removed(),
                 _ => {}
             }
             nic.end_step(now);

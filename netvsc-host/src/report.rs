@@ -139,6 +139,8 @@ pub struct NicCounters {
     pub tx_failed: u64,
     /// RNDIS control messages taken.
     pub control_messages: u64,
+    /// Messages about a virtual function.
+    pub vf_messages: u64,
     /// Interrupts raised.
     pub interrupts: u64,
 }

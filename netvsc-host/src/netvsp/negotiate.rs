@@ -107,7 +107,7 @@ impl Nic {
         }
     }
 
-    fn at_least(&self, version: nvsp::Version) -> bool {
+    pub(super) fn at_least(&self, version: nvsp::Version) -> bool {
         self.session.version.is_some_and(|agreed| agreed >= version)
     }
 
