@@ -647,16 +647,30 @@ fn row_23_link_up_while_up_is_down_and_later_up() {
 
 #[test]
 fn row_24_a_vf_that_is_taken_away_by_surprise_does_no_harm() {
-    paused(async {
-        let mut pair = rig::up(Host::builder(), Nic::builder()).await;
-        let mut events = pair.nic.events();
-        rig::inject(&pair, Fault::VfRemoved, When::Times { count: 3 });
-        rig::exchange(&mut pair, &SIZES, 200).await;
-        assert!(rig::strikes(&pair.host, Fault::VfRemoved) > 0);
-        let seen = rig::events_within(&mut events, Duration::from_secs(1)).await;
-        assert!(!seen.iter().any(|event| matches!(event, Event::Violation(_) | Event::Failed(_))), "{seen:?}");
-        rig::close(pair).await;
-    });
+    // At any time of the bring-up.
+    for spared in 0..40 {
+        paused(async {
+            let removed = [(Fault::VfRemoved, When::After { spared })];
+            let mut pair = rig::up_with(Host::builder(), &removed, Nic::builder().receive_sections(64)).await;
+            rig::exchange(&mut pair, &SIZES, 20).await;
+            rig::close(pair).await;
+        });
+    }
+    // And all the time.
+    for version in nvsp::Version::ALL {
+        paused(async {
+            let often = [(Fault::VfRemoved, When::Every { nth: 3 })];
+            let mut pair = rig::up_with(Host::builder().nvsp_max(version), &often, Nic::builder()).await;
+            let mut events = pair.nic.events();
+            rig::exchange(&mut pair, &SIZES, 500).await;
+            let told = rig::report(&pair).counters.vf_messages;
+            assert_eq!(told > 0, version >= nvsp::Version::V4, "{told} messages");
+            let seen = rig::events_within(&mut events, Duration::from_secs(1)).await;
+            assert!(!seen.iter().any(|event| matches!(event, Event::Violation(_) | Event::Failed(_))), "{seen:?}");
+            assert_eq!(pair.nic.info().virtual_function, None);
+            rig::close(pair).await;
+        });
+    }
 }
 
 #[test]
