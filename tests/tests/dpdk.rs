@@ -58,7 +58,11 @@ fn forwards_every_frame() {
             Host::start(&["--port", "loopback", "--credit", "256", "--queues", queues, "--packet-size", size]);
         let testpmd = Testpmd::start(&host, &["--forward-mode=io", &rxq(queues), &txq(queues)]);
         host.wait_until("returned", ENOUGH);
-        testpmd.stop();
+        let output = testpmd.stop();
+        for queue in 0..queues.parse::<u32>().unwrap() {
+            let name = format!("RX Port= 0/Queue= {queue} ");
+            assert!(output.contains(&name) || queues == "1", "{what}: nothing came on queue {queue}\n{output}");
+        }
         let device = host.finish();
         assert_clean(&device, &what);
         assert_eq!(number(&device, "lost"), 0, "{what}: {device}");

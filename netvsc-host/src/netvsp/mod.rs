@@ -9,6 +9,7 @@
 //! | `transmit` | guest → switch: sections, GPA-direct ranges, batches |
 //! | `receive` | switch → guest: sub-allocations, transfer pages |
 //! | `receive_buffer` | who owns which sub-allocation |
+//! | `rss` | which queue a frame goes to |
 //! | `queue` | one channel's rings and its signals |
 //! | `vf` | what is told of a virtual function |
 //! | `checksum` | what a guest leaves to the host |
@@ -27,6 +28,7 @@ mod oid;
 mod queue;
 mod receive;
 mod receive_buffer;
+mod rss;
 mod session;
 mod transmit;
 mod vf;
@@ -82,6 +84,8 @@ pub(crate) struct Nic {
     log: ViolationLog,
     pub(crate) faults: FaultPlan,
     queues: Vec<Option<Queue>>,
+    /// Which channels are open, by index: a queue that is being served is not in `queues`.
+    open: u64,
     session: Session,
     link: Link,
     counters: NicCounters,
@@ -101,6 +105,7 @@ impl Nic {
             server,
             faults,
             queues: Vec::new(),
+            open: 0,
             session: Session::new(&config),
             link: Link::new(link_up, speed_bps),
             counters: NicCounters::default(),
@@ -166,6 +171,7 @@ impl Nic {
         for queue in &mut self.queues {
             *queue = None;
         }
+        self.open = 0;
         self.end_session();
     }
 
@@ -191,27 +197,34 @@ impl Nic {
                     }
                     let masked = self.faults.on_open_masked();
                     self.queues[index] = Some(Queue::new(rings, masked));
+                    // At most 64 queues.
+                    self.open |= 1 << (index % 64);
                     if index > 0 {
                         self.subchannel_opened();
                     }
                 }
                 Event::Closed { index: 0 } => self.close_all(),
-                Event::Closed { index } => {
-                    if let Some(queue) = self.queues.get_mut(usize::from(index)) {
-                        *queue = None;
-                    }
-                }
+                Event::Closed { index } => self.close_subchannel(usize::from(index)),
                 Event::TornDown(gpadl) => self.memory_gone(gpadl),
                 Event::Reset => self.close_all(),
             }
         }
     }
 
+    /// Lets go of a channel's rings. What was on its way there takes the primary channel.
+    fn close_subchannel(&mut self, index: usize) {
+        if let Some(queue) = self.queues.get_mut(index) {
+            *queue = None;
+        }
+        self.open &= !(1 << (index % 64));
+        self.receive.move_to_primary(index);
+    }
+
     /// Memory was taken back by the guest.
     fn memory_gone(&mut self, gpadl: GpadlId) {
         for index in 0..self.queues.len() {
             if self.queues[index].as_ref().is_some_and(|queue| queue.gpadl == gpadl) {
-                self.queues[index] = None;
+                self.close_subchannel(index);
             }
         }
         if self.session.uses(gpadl) {
@@ -419,9 +432,7 @@ impl Nic {
             if let Some(mut queue) = self.queues[index].take() {
                 if !queue.silent {
                     self.flush_control(&mut queue);
-                    if index == 0 {
-                        self.flush_receive(&mut queue);
-                    }
+                    self.flush_receive(&mut queue);
                     self.finish_queue(&mut queue);
                 }
                 self.queues[index] = Some(queue);
@@ -436,12 +447,13 @@ impl Port for Nic {
     }
 
     fn flush(&mut self) {
-        if let Some(mut queue) = self.queues.first_mut().and_then(Option::take) {
+        for index in 0..self.queues.len() {
+            let Some(mut queue) = self.queues[index].take() else { continue };
             if !queue.silent {
                 self.flush_receive(&mut queue);
                 self.finish_queue(&mut queue);
             }
-            self.queues[0] = Some(queue);
+            self.queues[index] = Some(queue);
         }
     }
 

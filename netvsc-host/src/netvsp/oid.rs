@@ -7,7 +7,6 @@ use rndis::offload::{
     ChecksumSetting, ChecksumTask, ChecksumV4Flags, ChecksumV6Flags, Encapsulation, LsoTaskV2, LsoV6Options, Offload,
     OffloadEncapsulation, OffloadParameters, TaskSetting,
 };
-use rndis::ppi::HashInfo;
 use rndis::rss::{RssCapabilities, RssCapabilityFlags, RssFlags, RssParameters};
 use rndis::value::{
     ConfigParameter, ConfigType, ConnectState, FriendlyName, LinkState, MacAddress, MaxLinkSpeed, MediaConnectStatus,
@@ -16,7 +15,7 @@ use rndis::value::{
 use rndis::{EmitError, Oid, Status};
 
 use super::Nic;
-use super::session::Rss;
+use super::rss::Rss;
 use crate::profile::Offloads;
 
 /// Bytes of the longest value: the friendly name, zero-padded.
@@ -205,9 +204,8 @@ impl Nic {
             return Ok(());
         }
         parameters.check(queues).map_err(invalid)?;
-        let HashInfo(hash_info) = parameters.hash_info;
         let table: Vec<u32> = parameters.table.iter().collect();
-        self.session.rss = Some(Rss { hash_info, key: parameters.key.to_vec(), table });
+        self.session.rss = Some(Rss::new(parameters.hash_info, parameters.key, table));
         Ok(())
     }
 }

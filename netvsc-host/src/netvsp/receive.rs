@@ -39,7 +39,8 @@ struct Filled {
 /// Frames on their way to the guest.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    filled: VecDeque<Filled>,
+    /// For each queue.
+    filled: Vec<VecDeque<Filled>>,
     backlog: VecDeque<Vec<u8>>,
     /// Buffers of frames that waited, for those that will.
     spare: Vec<Vec<u8>>,
@@ -49,13 +50,33 @@ pub(super) struct Pending {
 impl Pending {
     /// The session is over, or its receive buffer is gone.
     pub(super) fn clear(&mut self) {
-        self.filled.clear();
+        self.filled.iter_mut().for_each(VecDeque::clear);
         self.stop();
     }
 
     /// Frames that the guest was not told of yet.
     pub(super) fn waiting(&self) -> usize {
-        self.filled.len() + self.backlog.len()
+        self.filled.iter().map(VecDeque::len).sum::<usize>() + self.backlog.len()
+    }
+
+    fn push(&mut self, queue: usize, filled: Filled) {
+        if self.filled.len() <= queue {
+            self.filled.resize_with(queue + 1, VecDeque::new);
+        }
+        self.filled[queue].push_back(filled);
+    }
+
+    fn filled(&self, queue: usize) -> usize {
+        self.filled.get(queue).map_or(0, VecDeque::len)
+    }
+
+    /// A queue is no more.
+    pub(super) fn move_to_primary(&mut self, queue: usize) {
+        if queue > 0
+            && let Some(moved) = self.filled.get_mut(queue).map(std::mem::take)
+        {
+            self.filled[0].extend(moved);
+        }
     }
 
     /// The guest wants nothing any more.
@@ -115,8 +136,15 @@ impl Nic {
         true
     }
 
+    /// The queue that a frame goes to: the one that the guest's table names, if it is open.
+    fn steer(&self, frame: &[u8]) -> usize {
+        let queue = self.session.rss.as_ref().map_or(0, |rss| rss.queue(frame));
+        if queue < 64 && self.open & 1 << queue != 0 { queue } else { 0 }
+    }
+
     /// Copies a frame into a free sub-allocation; false if there is none.
     fn fill(&mut self, frame: &[u8]) -> bool {
+        let queue = self.steer(frame);
         let Some(buffer) = &mut self.session.receive_buffer else { return false };
         let Some(id) = buffer.take_data() else { return false };
         let mut ppis = [PpiWord::from(RxChecksum::EMPTY); 2];
@@ -154,7 +182,7 @@ impl Nic {
         };
         self.counters.rx_frames += 1;
         self.counters.rx_bytes += frame.len() as u64;
-        self.receive.filled.push_back(Filled { id, len });
+        self.receive.push(queue, Filled { id, len });
         true
     }
 
@@ -173,14 +201,15 @@ impl Nic {
         if !self.receive.backlog.is_empty() {
             self.fill_from_backlog();
         }
-        while !self.receive.filled.is_empty() {
+        let index = usize::from(queue.index);
+        while self.receive.filled(index) > 0 {
             let least = PACKET_OVERHEAD + 8 + CONTROL_RESERVE;
             if !queue.has_room(least) {
                 self.counters.rx_ring_full += 1;
                 return;
             }
             let room = ((queue.room() - PACKET_OVERHEAD - CONTROL_RESERVE) / 8) as usize;
-            let count = room.min(self.max_ranges()).min(self.receive.filled.len()).max(1);
+            let count = room.min(self.max_ranges()).min(self.receive.filled(index)).max(1);
             if !self.send_ranges(queue, count) {
                 return;
             }
@@ -202,13 +231,14 @@ impl Nic {
     /// Writes one packet with the first `count` filled sub-allocations.
     fn send_ranges(&mut self, queue: &mut Queue, count: usize) -> bool {
         let message_len = self.session.message_len();
+        let Some(filled) = self.receive.filled.get_mut(usize::from(queue.index)) else { return false };
         let Some(buffer) = &mut self.session.receive_buffer else {
-            self.receive.filled.clear();
+            filled.clear();
             return false;
         };
         let fate = if self.faults.is_empty() { PacketFate::Pass } else { self.faults.on_packet_to_guest(count) };
         if fate == PacketFate::Drop {
-            for filled in self.receive.filled.drain(..count) {
+            for filled in filled.drain(..count) {
                 buffer.untake(filled.id);
                 self.counters.rx_dropped += 1;
             }
@@ -218,11 +248,11 @@ impl Nic {
         let header = &mut self.receive.header;
         header.clear();
         header.extend_from_slice(&TransferPages::fixed_header(nvsp::BufferId::RECEIVE.0, count as u32));
-        for filled in self.receive.filled.iter().take(count) {
+        for filled in filled.iter().take(count) {
             let range = TransferRange { byte_count: filled.len, byte_offset: buffer.offset(filled.id) };
             header.extend_from_slice(&range.to_bytes());
         }
-        let first = self.receive.filled[0].id;
+        let first = filled[0].id;
         let mut packet = Outgoing {
             packet_type: PacketType::TRANSFER_PAGES,
             completion_requested: true,
@@ -242,7 +272,7 @@ impl Nic {
             tracing::debug!(target: "netvsc_host", %error, "frames not sent");
             return false;
         }
-        buffer.lend(self.receive.filled.drain(..count).map(|filled| filled.id));
+        buffer.lend(filled.drain(..count).map(|filled| filled.id));
         self.counters.rx_packets += 1;
         self.did_work = true;
         if let Some(edit) = spoiled.after {

@@ -8,6 +8,7 @@ use vmbus::gpadl::GpadlId;
 use vmbus::memory::HeapMemory;
 
 use super::receive_buffer::ReceiveBuffer;
+use super::rss::Rss;
 use super::{NicConfig, oid};
 use crate::report::Leaks;
 
@@ -40,14 +41,6 @@ pub(super) struct Answer {
 pub(super) struct SendBuffer {
     pub(super) gpadl: GpadlId,
     pub(super) memory: HeapMemory,
-}
-
-/// Receive-side scaling as the guest set it. Frames all go to the primary channel so far.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Rss {
-    pub(super) hash_info: u32,
-    pub(super) key: Vec<u8>,
-    pub(super) table: Vec<u32>,
 }
 
 #[derive(Debug)]

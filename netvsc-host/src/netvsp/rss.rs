@@ -1,0 +1,180 @@
+//! Receive-side scaling: which queue a frame goes to.
+//!
+//! The guest says what is hashed, by which key, and which queue each of the table's entries means. Frames without
+//! anything that it wants hashed go to the primary channel.
+//!
+//! Source: [MS-NDIS] receive side scaling ("RSS hashing types"): the Toeplitz hash over addresses, and ports where the
+//! packet is no fragment.
+
+use rndis::ppi::HashInfo;
+
+const ETHERNET: usize = 14;
+/// Longest input: two IPv6 addresses and two ports.
+const MAX_INPUT: usize = 36;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// Receive-side scaling as the guest set it.
+#[derive(Debug, Clone)]
+pub(super) struct Rss {
+    types: HashInfo,
+    table: Vec<u32>,
+    toeplitz: Toeplitz,
+}
+
+impl Rss {
+    /// `table` is not empty.
+    pub(super) fn new(hash_info: HashInfo, key: &[u8], table: Vec<u32>) -> Self {
+        Self { types: hash_info.types(), table, toeplitz: Toeplitz::new(key) }
+    }
+
+    /// The queue for a frame.
+    pub(super) fn queue(&self, frame: &[u8]) -> usize {
+        let Some(hash) = self.hash(frame) else { return 0 };
+        let queue = self.table.get(hash as usize % self.table.len().max(1));
+        queue.map_or(0, |&queue| queue as usize)
+    }
+
+    fn hash(&self, frame: &[u8]) -> Option<u32> {
+        let packet = frame.get(ETHERNET..)?;
+        match frame.get(12..ETHERNET)? {
+            [0x08, 0x00] => self.hash_v4(packet),
+            [0x86, 0xDD] => self.hash_v6(packet),
+            _ => None,
+        }
+    }
+
+    fn hash_v4(&self, packet: &[u8]) -> Option<u32> {
+        let fixed = packet.first_chunk::<20>()?;
+        let addresses = &fixed[12..20];
+        // More fragments, or not the first one: ports are not in each of them.
+        let whole = u16::from_be_bytes([fixed[6], fixed[7]]) & 0x3FFF == 0;
+        let ports = packet.get(usize::from(fixed[0] & 0xF) * 4..).filter(|_| whole);
+        let with_ports = self.wants_ports(fixed[9], HashInfo::TCP_IPV4, HashInfo::UDP_IPV4);
+        self.hash_flow(addresses, ports, with_ports, HashInfo::IPV4)
+    }
+
+    fn hash_v6(&self, packet: &[u8]) -> Option<u32> {
+        let fixed = packet.first_chunk::<40>()?;
+        // Extension headers are not followed: their packets are hashed by their addresses.
+        let with_ports = self.wants_ports(fixed[6], HashInfo::TCP_IPV6, HashInfo::UDP_IPV6);
+        self.hash_flow(&fixed[8..40], packet.get(40..), with_ports, HashInfo::IPV6)
+    }
+
+    fn wants_ports(&self, protocol: u8, tcp: HashInfo, udp: HashInfo) -> bool {
+        match protocol {
+            TCP => self.types.contains(tcp),
+            UDP => self.types.contains(udp),
+            _ => false,
+        }
+    }
+
+    fn hash_flow(&self, addresses: &[u8], ports: Option<&[u8]>, with_ports: bool, alone: HashInfo) -> Option<u32> {
+        let hash = self.toeplitz.hash(0, addresses);
+        match ports.and_then(|ports| ports.first_chunk::<4>()).filter(|_| with_ports) {
+            Some(ports) => Some(hash ^ self.toeplitz.hash(addresses.len(), ports)),
+            None => self.types.contains(alone).then_some(hash),
+        }
+    }
+}
+
+/// The Toeplitz hash for one key, with the work for each byte done beforehand.
+#[derive(Clone)]
+struct Toeplitz {
+    /// By place in the input, by value.
+    bytes: Box<[[u32; 256]; MAX_INPUT]>,
+}
+
+impl std::fmt::Debug for Toeplitz {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Toeplitz").finish_non_exhaustive()
+    }
+}
+
+impl Toeplitz {
+    /// A key that is too short goes on with zeros.
+    fn new(key: &[u8]) -> Self {
+        let byte = |at: usize| key.get(at).copied().unwrap_or(0);
+        let mut bytes = Box::new([[0; 256]; MAX_INPUT]);
+        for (at, values) in bytes.iter_mut().enumerate() {
+            let window = u64::from_be_bytes(std::array::from_fn(|next| byte(at + next)));
+            for (value, hash) in values.iter_mut().enumerate() {
+                // Bit 7 of the byte selects the key's bits from the byte's place on, the next one those from one bit later.
+                *hash = (0..8)
+                    .filter(|bit| value & (0x80 >> bit) != 0)
+                    .fold(0, |hash, bit| hash ^ (window << bit >> 32) as u32);
+            }
+        }
+        Self { bytes }
+    }
+
+    /// The part of the hash that `input` makes at place `at`.
+    fn hash(&self, at: usize, input: &[u8]) -> u32 {
+        let places = self.bytes.iter().skip(at);
+        places.zip(input).fold(0, |hash, (values, &byte)| hash ^ values[usize::from(byte)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The key of Microsoft's "Verifying the RSS Hash Calculation".
+    const KEY: [u8; 40] = [
+        0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0, 0xca,
+        0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b,
+        0xbe, 0xac, 0x01, 0xfa,
+    ];
+
+    /// A TCP packet of the same page: 66.9.149.187:2794 to 161.142.100.80:1766.
+    fn frame(protocol: u8, fragment: u16) -> Vec<u8> {
+        let mut frame = vec![0; 54];
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[14] = 0x45;
+        frame[20..22].copy_from_slice(&fragment.to_be_bytes());
+        frame[23] = protocol;
+        frame[26..30].copy_from_slice(&[66, 9, 149, 187]);
+        frame[30..34].copy_from_slice(&[161, 142, 100, 80]);
+        frame[34..36].copy_from_slice(&2794_u16.to_be_bytes());
+        frame[36..38].copy_from_slice(&1766_u16.to_be_bytes());
+        frame
+    }
+
+    fn rss(types: HashInfo) -> Rss {
+        Rss::new(types, &KEY, (0..128).collect())
+    }
+
+    #[test]
+    fn the_published_examples() {
+        assert_eq!(rss(HashInfo::LINUX).hash(&frame(TCP, 0)), Some(0x51cc_c178));
+        assert_eq!(rss(HashInfo::IPV4).hash(&frame(TCP, 0)), Some(0x323e_8fc2));
+        let mut six = vec![0; 74];
+        six[12..14].copy_from_slice(&[0x86, 0xDD]);
+        six[20] = TCP;
+        six[38..54].copy_from_slice(&[0x3f, 0xfe, 0x25, 0x01, 0x02, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 1]);
+        six[22..38].copy_from_slice(&[0x3f, 0xfe, 0x25, 0x01, 0x02, 0, 0x1f, 0xff, 0, 0, 0, 0, 0, 0, 0, 7]);
+        six[54..56].copy_from_slice(&2794_u16.to_be_bytes());
+        six[56..58].copy_from_slice(&1766_u16.to_be_bytes());
+        assert_eq!(rss(HashInfo::LINUX).hash(&six), Some(0x4020_7d3d));
+        assert_eq!(rss(HashInfo::IPV6).hash(&six), Some(0x2cc1_8cd5));
+    }
+
+    #[test]
+    fn what_is_hashed_is_the_guests_choice() {
+        assert_eq!(rss(HashInfo::LINUX).hash(&frame(UDP, 0)), Some(0x323e_8fc2), "by addresses");
+        assert_eq!(rss(HashInfo::UDP_IPV4).hash(&frame(UDP, 0)), Some(0x51cc_c178));
+        assert_eq!(rss(HashInfo::LINUX).hash(&frame(TCP, 0x2000)), Some(0x323e_8fc2), "a fragment");
+        assert_eq!(rss(HashInfo::TCP_IPV4).hash(&frame(UDP, 0)), None);
+        assert_eq!(rss(HashInfo::LINUX).queue(&frame(TCP, 0)), 0x78);
+        assert_eq!(rss(HashInfo::LINUX).queue(&[0; 60]), 0, "no ip");
+    }
+
+    #[test]
+    fn no_frame_is_read_beyond_its_end() {
+        let rss = rss(HashInfo(!0));
+        let whole = frame(TCP, 0);
+        for len in 0..whole.len() {
+            rss.queue(&whole[..len]);
+        }
+    }
+}
