@@ -43,7 +43,7 @@ mod sysfs;
 mod wire;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
@@ -78,6 +78,12 @@ impl ExportOptions {
     /// made if it does not exist.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into(), kernel: Kernel::default(), monitored: true }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The kernel to be played. Default: [`Kernel::B`].
