@@ -14,7 +14,7 @@
 //!
 //! Between the client and the simulated host stands what in a virtual machine would be the Linux kernel: it connects to
 //! the VMBus, makes the receive and the send buffer and their GPADLs, opens and closes channels, turns interrupts into
-//! event counts, and differs by version ([`Kernel`]). That is what this module plays; the [`Host`](crate::Host) below
+//! event counts, and differs by version ([`Kernel`]). That is what this module plays; the [`Host`] below
 //! knows nothing of it.
 //!
 //! | file | subject |
