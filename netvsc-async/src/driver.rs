@@ -343,9 +343,6 @@ impl<B: Bus> Driver<B> {
     fn ready(&mut self, info: DeviceInfo) {
         let Some(opened) = self.opened.take() else { return };
         self.lanes.sort_by_key(|lane| lane.index);
-        for lane in &self.lanes {
-            lane.shared.lock().queue.attach_mtu(info.mtu);
-        }
         tracing::info!(nvsp = %info.nvsp_version, mac = %info.mac, mtu = info.mtu, queues = info.queues, "network adapter is up");
         // Ethernet header and a VLAN tag.
         let options = self.builder.queue_options(info.mtu as usize + 18);

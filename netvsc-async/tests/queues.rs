@@ -131,7 +131,6 @@ async fn flows_leave_by_all_queues_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "the simulated host puts every frame on the primary channel so far"]
 async fn flows_arrive_by_the_queue_of_their_table_entry_in_order() {
     for queues in [1u16, 2, 4, 8] {
         let mut rig = up(queues).await;
@@ -180,7 +179,6 @@ async fn scaling_is_changed_while_the_adapter_is_open() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "the simulated host puts every frame on the primary channel so far"]
 async fn frames_follow_a_changed_table() {
     let mut rig = up(4).await;
     let wish = RssSettings { table: vec![3], ..rig.nic.info().scaling.unwrap() };

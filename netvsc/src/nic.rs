@@ -37,6 +37,8 @@ pub struct Nic<B: Bus> {
     memory: Memories<B::Memory>,
     /// An action for which there was no room in the ring, or no queue.
     blocked: Option<Action>,
+    /// The queues know the MTU that came out: longer frames are refused.
+    mtu_told: bool,
 }
 
 impl<B: Bus> fmt::Debug for Nic<B> {
@@ -126,6 +128,7 @@ impl<B: Bus> Nic<B> {
             queues: Vec::new(),
             memory: Memories { receive: None, send: None, direct: None },
             blocked: None,
+            mtu_told: false,
         })
     }
 
@@ -170,6 +173,7 @@ impl<B: Bus> Nic<B> {
             let mut moved = self.take_bus_event(now, cx)?;
             moved |= self.take_control_inputs(now, taken);
             moved |= self.do_actions(now, taken);
+            self.tell_mtu(taken);
             if !moved {
                 if host_moved {
                     // It may have more to say once it runs again.
@@ -415,6 +419,16 @@ impl<B: Bus> Nic<B> {
             }
         }
         control.handle(now, Input::Outstanding { sends, receives });
+    }
+
+    /// Once the device is up, its queues have to know the MTU: hosts accept longer frames and throw them away.
+    fn tell_mtu<A: QueueAccess<B::Channel>>(&mut self, taken: &mut A) {
+        let Some(mtu) = self.control.info().map(|info| info.mtu).filter(|_| !self.mtu_told) else { return };
+        for index in core::iter::once(0).chain(self.subchannels.iter().map(|known| known.queue)) {
+            // One that is gone sends nothing.
+            let _ = with_queue(&mut self.queues, taken, index, |queue| queue.attach_mtu(mtu));
+        }
+        self.mtu_told = true;
     }
 
     /// Does what the machine wants, until there is nothing more or no room.
