@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use netvsc::queue::{Burst, Frame, FrameMut, FrameSink, Frames};
@@ -126,6 +127,7 @@ impl<C: Channel> RxHalf<C> {
     pub fn try_recv_burst(&mut self) -> Result<Option<RxBurst<'_>>, Error> {
         self.take_back_single();
         if !self.filled && !self.ended {
+            self.shared.receiver_polls.store(true, Ordering::Relaxed);
             self.burst.clear();
             let mut core = self.shared.lock();
             match self.shared.ended() {

@@ -11,6 +11,9 @@
 //! busy queue takes no interrupts; the task then looks after it from time to time ([`BACKSTOP`]), lest a receiver that
 //! was woken and never came leaves completions lying.
 //!
+//! A receiver that only polls ([`RxHalf::try_recv_burst`](super::RxHalf::try_recv_burst)) wants no interrupts at all: while it
+//! goes on, the task leaves the ring masked and looks every [`BACKSTOP`].
+//!
 //! A ring that is masked has the task's attention: it has a timer, or has been called. Whoever takes something off the
 //! ring wakes those whom it concerns, as the host may see the ring empty again and not interrupt for it.
 
@@ -67,6 +70,8 @@ pub(crate) struct Shared<C: Channel> {
     pub(super) task: Latch,
     /// The receiver has looked since the task last asked.
     pub(super) receiver_looked: AtomicBool,
+    /// Somebody looks without ever waiting, and has since the task last asked: an interrupt would tell it nothing.
+    pub(super) receiver_polls: AtomicBool,
     end: OnceLock<Result<(), Error>>,
 }
 
@@ -86,6 +91,7 @@ impl<C: Channel> Shared<C> {
             control,
             task: Latch::new(),
             receiver_looked: AtomicBool::new(false),
+            receiver_polls: AtomicBool::new(false),
             end: OnceLock::new(),
         }
     }
@@ -164,6 +170,7 @@ impl<C: Channel> Shared<C> {
                 return Poll::Pending;
             }
             self.receiver.register(cx.waker());
+            self.receiver_polls.store(false, Ordering::Relaxed);
             if !self.arm(core)? {
                 return Poll::Pending;
             }
@@ -241,11 +248,23 @@ impl<C: Channel> Shared<C> {
         Ok(core.take_reclaimed())
     }
 
-    /// Hands one frame to the queue without a doorbell.
+    /// Hands one frame to the queue without a doorbell; the queue's task rings it in time.
     ///
     /// # Errors
     /// [`Error::Full`]: nothing was taken.
     pub(super) fn send(&self, core: &mut Core<C>, frame: &[u8], meta: &TxMeta) -> Result<(), Error> {
+        self.send_before_flush(core, frame, meta)?;
+        if core.unflushed_since.is_none() {
+            core.unflushed_since = Some(self.clock.now());
+            // So that somebody rings the doorbell if the sender does not.
+            self.call_task();
+        }
+        Ok(())
+    }
+
+    /// As [`send`](Self::send), for a caller that flushes before it lets go of the lock: nobody has to be woken, and no
+    /// clock read, for a doorbell that is not put off.
+    pub(super) fn send_before_flush(&self, core: &mut Core<C>, frame: &[u8], meta: &TxMeta) -> Result<(), Error> {
         if let Some(end) = self.ended() {
             return Err(end.err().unwrap_or(Error::Closed));
         }
@@ -253,11 +272,6 @@ impl<C: Channel> Shared<C> {
             Ok(()) => {
                 if !std::mem::replace(&mut core.watched, true) {
                     self.control.wake();
-                }
-                if core.unflushed_since.is_none() {
-                    core.unflushed_since = Some(self.clock.now());
-                    // So that somebody rings the doorbell if the sender does not.
-                    self.call_task();
                 }
                 Ok(())
             }

@@ -109,6 +109,9 @@ fn turn<C: Channel>(shared: &Shared<C>, can_unmask: bool, wake: &Wake) -> Result
         // A busy receiver: it arms the ring itself when it has run out of frames.
         return Ok(Some(again.map_or(BACKSTOP, |rest| rest.min(BACKSTOP))));
     }
+    if shared.receiver_polls.swap(false, Ordering::Relaxed) {
+        return Ok(Some(again.map_or(BACKSTOP, |rest| rest.min(BACKSTOP))));
+    }
     if shared.arm(core)? { Ok(Some(Duration::ZERO)) } else { Ok(again) }
 }
 
@@ -212,6 +215,16 @@ mod tests {
         say_something(&mut host);
         assert!(shared.arm(&mut shared.lock()).unwrap());
         assert!(is_heard(&shared).await);
+    }
+
+    #[test]
+    fn a_receiver_that_polls_is_not_interrupted_while_it_does() {
+        let (shared, _host) = queue();
+        shared.receiver_polls.store(true, Ordering::Relaxed);
+        assert_eq!(turn(&shared, true, &Wake::Interrupt), Ok(Some(BACKSTOP)));
+        assert!(!shared.lock().armed);
+        assert_eq!(turn(&shared, true, &Wake::Timer), Ok(None), "it has stopped");
+        assert!(shared.lock().armed);
     }
 
     #[test]

@@ -128,7 +128,8 @@ impl<C: Channel> TxBatch<'_, C> {
     /// # Errors
     /// As [`TxHalf::try_send`].
     pub fn push(&mut self, frame: &[u8], meta: &TxMeta) -> Result<(), Error> {
-        self.shared.send(&mut self.core, frame, meta)
+        // Dropping the batch flushes.
+        self.shared.send_before_flush(&mut self.core, frame, meta)
     }
 
     /// Tells the host of all frames so far.
