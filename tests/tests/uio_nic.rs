@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures::FutureExt;
 use netvsc_async::{Event, Nic, Queue};
 use netvsc_host::export::{DeviceReport, Export, ExportOptions, Kernel};
 use netvsc_host::port::MemoryPort;
@@ -203,7 +204,9 @@ fn all_queues_pass_frames_on_every_kernel() {
         run(async {
             let bus = world.device().open().unwrap();
             let (nic, mut queues) = Nic::builder().queues(4).open_on(bus).await.unwrap();
-            assert_eq!(queues.len(), 4, "kernel {kernel}");
+            let mut said = nic.events();
+            let mut why = || std::iter::from_fn(|| said.next().now_or_never().flatten()).collect::<Vec<_>>();
+            assert!(queues.len() == 4, "kernel {kernel}: {} queues, {:?}", queues.len(), why());
             let mut ours = Sequence::new(nic.info().mac.0, &SIZES);
             let mut expect = ours.clone();
             for _ in 0..25 {
