@@ -107,7 +107,8 @@ fn sends() {
         // says that it did not take, some may have been on its way already.
         let (sent, offered) = (statistic(&output, "TX-packets"), statistic(&output, "TX-total"));
         let (come, waiting) = (number(&device, "rx_packets"), 16 * queues.parse::<u64>().unwrap());
-        assert!(sent <= come + waiting && come <= offered, "{what}: {come} of {sent} have come\n{output}");
+        assert!(sent <= come + waiting, "{what}: {come} of {sent} have come\n{device}\n{output}");
+        assert!(come <= offered, "{what}: {come} have come, but {offered} were sent\n{device}\n{output}");
     }
 }
 
