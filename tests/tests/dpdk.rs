@@ -103,12 +103,12 @@ fn sends() {
         let output = testpmd.stop();
         let device = host.finish();
         assert_clean(&device, &what);
-        // What testpmd's driver took has come, but for what waited for more to be sent with: 16 on each queue. Of what it
-        // says that it did not take, some may have been on its way already.
-        let (sent, offered) = (statistic(&output, "TX-packets"), statistic(&output, "TX-total"));
+        // What testpmd's driver took has come, but for what waited for more to be sent with: 16 on each queue. There is no
+        // bound the other way: more come than testpmd's statistics know of once its driver refuses frames of a burst
+        // (2,334,937 of 2,330,112 were seen). That none comes twice is shown by the numbered frames of the closed loops.
+        let sent = statistic(&output, "TX-packets");
         let (come, waiting) = (number(&device, "rx_packets"), 16 * queues.parse::<u64>().unwrap());
         assert!(sent <= come + waiting, "{what}: {come} of {sent} have come\n{device}\n{output}");
-        assert!(come <= offered, "{what}: {come} have come, but {offered} were sent\n{device}\n{output}");
     }
 }
 
