@@ -9,13 +9,19 @@
 //! | `control` | bring-up and requests against hosts that are late, silent, refusing or talkative |
 //! | `exhaustion` | sections, rings and memory that run out |
 //! | `stress` | seeded random traffic under seeded random faults |
+//! | `rss_and_hash_levels` | which queue a frame comes by and leaves by |
+//! | `offload_matrix` | the kernel's TCP/IP between two namespaces through the forwarder, under every offload |
 //! | `appliance` | the example program, reached by the kernel's TCP/IP stack over a TAP interface |
 //! | `hostile` | bytes that no host should send |
 #![forbid(unsafe_code)]
 
 pub mod frames;
+#[cfg(target_os = "linux")]
+pub mod netns;
 pub mod real;
 pub mod rig;
+#[cfg(target_os = "linux")]
+pub mod transfer;
 
 /// The code samples of the README, compiled as doc tests.
 #[cfg(doctest)]
