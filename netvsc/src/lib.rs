@@ -61,9 +61,11 @@
 
 extern crate alloc;
 
+pub mod checksum;
 pub mod config;
 pub mod control;
 mod error;
+pub mod frame;
 pub mod info;
 pub mod meta;
 mod nic;

@@ -15,16 +15,12 @@ use core::str::FromStr;
 
 use rndis::rss::HashInfo;
 
+use crate::frame::Headers;
+use crate::meta::{IpVersion, Transport};
 use crate::rss::{MAX_INPUT_BYTES, RssKey, Toeplitz};
 
 /// Hash buckets: entries of the send indirection table.
 pub const BUCKETS: usize = nvsp::SEND_TABLE_LEN;
-/// VLAN tags that are looked behind.
-const MAX_TAGS: usize = 2;
-/// IPv6 extension headers that are looked behind.
-const MAX_EXTENSIONS: usize = 8;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 /// A protocol whose hash level can be chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,6 +47,19 @@ impl HashProtocol {
             Self::Tcp6 => "tcp6",
             Self::Udp4 => "udp4",
             Self::Udp6 => "udp6",
+        }
+    }
+
+    /// That of a frame with ports.
+    #[inline]
+    #[must_use]
+    pub const fn of(headers: &Headers) -> Option<Self> {
+        match (headers.transport_protocol(), headers.ip()) {
+            (Some(Transport::Tcp), IpVersion::V4) => Some(Self::Tcp4),
+            (Some(Transport::Tcp), IpVersion::V6) => Some(Self::Tcp6),
+            (Some(Transport::Udp), IpVersion::V4) => Some(Self::Udp4),
+            (Some(Transport::Udp), IpVersion::V6) => Some(Self::Udp6),
+            (None, _) => None,
         }
     }
 
@@ -198,78 +207,23 @@ impl Flow {
     #[inline]
     #[must_use]
     pub fn of(frame: &[u8]) -> Option<Self> {
-        let mut at = 12;
-        let mut ether_type = word(frame, at)?;
-        for _ in 0..MAX_TAGS {
-            if !matches!(ether_type, 0x8100 | 0x88A8 | 0x9100) {
-                break;
-            }
-            at += 4;
-            ether_type = word(frame, at)?;
-        }
-        let packet = frame.get(at + 2..)?;
-        match ether_type {
-            0x0800 => Self::of_ipv4(packet),
-            0x86DD => Self::of_ipv6(packet),
-            _ => None,
-        }
+        Headers::parse(frame).map(|headers| Self::of_headers(frame, &headers))
     }
 
+    /// As [`of`](Self::of), for whoever has the frame's headers already.
     #[inline]
-    fn of_ipv4(packet: &[u8]) -> Option<Self> {
-        let header: &[u8; 20] = packet.first_chunk()?;
-        let header_bytes = usize::from(header[0] & 0xF) * 4;
-        if header[0] >> 4 != 4 || header_bytes < header.len() {
-            return None;
+    #[must_use]
+    pub fn of_headers(frame: &[u8], headers: &Headers) -> Self {
+        let addresses = headers.addresses(frame);
+        // 8 or 32.
+        let mut flow = Self { input: [0; MAX_INPUT_BYTES], address_bytes: addresses.len() as u8, protocol: None };
+        let (start, rest) = flow.input.split_at_mut(addresses.len());
+        start.copy_from_slice(addresses);
+        if let (Some(ports), Some(at)) = (headers.ports(frame), rest.first_chunk_mut()) {
+            *at = *ports;
+            flow.protocol = HashProtocol::of(headers);
         }
-        let mut flow = Self { input: [0; MAX_INPUT_BYTES], address_bytes: 8, protocol: None };
-        flow.input[..8].copy_from_slice(&header[12..20]);
-        // More fragments, or an offset.
-        if u16::from_be_bytes([header[6], header[7]]) & 0x3FFF == 0 {
-            let protocol = match header[9] {
-                TCP => HashProtocol::Tcp4,
-                UDP => HashProtocol::Udp4,
-                _ => return Some(flow),
-            };
-            flow.take_ports(packet, header_bytes, protocol);
-        }
-        Some(flow)
-    }
-
-    #[inline]
-    fn of_ipv6(packet: &[u8]) -> Option<Self> {
-        let header: &[u8; 40] = packet.first_chunk()?;
-        if header[0] >> 4 != 6 {
-            return None;
-        }
-        let mut flow = Self { input: [0; MAX_INPUT_BYTES], address_bytes: 32, protocol: None };
-        flow.input[..32].copy_from_slice(&header[8..40]);
-        let (mut next, mut at) = (header[6], header.len());
-        for _ in 0..MAX_EXTENSIONS {
-            match next {
-                TCP => flow.take_ports(packet, at, HashProtocol::Tcp6),
-                UDP => flow.take_ports(packet, at, HashProtocol::Udp6),
-                // Hop by hop, routing, destination options.
-                0 | 43 | 60 => {
-                    let Some(&[following, units]) = packet.get(at..).and_then(|rest| rest.first_chunk()) else { break };
-                    (next, at) = (following, at + 8 + usize::from(units) * 8);
-                    continue;
-                }
-                // Fragments among them.
-                _ => {}
-            }
-            break;
-        }
-        Some(flow)
-    }
-
-    #[inline]
-    fn take_ports(&mut self, packet: &[u8], at: usize, protocol: HashProtocol) {
-        if let Some(ports) = packet.get(at..at + 4) {
-            let start = usize::from(self.address_bytes);
-            self.input[start..start + 4].copy_from_slice(ports);
-            self.protocol = Some(protocol);
-        }
+        flow
     }
 
     /// Whose ports there are.
@@ -305,11 +259,6 @@ impl Flow {
         // At most 36.
         self.input.get(..len).unwrap_or(&self.input)
     }
-}
-
-#[inline]
-fn word(frame: &[u8], at: usize) -> Option<u16> {
-    frame.get(at..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
 }
 
 /// The queue of each of the 16 hash buckets, for the `queues` that live: the host's entries where it sent a table (reduced

@@ -30,7 +30,6 @@
 
 mod backlog;
 mod burst;
-mod checksum;
 mod control;
 mod error;
 mod in_flight;

@@ -27,11 +27,11 @@ use vmbus::packet::{TransactionId, TransferPages, TransferRange};
 
 use super::backlog::Backlog;
 use super::burst::FrameSink;
-use super::checksum;
 use super::control::{ControlInput, Controls, MAX_CONTROL_BYTES};
 use super::error::QueueError;
 use super::outbound::Outbound;
 use super::settings::ReceiveBuffer;
+use crate::checksum;
 use crate::meta::{Coalesced, RxMeta};
 use crate::stats::QueueStats;
 

@@ -1,0 +1,53 @@
+//! Where the fields that this crate reads or writes stand in their headers, in bytes from the header's start.
+
+/// Ethernet.
+pub(crate) mod ethernet {
+    pub(crate) const TYPE: usize = 12;
+    /// Bytes of an 802.1Q or 802.1ad tag.
+    pub(crate) const TAG_LEN: usize = 4;
+    pub(crate) const TYPE_IPV4: u16 = 0x0800;
+    pub(crate) const TYPE_IPV6: u16 = 0x86DD;
+    /// 802.1Q, 802.1ad, and the number that QinQ had before 802.1ad.
+    pub(crate) const TYPES_OF_TAGS: [u16; 3] = [0x8100, 0x88A8, 0x9100];
+}
+
+/// IPv4, RFC 791.
+pub(crate) mod ipv4 {
+    /// Bytes of a header without options.
+    pub(crate) const LEN: usize = 20;
+    pub(crate) const PROTOCOL: usize = 9;
+    pub(crate) const CHECKSUM: usize = 10;
+    pub(crate) const ADDRESSES: usize = 12;
+    pub(crate) const ADDRESSES_LEN: usize = 8;
+    /// "More fragments" and the offset, in the word at [`FRAGMENT`].
+    pub(crate) const IS_FRAGMENT: u16 = 0x3FFF;
+}
+
+/// IPv6, RFC 8200.
+pub(crate) mod ipv6 {
+    /// Bytes of a header without extension headers.
+    pub(crate) const LEN: usize = 40;
+    pub(crate) const NEXT: usize = 6;
+    pub(crate) const ADDRESSES: usize = 8;
+    pub(crate) const ADDRESSES_LEN: usize = 32;
+    /// In a routing header.
+    pub(crate) const SEGMENTS_LEFT: usize = 3;
+    /// The option that names another source (RFC 6275).
+    pub(crate) const OPTION_HOME_ADDRESS: u8 = 0xC9;
+}
+
+/// TCP, RFC 9293.
+pub(crate) mod tcp {
+    /// Bytes of a header without options.
+    pub(crate) const LEN: usize = 20;
+    /// The data offset, in its upper half.
+    pub(crate) const DATA_OFFSET: usize = 12;
+    pub(crate) const CHECKSUM: usize = 16;
+}
+
+/// UDP, RFC 768.
+pub(crate) mod udp {
+    pub(crate) const LEN: usize = 8;
+    pub(crate) const LENGTH: usize = 4;
+    pub(crate) const CHECKSUM: usize = 6;
+}
