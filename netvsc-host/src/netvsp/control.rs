@@ -70,7 +70,7 @@ impl Nic {
                 };
                 self.tell(answer.buffer_len(), |out| answer.emit(out));
             }
-            Message::Halt(_) => {}
+            Message::Halt(_) => self.stop_receive(),
             Message::Query(query) => self.query(&query),
             Message::Set(set) => self.set(&set, bytes),
             Message::KeepAlive(request) => {

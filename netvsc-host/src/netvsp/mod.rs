@@ -55,6 +55,9 @@ use session::Session;
 
 /// Control messages of the VMBus that are handled in one step: a guest that posts without end lets others live.
 const MESSAGES_A_STEP: usize = 1024;
+/// Packets that are read of a channel that closes: more than any ring holds, so that only a guest that goes on writing is cut
+/// off.
+const PACKETS_AT_CLOSE: usize = 1 << 20;
 
 /// What a NIC is made of, from [`NicOptions`](crate::NicOptions).
 #[derive(Debug, Clone)]
@@ -184,7 +187,7 @@ impl Nic {
         self.session.end(&self.config);
     }
 
-    fn serve_bus(&mut self) {
+    fn serve_bus(&mut self, out: &mut dyn FnMut(Frame<'_>)) {
         for _ in 0..MESSAGES_A_STEP {
             let Some(event) = self.server.next(&mut self.log) else { return };
             self.did_work = true;
@@ -203,12 +206,29 @@ impl Nic {
                         self.subchannel_opened();
                     }
                 }
-                Event::Closed { index: 0 } => self.close_all(),
-                Event::Closed { index } => self.close_subchannel(usize::from(index)),
-                Event::TornDown(gpadl) => self.memory_gone(gpadl),
+                Event::Closed { index } => {
+                    self.read_out(usize::from(index), out);
+                    match index {
+                        0 => self.close_all(),
+                        _ => self.close_subchannel(usize::from(index)),
+                    }
+                }
+                Event::TornDown(gpadl) => {
+                    if self.session.uses(gpadl) {
+                        self.read_out(0, out);
+                    }
+                    self.memory_gone(gpadl);
+                }
                 Event::Reset => self.close_all(),
             }
         }
+    }
+
+    /// Reads what the guest wrote before it closed: the last receive completions are there, and the messages on the bus
+    /// overtake them.
+    fn read_out(&mut self, index: usize, out: &mut dyn FnMut(Frame<'_>)) {
+        let mut budget = PACKETS_AT_CLOSE;
+        self.serve_queue(index, &mut budget, out);
     }
 
     /// Lets go of a channel's rings. What was on its way there takes the primary channel.
@@ -464,7 +484,7 @@ impl Port for Nic {
 
     fn poll(&mut self, now: Duration, budget: usize, out: &mut dyn FnMut(Frame<'_>)) -> usize {
         self.now = now;
-        self.serve_bus();
+        self.serve_bus(out);
         let mut left = budget;
         for index in 0..self.queues.len() {
             self.serve_queue(index, &mut left, out);

@@ -160,7 +160,7 @@ impl Nic {
                     |error: rndis::ParseError| Refused { status: Status::FAILURE, violation: Some(error.to_string()) };
                 self.session.filter = PacketFilter::parse(value).map_err(too_short)?.0;
                 if self.session.filter == 0 {
-                    self.receive.stop();
+                    self.stop_receive();
                 }
                 Ok(())
             }

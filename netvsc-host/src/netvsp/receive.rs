@@ -34,6 +34,8 @@ struct Filled {
     id: u32,
     /// Bytes of the range.
     len: u32,
+    /// Bytes of the frame.
+    frame: usize,
 }
 
 /// Frames on their way to the guest.
@@ -51,7 +53,7 @@ impl Pending {
     /// The session is over, or its receive buffer is gone.
     pub(super) fn clear(&mut self) {
         self.filled.iter_mut().for_each(VecDeque::clear);
-        self.stop();
+        self.spare.extend(self.backlog.drain(..));
     }
 
     /// Frames that the guest was not told of yet.
@@ -78,14 +80,25 @@ impl Pending {
             self.filled[0].extend(moved);
         }
     }
-
-    /// The guest wants nothing any more.
-    pub(super) fn stop(&mut self) {
-        self.spare.extend(self.backlog.drain(..));
-    }
 }
 
 impl Nic {
+    /// The guest wants nothing any more: what it was not told of yet it will not be. A guest that closes waits for what
+    /// came before the answer, so nothing may come after it.
+    pub(super) fn stop_receive(&mut self) {
+        self.session.filter = 0;
+        self.counters.rx_filtered += self.receive.backlog.len() as u64;
+        for filled in self.receive.filled.iter_mut().flat_map(|filled| filled.drain(..)) {
+            if let Some(buffer) = &mut self.session.receive_buffer {
+                buffer.untake(filled.id);
+            }
+            self.counters.rx_frames -= 1;
+            self.counters.rx_bytes -= filled.frame as u64;
+            self.counters.rx_filtered += 1;
+        }
+        self.receive.clear();
+    }
+
     /// A frame from the switch; false if it is dropped.
     pub(super) fn deliver_frame(&mut self, frame: &[u8]) -> bool {
         let session = &self.session;
@@ -182,7 +195,7 @@ impl Nic {
         };
         self.counters.rx_frames += 1;
         self.counters.rx_bytes += frame.len() as u64;
-        self.receive.push(queue, Filled { id, len });
+        self.receive.push(queue, Filled { id, len, frame: frame.len() });
         true
     }
 
@@ -376,4 +389,48 @@ fn noise(seed: u64) -> impl Iterator<Item = u8> {
         state ^= state << 17;
         state as u8
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use rndis::Oid;
+    use rndis::value::PacketFilter;
+    use vmbus::gpadl::GpadlId;
+    use vmbus::memory::HeapMemory;
+
+    use super::*;
+    use crate::NicId;
+    use crate::fault::FaultPlan;
+    use crate::netvsp::NicConfig;
+    use crate::netvsp::receive_buffer::ReceiveBuffer;
+    use crate::profile::Profile;
+
+    /// A NIC whose guest has set its filter and has eight sub-allocations, five of them for frames.
+    fn ready() -> Nic {
+        let settings = Profile::Ws2019.settings();
+        let config = NicConfig { id: NicId(0), mac: [2; 6], queues: 1, friendly_name: String::new(), settings };
+        let (_guest, port) = vmbus::mem::connection();
+        let mut nic = Nic::new(config, port, true, 0, FaultPlan::new(1));
+        nic.session.phase = Phase::Ready;
+        nic.session.rndis_initialized = true;
+        nic.session.receive_buffer = Some(ReceiveBuffer::new(GpadlId(1), HeapMemory::zeroed(8 * 1728), 1728, 8, 3));
+        nic.set_oid(Oid::PACKET_FILTER, &PacketFilter::OPEN.0.to_le_bytes()).expect("a filter");
+        nic
+    }
+
+    /// Whoever closes waits for what came before the answer, and for nothing else.
+    #[test]
+    fn a_guest_that_closes_its_filter_gets_no_frame_that_the_host_had_in_hand() {
+        let mut nic = ready();
+        let frame = [0xFF; 60];
+        let taken = (0..7).filter(|_| nic.deliver_frame(&frame)).count();
+        assert_eq!((taken, nic.receive.waiting(), nic.counters.rx_frames), (7, 7, 5), "two wait in the backlog");
+        nic.set_oid(Oid::PACKET_FILTER, &PacketFilter::CLOSED.0.to_le_bytes()).expect("a filter");
+        assert_eq!((nic.receive.waiting(), nic.counters.rx_frames, nic.counters.rx_bytes), (0, 0, 0));
+        assert_eq!(nic.counters.rx_filtered, 7);
+        assert!(!nic.deliver_frame(&frame));
+        // All five are there again.
+        nic.set_oid(Oid::PACKET_FILTER, &PacketFilter::OPEN.0.to_le_bytes()).expect("a filter");
+        assert_eq!((0..5).filter(|_| nic.fill(&frame)).count(), 5);
+    }
 }
