@@ -71,6 +71,7 @@ pub mod meta;
 mod nic;
 pub mod queue;
 pub mod rss;
+pub mod segment;
 pub mod stats;
 pub mod steering;
 pub mod time;

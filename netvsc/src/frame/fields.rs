@@ -15,6 +15,8 @@ pub(crate) mod ethernet {
 pub(crate) mod ipv4 {
     /// Bytes of a header without options.
     pub(crate) const LEN: usize = 20;
+    pub(crate) const TOTAL_LEN: usize = 2;
+    pub(crate) const ID: usize = 4;
     pub(crate) const PROTOCOL: usize = 9;
     pub(crate) const CHECKSUM: usize = 10;
     pub(crate) const ADDRESSES: usize = 12;
@@ -27,6 +29,7 @@ pub(crate) mod ipv4 {
 pub(crate) mod ipv6 {
     /// Bytes of a header without extension headers.
     pub(crate) const LEN: usize = 40;
+    pub(crate) const PAYLOAD_LEN: usize = 4;
     pub(crate) const NEXT: usize = 6;
     pub(crate) const ADDRESSES: usize = 8;
     pub(crate) const ADDRESSES_LEN: usize = 32;
@@ -40,9 +43,14 @@ pub(crate) mod ipv6 {
 pub(crate) mod tcp {
     /// Bytes of a header without options.
     pub(crate) const LEN: usize = 20;
+    pub(crate) const SEQUENCE: usize = 4;
     /// The data offset, in its upper half.
     pub(crate) const DATA_OFFSET: usize = 12;
+    pub(crate) const FLAGS: usize = 13;
     pub(crate) const CHECKSUM: usize = 16;
+    pub(crate) const FIN: u8 = 0x01;
+    pub(crate) const PSH: u8 = 0x08;
+    pub(crate) const CWR: u8 = 0x80;
 }
 
 /// UDP, RFC 768.

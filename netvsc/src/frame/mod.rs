@@ -175,6 +175,14 @@ impl Headers {
         }
     }
 
+    /// The same, for the head of a frame whose rest is elsewhere: whatever the IP length says, the packet ends with `head`.
+    #[inline]
+    #[must_use]
+    pub(crate) fn ending_with(self, head: &[u8]) -> Self {
+        let cut = if self.transport() > head.len() { CUT } else { 0 };
+        Self { end: head.len(), marks: self.marks & !(CUT | NO_LENGTH) | cut, ..self }
+    }
+
     /// Offset of the IP header: 14, and 4 more for each VLAN tag.
     #[inline]
     #[must_use]
