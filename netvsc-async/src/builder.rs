@@ -102,6 +102,16 @@ impl NicBuilder {
         self
     }
 
+    /// Which offloads the host is asked for; default
+    /// [`OffloadSettings::forwarding`](netvsc::OffloadSettings::forwarding). What it lacks is computed in software. See
+    /// [`DeviceInfo::offloads`](netvsc::DeviceInfo) for what became of it, and
+    /// [`Nic::set_offloads`](crate::Nic::set_offloads) for changes.
+    #[must_use]
+    pub fn offloads(mut self, settings: netvsc::OffloadSettings) -> Self {
+        self.config = self.config.offloads(settings);
+        self
+    }
+
     /// How the queues wait for frames. Default: adaptive.
     #[must_use]
     pub fn wait(mut self, mode: WaitMode) -> Self {

@@ -205,6 +205,7 @@ impl<B: Bus> Driver<B> {
                 Command::Query(oid, answer) => (self.nic.query(now, oid), answer),
                 Command::Set(oid, value, answer) => (self.nic.set(now, oid, &value), answer),
                 Command::SetRss(settings, answer) => (self.nic.set_rss(now, settings), answer),
+                Command::SetOffloads(settings, answer) => (self.nic.set_offloads(now, settings), answer),
                 Command::Close(answer) => {
                     self.closing.push(answer);
                     self.nic.close(now);
@@ -275,6 +276,10 @@ impl<B: Bus> Driver<B> {
             E::LinkDown => Event::LinkDown,
             E::LinkSpeed(speed) => Event::LinkSpeed(speed),
             E::NetworkChanged => Event::NetworkChanged,
+            E::OffloadChanged(_) => {
+                let Some(info) = self.nic.info() else { return Turn::GoOn };
+                Event::OffloadsChanged(info.offloads)
+            }
             E::Warning(warning) => {
                 tracing::warn!(%warning, "network adapter");
                 Event::Warning(warning)

@@ -1,6 +1,6 @@
 //! What the adapter tells its user while it is open.
 
-use netvsc::{CloseReport, LinkSpeed, Warning};
+use netvsc::{CloseReport, LinkSpeed, Offloads, Warning};
 use tokio::sync::broadcast;
 
 /// Something that happened.
@@ -15,6 +15,9 @@ pub enum Event {
     LinkSpeed(LinkSpeed),
     /// The network behind the link changed: addresses should be renewed.
     NetworkChanged,
+    /// The host said which offloads are in force; these are granted now. It does so after
+    /// [`Nic::set_offloads`](crate::Nic::set_offloads), and may at any time.
+    OffloadsChanged(Offloads),
     /// Something that works but may not be what was wanted.
     Warning(Warning),
     /// The host broke the protocol in a way that could be ignored; the text says how.

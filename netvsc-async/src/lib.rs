@@ -78,4 +78,4 @@ pub use wait::{SpinBudget, WaitMode};
 pub use netvsc::meta::{RxMeta, TxMeta};
 pub use netvsc::queue::{Frame, FrameMut};
 pub use netvsc::steering::{HashLevel, HashProtocol};
-pub use netvsc::{CloseReport, Config, DeviceInfo, RssSettings};
+pub use netvsc::{CloseReport, Config, DeviceInfo, OffloadSettings, Offloads, RssSettings};

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::task::AtomicWaker;
 use netvsc::stats::QueueStats;
-use netvsc::{CloseReport, DeviceInfo, PacketFilter, RssSettings};
+use netvsc::{CloseReport, DeviceInfo, OffloadSettings, PacketFilter, RssSettings};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 use vmbus::bus::Bus;
@@ -21,6 +21,7 @@ pub(crate) enum Command {
     Query(rndis::Oid, oneshot::Sender<Result<Vec<u8>, RequestError>>),
     Set(rndis::Oid, Vec<u8>, oneshot::Sender<Result<Vec<u8>, RequestError>>),
     SetRss(RssSettings, oneshot::Sender<Result<Vec<u8>, RequestError>>),
+    SetOffloads(OffloadSettings, oneshot::Sender<Result<Vec<u8>, RequestError>>),
     Close(oneshot::Sender<Result<CloseReport, CloseError>>),
 }
 
@@ -145,6 +146,18 @@ impl<B: Bus> Nic<B> {
     /// As [`set_packet_filter`](Self::set_packet_filter).
     pub async fn set_rss(&self, settings: RssSettings) -> Result<(), RequestError> {
         self.request(|answer| Command::SetRss(settings, answer)).await.map(drop)
+    }
+
+    /// Changes which offloads the host is asked for, while frames flow: what it does no more is computed in software from then
+    /// on. What holds now is [`DeviceInfo::offloads`]. If the host refuses, all is as it was.
+    ///
+    /// # Errors
+    /// [`RequestError`]: another change is on its way, or the host refused.
+    ///
+    /// # Cancel safety
+    /// As [`set_packet_filter`](Self::set_packet_filter).
+    pub async fn set_offloads(&self, settings: OffloadSettings) -> Result<(), RequestError> {
+        self.request(|answer| Command::SetOffloads(settings, answer)).await.map(drop)
     }
 
     /// Closes the adapter: frames that were handed over are sent, the host's buffers given back, the channel closed.

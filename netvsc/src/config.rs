@@ -12,6 +12,7 @@ use vmbus::bus::RingSizes;
 use vmbus::memory::PAGE_SIZE;
 
 use crate::control::{Cause, RequestError, Step};
+use crate::offload::OffloadSettings;
 
 /// Sections of the receive buffer unless configured: 16 MiB of 1728 bytes each.
 pub const DEFAULT_RECEIVE_SECTIONS: u32 = 9709;
@@ -78,6 +79,7 @@ pub struct Config {
     pub(crate) queues: u16,
     pub(crate) direct_bytes: usize,
     pub(crate) gpadl_teardown: GpadlTeardown,
+    pub(crate) offloads: OffloadSettings,
 }
 
 impl Default for Config {
@@ -97,6 +99,7 @@ impl Default for Config {
             queues: 1,
             direct_bytes: 1 << 20,
             gpadl_teardown: GpadlTeardown::AfterClose,
+            offloads: OffloadSettings::forwarding(),
         }
     }
 }
@@ -211,6 +214,15 @@ impl Config {
     #[must_use]
     pub const fn direct_bytes(mut self, bytes: usize) -> Self {
         self.direct_bytes = bytes;
+        self
+    }
+
+    /// Which offloads the host shall be asked for. Default [`OffloadSettings::forwarding`]; what becomes of it is
+    /// [`DeviceInfo::offloads`](crate::DeviceInfo::offloads). Costs nothing that is not used; what the host lacks is computed
+    /// in software.
+    #[must_use]
+    pub const fn offloads(mut self, settings: OffloadSettings) -> Self {
+        self.offloads = settings;
         self
     }
 

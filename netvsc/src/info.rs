@@ -1,5 +1,6 @@
 //! What became of the wishes: the effective values of a device that is up.
 
+use crate::offload::{OffloadSettings, Offloads};
 use crate::queue::AggregateLimits;
 use crate::rss::RssSettings;
 use crate::steering::BUCKETS;
@@ -82,8 +83,13 @@ pub struct DeviceInfo {
     pub packet_filter: PacketFilter,
     /// How messages may be put together in one section.
     pub limits: AggregateLimits,
-    /// What the host could offload; all of it is off so far, or left as the host has it.
+    /// What the host could offload, as it said.
     pub offload: Offload,
+    /// What it was asked for. Follows [`Nic::set_offloads`](crate::Nic::set_offloads).
+    pub offload_settings: OffloadSettings,
+    /// What of it is granted and in force. Follows [`Nic::set_offloads`](crate::Nic::set_offloads) and
+    /// [`Event::OffloadChanged`](crate::Event::OffloadChanged).
+    pub offloads: Offloads,
     /// What the host offers of receive side scaling; `None` below NVSP 5, or if it did not say.
     pub rss: Option<RssCapabilities>,
 }

@@ -13,6 +13,7 @@
 //! | [`Event`] | what happened: up, link, failure with its step and cause |
 //! | [`Burst`], [`FrameSink`] | where received frames go |
 //! | [`TxSteering`], [`RssSettings`] | several queues: which one a frame leaves by, and arrives at |
+//! | [`OffloadSettings`], [`Offloads`] | what the host shall do to frames, and what it granted |
 //! | [`RxMeta`], [`TxMeta`] | what travels beside a frame: checksums, VLAN, hash, segmentation |
 //!
 //! # How it is driven
@@ -69,6 +70,7 @@ pub mod frame;
 pub mod info;
 pub mod meta;
 mod nic;
+pub mod offload;
 pub mod queue;
 pub mod rss;
 pub mod segment;
@@ -82,6 +84,7 @@ pub use error::NicError;
 pub use info::{DeviceInfo, LinkSpeed, LinkState, MacAddress, PacketFilter, Sections, VirtualFunction};
 pub use meta::{RxMeta, TxMeta};
 pub use nic::{Nic, QueueAccess};
+pub use offload::{OffloadSettings, Offloads};
 pub use queue::{Burst, Frame, FrameMut, FrameSink, Queue, QueueError, SendError};
 pub use rss::{RssKey, RssSettings};
 pub use steering::{HashLevel, TxSteering};

@@ -17,6 +17,7 @@ use crate::control::{Action, Control, Counters, Event, Input, QueueParts, Reques
 use crate::error::NicError;
 use crate::info::{DeviceInfo, Sections};
 use crate::meta::RxMeta;
+use crate::offload::{OffloadSettings, Offloads};
 use crate::queue::{ControlInput, FrameSink, Queue, QueueError, QueueSettings, ReceiveBuffer, SendBuffer, SendError};
 use crate::rss::RssSettings;
 use crate::time::Instant;
@@ -39,6 +40,8 @@ pub struct Nic<B: Bus> {
     blocked: Option<Action>,
     /// The queues know the MTU that came out: longer frames are refused.
     mtu_told: bool,
+    /// What the queues were last told of offloads.
+    offloads_told: Option<Offloads>,
 }
 
 impl<B: Bus> fmt::Debug for Nic<B> {
@@ -129,6 +132,7 @@ impl<B: Bus> Nic<B> {
             memory: Memories { receive: None, send: None, direct: None },
             blocked: None,
             mtu_told: false,
+            offloads_told: None,
         })
     }
 
@@ -172,6 +176,7 @@ impl<B: Bus> Nic<B> {
         for _ in 0..MAX_ROUNDS {
             let mut moved = self.take_bus_event(now, cx)?;
             moved |= self.take_control_inputs(now, taken);
+            self.tell_offloads(taken);
             moved |= self.do_actions(now, taken);
             self.tell_mtu(taken);
             if !moved {
@@ -267,6 +272,19 @@ impl<B: Bus> Nic<B> {
     /// its way.
     pub fn set_rss(&mut self, now: Instant, settings: RssSettings) -> Result<RequestHandle, NicError<B::Error>> {
         Ok(self.control.set_rss(now, settings)?)
+    }
+
+    /// Changes which offloads the host is asked for. [`Event::Answered`] says whether it follows; if not, all is as it was.
+    /// What holds is [`DeviceInfo::offloads`]; meanwhile what both settings grant.
+    ///
+    /// # Errors
+    /// [`NicError::NotReady`]; [`NicError::TooManyRequests`] while another change is on its way.
+    pub fn set_offloads(
+        &mut self,
+        now: Instant,
+        settings: OffloadSettings,
+    ) -> Result<RequestHandle, NicError<B::Error>> {
+        Ok(self.control.set_offloads(now, settings)?)
     }
 
     /// Says that a queue other than the primary channel's is unusable: its channel is closed, and the host is told to put
@@ -429,6 +447,18 @@ impl<B: Bus> Nic<B> {
             let _ = with_queue(&mut self.queues, taken, index, |queue| queue.attach_mtu(mtu));
         }
         self.mtu_told = true;
+    }
+
+    /// The queues have to know what the host does for them, whenever it changes.
+    fn tell_offloads<A: QueueAccess<B::Channel>>(&mut self, taken: &mut A) {
+        let Some(offloads) = self.control.info().map(|info| info.offloads) else { return };
+        if self.offloads_told == Some(offloads) {
+            return;
+        }
+        for index in core::iter::once(0).chain(self.subchannels.iter().map(|known| known.queue)) {
+            let _ = with_queue(&mut self.queues, taken, index, |queue| queue.attach_offloads(offloads));
+        }
+        self.offloads_told = Some(offloads);
     }
 
     /// Does what the machine wants, until there is nothing more or no room.

@@ -10,6 +10,7 @@
 //! | `setup` | the RNDIS requests of the bring-up |
 //! | `subchannels` | from one queue to several |
 //! | `scaling` | how the host spreads frames over them, changed at run time |
+//! | `offloads` | what the host does to frames, changed at run time |
 //! | `requests` | RNDIS requests: ids, deadlines, late answers |
 //! | `notice` | what the host says by itself, in any state |
 //! | `link` | link state: who is believed, how often it is told |
@@ -27,6 +28,7 @@ mod failure;
 mod io;
 mod link;
 mod notice;
+mod offloads;
 mod requests;
 mod scaling;
 mod setup;
@@ -34,11 +36,13 @@ mod state;
 mod subchannels;
 mod teardown;
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use nvsp::Version;
 use rndis::Oid;
+use rndis::offload::Offload;
 use rndis::value::PacketFilter;
 
 use crate::config::{Config, ConfigError, Warning};
@@ -54,6 +58,7 @@ pub use io::{Action, Input, QueueParts};
 
 use failure::Cause::TimedOut;
 use link::{Link, LinkChange};
+use offloads::OffloadChange;
 use requests::{Answer, Ask, Done, MAX_WAITING, Origin, Requests};
 use scaling::Change;
 use state::{Closing, Holdings, Phase, State};
@@ -97,6 +102,11 @@ pub struct Control {
     /// Queues that work.
     live: QueueSet,
     change: Option<Change>,
+    offload_change: Option<OffloadChange>,
+    /// What the host last said is in force.
+    offload_current: Option<Box<Offload>>,
+    /// The same, said while a change is on its way.
+    offload_indicated: Option<Box<Offload>>,
     /// The queues when the table was last rebuilt for them, successfully or not.
     rebuilt_for: QueueSet,
     last_token: u32,
@@ -126,6 +136,9 @@ impl Control {
             send_table: None,
             live: QueueSet::PRIMARY,
             change: None,
+            offload_change: None,
+            offload_current: None,
+            offload_indicated: None,
             rebuilt_for: QueueSet::default(),
             last_token: 0,
             last_handle: 0,
@@ -273,6 +286,9 @@ impl Control {
         if let Some(change) = &mut self.change {
             change.request.take_if(|waiting| *waiting == request);
         }
+        if let Some(change) = &mut self.offload_change {
+            change.request.take_if(|waiting| *waiting == request);
+        }
         self.events.retain(|event| !matches!(event, Event::Answered { request: answered, .. } if *answered == request));
     }
 
@@ -370,6 +386,7 @@ impl Control {
             Origin::Setup => self.setup_answered(now, done.ask.step(), done.result),
             Origin::Close => self.silenced(now),
             Origin::Scaling => self.scaling_answered(done.result.map(drop)),
+            Origin::Offloads => self.offloads_answered(done.result.map(drop)),
             Origin::User(request) => self.user_answered(request, &done.ask, done.result),
             Origin::Abandoned => {}
         }

@@ -9,8 +9,6 @@ use rndis::offload::Offload;
 use rndis::value::LinkSpeed;
 use rndis::{MessageHeader, MessageType, Status};
 
-use alloc::boxed::Box;
-
 use crate::info::{LinkState, VirtualFunction};
 use crate::time::Instant;
 
@@ -129,11 +127,7 @@ impl Control {
             },
             Status::TASK_OFFLOAD_CURRENT_CONFIG => match Offload::parse(indication.buffer) {
                 // Hosts send it in answer to the offload parameters, also during bring-up.
-                Ok(offload) => {
-                    if self.info().is_some() {
-                        self.notify(Event::OffloadChanged(Box::new(offload)));
-                    }
-                }
+                Ok(offload) => self.offloads_indicated(offload),
                 Err(error) => self.violation(error.into()),
             },
             _ => self.counters.ignored_messages += 1,

@@ -31,6 +31,8 @@ pub(super) enum Origin {
     Close,
     /// A change of scaling.
     Scaling,
+    /// A change of offloads.
+    Offloads,
     /// The user.
     User(RequestHandle),
     /// A user who gave up: the id stays reserved, the answer is dropped.

@@ -12,12 +12,13 @@ use alloc::vec::Vec;
 use nvsp::Version;
 use rndis::Oid;
 use rndis::control::InitializeComplete;
-use rndis::offload::{ChecksumSetting, Offload, OffloadParameters, TaskSetting};
+use rndis::offload::Offload;
 use rndis::rss::RssCapabilities;
 use rndis::value::{FriendlyName, LinkSpeed, MacAddress, MediaConnectStatus, PacketFilter, u32_value};
 
 use crate::config::{Config, DEFAULT_MTU, MIN_MTU, Warning};
 use crate::info::{DeviceInfo, LinkState, Sections};
+use crate::offload::Offloads;
 use crate::queue::AggregateLimits;
 use crate::rss::RssSettings;
 use crate::time::Instant;
@@ -26,6 +27,7 @@ use super::Control;
 use super::event::Event;
 use super::failure::{Cause, RequestError, Step, Violation};
 use super::io::Action;
+use super::offloads::{in_force, set_offloads};
 use super::requests::{Answer, Ask, Origin};
 use super::state::State;
 
@@ -100,7 +102,8 @@ impl Question {
     }
 
     /// The request; `None` if it is none.
-    fn ask(self, version: Version, config: &Config, scaling: Option<&RssSettings>) -> Option<Ask> {
+    fn ask(self, setup: &Setup, config: &Config) -> Option<Ask> {
+        let (version, scaling) = (setup.version, setup.scaling.as_ref());
         let query = |oid| Ask::Query(oid, Vec::new());
         Some(match self {
             Self::Initialize => Ask::Initialize,
@@ -109,7 +112,9 @@ impl Question {
             Self::PermanentAddress => query(Oid::PERMANENT_ADDRESS),
             Self::FriendlyName => query(Oid::FRIENDLY_NAME),
             Self::OffloadCapabilities => Ask::Query(Oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES, offload_request(version)),
-            Self::OffloadParameters => Ask::Set(Oid::TCP_OFFLOAD_PARAMETERS, offload_off(version)),
+            Self::OffloadParameters => {
+                set_offloads(version, &setup.offload, &Offloads::agreed(version, &setup.offload, &config.offloads))
+            }
             Self::ConnectStatus => query(Oid::MEDIA_CONNECT_STATUS),
             Self::LinkSpeed => query(Oid::LINK_SPEED),
             Self::RssCapabilities => Ask::Query(Oid::RECEIVE_SCALE_CAPABILITIES, rss_request()),
@@ -140,25 +145,13 @@ fn offload_request(version: Version) -> Vec<u8> {
     encoded(empty.buffer_len(), |out| empty.emit(out))
 }
 
-/// Everything off, or as the host has it (a value of 0): IPv4 header checksums are computed here, as in Linux, and no
-/// receive segments are merged.
-fn offload_off(version: Version) -> Vec<u8> {
-    let mut parameters = OffloadParameters::no_change(if version >= Version::V5 { 3 } else { 2 });
-    parameters.ipv4_checksum = ChecksumSetting::OFF;
-    if version.has_rsc() {
-        parameters.rsc_v4 = TaskSetting::OFF;
-        parameters.rsc_v6 = TaskSetting::OFF;
-    }
-    encoded(parameters.buffer_len(), |out| parameters.emit(out))
-}
-
 fn rss_request() -> Vec<u8> {
     let request = RssCapabilities::REQUEST;
     encoded(request.buffer_len(), |out| request.emit(out))
 }
 
 /// A value in as many bytes as it said it needs.
-fn encoded(len: usize, emit: impl FnOnce(&mut [u8]) -> Result<usize, rndis::EmitError>) -> Vec<u8> {
+pub(super) fn encoded(len: usize, emit: impl FnOnce(&mut [u8]) -> Result<usize, rndis::EmitError>) -> Vec<u8> {
     let mut out = vec![0; len];
     // `emit` needs `len` bytes and has them; were it to disagree, the host would refuse the shorter value.
     let written = emit(&mut out).unwrap_or(0);
@@ -377,7 +370,7 @@ impl Control {
             let live: Vec<u16> = self.live.iter().collect();
             scaling.redirect(&live);
         }
-        match question.ask(setup.version, &self.config, setup.scaling.as_ref()) {
+        match question.ask(setup, &self.config) {
             Some(ask) => self.requests.push(Origin::Setup, ask),
             None => self.ask_for_subchannels(now),
         }
@@ -403,6 +396,8 @@ impl Control {
             packet_filter: self.config.packet_filter,
             limits: setup.limits,
             offload: setup.offload,
+            offload_settings: self.config.offloads,
+            offloads: in_force(setup.version, &setup.offload, &self.config.offloads, self.offload_current.as_deref()),
             rss: setup.rss,
         });
         self.link.start_telling();
@@ -420,11 +415,8 @@ mod tests {
 
     #[test]
     fn the_values_sent_have_the_sizes_of_their_version() {
-        for (version, request, parameters) in
-            [(Version::V1, 112, 22), (Version::V4, 144, 22), (Version::V5, 156, 28), (Version::V6_1, 156, 28)]
-        {
+        for (version, request) in [(Version::V1, 112), (Version::V4, 144), (Version::V5, 156), (Version::V6_1, 156)] {
             assert_eq!(offload_request(version).len(), request);
-            assert_eq!(offload_off(version).len(), parameters);
             let revision = [1, 2, 3][usize::from(request > 112) + usize::from(request > 144)];
             assert_eq!(offload_request(version)[..4], [0xA7, revision, request as u8, 0]);
         }

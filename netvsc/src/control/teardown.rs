@@ -106,7 +106,8 @@ impl Control {
 
     fn cancel_requests(&mut self) {
         let change = self.change.take().and_then(|change| change.request);
-        for request in self.requests.cancel_all().into_iter().chain(change) {
+        let offloads = self.offload_change.take().and_then(|change| change.request);
+        for request in self.requests.cancel_all().into_iter().chain(change).chain(offloads) {
             self.events.push_back(Event::Answered { request, result: Err(RequestError::Closed) });
         }
     }

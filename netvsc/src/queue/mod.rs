@@ -61,6 +61,7 @@ use self::receive::Receive;
 use self::sections::Sections;
 use self::transmit::Transmit;
 use crate::meta::TxMeta;
+use crate::offload::Offloads;
 use crate::stats::QueueStats;
 use crate::time::Instant;
 
@@ -287,6 +288,11 @@ impl<C: Channel> Queue<C> {
     /// concerned. No limit until then.
     pub fn attach_mtu(&mut self, mtu: u32) {
         self.transmit.set_frame_limit((mtu as usize).saturating_add(nvsp::ETHERNET_HEADER_LEN as usize));
+    }
+
+    /// Sets what the host does to frames; what it does not is computed here. Nothing until then.
+    pub fn attach_offloads(&mut self, offloads: Offloads) {
+        self.transmit.set_offloads(offloads);
     }
 
     /// Lets go of all buffers after the channel was closed or rescinded, and says what was outstanding. The rings are not

@@ -31,6 +31,7 @@ use super::pages::{self, Pages};
 use super::sections::Sections;
 use super::settings::AggregateLimits;
 use crate::meta::TxMeta;
+use crate::offload::Offloads;
 use crate::stats::QueueStats;
 
 /// Where the EtherType stands in a frame. A frame whose length was checked has one.
@@ -63,6 +64,7 @@ pub(super) struct Transmit<M> {
     section_limit: usize,
     open: Option<Open>,
     max_pages: usize,
+    offloads: Offloads,
     /// Longest frame, Ethernet header included, unless it is to be segmented or tagged in band.
     frame_limit: usize,
     /// Sections that frames leave for control messages.
@@ -88,6 +90,7 @@ impl<M: SharedMemory> Transmit<M> {
             section_limit: 0,
             open: None,
             max_pages: max_pages.clamp(1, nvsp::MAX_PAGE_BUFFERS),
+            offloads: Offloads::NONE,
             frame_limit: usize::MAX,
             spare_sections: 0,
             is_primary,
@@ -98,6 +101,10 @@ impl<M: SharedMemory> Transmit<M> {
     pub(super) fn set_limits(&mut self, limits: AggregateLimits) {
         self.limits = limits.clamped();
         self.buffers_changed();
+    }
+
+    pub(super) fn set_offloads(&mut self, offloads: Offloads) {
+        self.offloads = offloads;
     }
 
     pub(super) fn set_frame_limit(&mut self, limit: usize) {
