@@ -77,6 +77,7 @@ pub mod segment;
 pub mod stats;
 pub mod steering;
 pub mod time;
+pub mod vf;
 
 pub use config::{Config, ConfigError, Warning};
 pub use control::{CloseReport, Event, RequestHandle};
