@@ -2,10 +2,8 @@
 
 use core::ops::Add;
 
-/// Bytes of one round of the wide loop: what the compiler makes vector code of.
-const ROUND: usize = 64;
-/// 64-bit words of a round.
-const LANES: usize = ROUND / 8;
+/// Bytes whose words add up to less than 2³²; even. Frames are hardly ever longer.
+const BLOCK: usize = 1 << 17;
 
 /// A ones' complement sum of 16-bit words (RFC 1071), not complemented.
 ///
@@ -24,9 +22,10 @@ impl Sum {
     #[inline]
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        let (rounds, rest) = bytes.as_chunks::<ROUND>();
-        let wide = if rounds.is_empty() { 0 } else { sum_rounds(rounds) };
-        Self(fold(wide + sum_short(rest)))
+        if bytes.len() <= BLOCK {
+            return Self(fold(sum_block(bytes)));
+        }
+        bytes.chunks(BLOCK).map(|block| Self(fold(sum_block(block)))).sum()
     }
 
     /// The sum of one word in host byte order, such as a length or a port.
@@ -104,51 +103,30 @@ impl core::iter::Sum for Sum {
     }
 }
 
-/// Sums 64 bytes a round: each 64-bit word's halves into sums of their own, which need 2³² rounds to overflow.
+/// Sums at most [`BLOCK`] bytes: the two words of each 32 bits, which the compiler makes vector code of.
 #[inline]
-fn sum_rounds(rounds: &[[u8; ROUND]]) -> u64 {
-    let (mut low, mut high) = ([0u64; LANES], [0u64; LANES]);
-    for round in rounds {
-        let (words, _) = round.as_chunks::<8>();
-        for lane in 0..LANES {
-            let word = u64::from_ne_bytes(words[lane]);
-            low[lane] += word & 0xFFFF_FFFF;
-            high[lane] += word >> 32;
-        }
-    }
-    // Far below 2⁶⁴ each: a slice has less than 2⁵⁷ rounds, and a frame 1024.
-    low.iter().chain(&high).fold(0, |sum, lane| add(sum, *lane))
-}
-
-/// Sums less than a round.
-#[inline]
-fn sum_short(bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<8>();
+fn sum_block(bytes: &[u8]) -> u32 {
+    let (pairs, rest) = bytes.as_chunks::<4>();
     let mut sum = 0;
-    for word in words {
-        let word = u64::from_ne_bytes(*word);
-        sum += (word & 0xFFFF_FFFF) + (word >> 32);
+    for &[a, b, c, d] in pairs {
+        // No more than 2¹⁶ words of less than 2¹⁶ each.
+        sum += u32::from(u16::from_ne_bytes([a, b]));
+        sum += u32::from(u16::from_ne_bytes([c, d]));
     }
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    let last = u64::from_ne_bytes(last);
-    sum + (last & 0xFFFF_FFFF) + (last >> 32)
-}
-
-/// Adds with the carry brought around, and leaves room for some more.
-#[inline]
-const fn add(a: u64, b: u64) -> u64 {
-    let sum = (a & 0xFFFF_FFFF) + (a >> 32) + (b & 0xFFFF_FFFF) + (b >> 32);
-    (sum & 0xFFFF_FFFF) + (sum >> 32)
+    let (a, b) = match *rest {
+        [a, b, c] => ([a, b], [c, 0]),
+        [a, b] => ([a, b], [0, 0]),
+        [a] => ([a, 0], [0, 0]),
+        _ => return sum,
+    };
+    sum + u32::from(u16::from_ne_bytes(a)) + u32::from(u16::from_ne_bytes(b))
 }
 
 /// Folds to 16 bits. A sum that is not zero never becomes zero.
 #[inline]
-const fn fold(sum: u64) -> u16 {
-    // 64 → 33 → 32 (and a little) → 17 → 16 bits.
-    let sum = (sum & 0xFFFF_FFFF) + (sum >> 32);
-    let sum = (sum & 0xFFFF) + (sum >> 16 & 0xFFFF) + (sum >> 32);
+const fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xFFFF) + (sum >> 16);
+    // At most 0x1FFFE, which leaves no second carry.
     let sum = (sum & 0xFFFF) + (sum >> 16);
     sum as u16
 }
