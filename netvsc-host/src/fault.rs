@@ -45,6 +45,7 @@ mod plan;
 
 pub use kind::{Fault, UnknownFault};
 pub use outcome::{
-    AnswerFate, CompletionFate, Delivery, GuestViolation, InterruptFate, LinkFate, PacketFate, Service, Upset,
+    AnswerFate, CoalescedFate, CompletionFate, Delivery, GuestViolation, InterruptFate, LinkFate, PacketFate, Service,
+    Upset,
 };
 pub use plan::{Chance, FaultPlan, InvalidChance, When};

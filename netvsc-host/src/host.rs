@@ -9,7 +9,7 @@ use vmbus::mem::GuestPort;
 
 use crate::fault::{Fault, FaultPlan, Upset, When};
 use crate::netvsp::{Nic, NicConfig};
-use crate::port::{Frame, MemoryPort, Port, memory_pair};
+use crate::port::{Frame, MemoryPort, Port, PortOffloads, memory_pair};
 use crate::profile::{Profile, Settings};
 use crate::report::{NicReport, Report};
 #[cfg(feature = "tokio")]
@@ -222,6 +222,10 @@ impl Plug {
 impl Port for Plug {
     fn deliver(&mut self, frame: Frame<'_>) -> bool {
         self.port_mut().deliver(frame)
+    }
+
+    fn offloads(&self) -> PortOffloads {
+        self.port().offloads()
     }
 
     fn flush(&mut self) {

@@ -32,6 +32,7 @@ pub mod export;
 pub mod fault;
 mod host;
 mod netvsp;
+mod offload;
 pub mod port;
 pub mod profile;
 mod report;

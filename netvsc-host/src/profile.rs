@@ -53,6 +53,7 @@ impl Profile {
             Self::Ws2016 => {
                 settings.vmbus_max = VmbusVersion::V4_0;
                 settings.nvsp_max = nvsp::Version::V5;
+                settings.tcp_verdict_for_udp = true;
             }
             Self::Ws2019 => {
                 settings.vmbus_max = VmbusVersion::V5_2;
@@ -141,7 +142,7 @@ pub struct Offloads {
     pub tcp: bool,
     /// UDP checksum, on transmit, IPv4 and IPv6.
     pub udp: bool,
-    /// Checksums on receive.
+    /// Checksums on receive, of the same protocols: what the host says of them.
     pub receive: bool,
     /// Largest segmentation (LSO v2, IPv4 and IPv6) in bytes; 0 for none.
     pub lso_max_bytes: u32,
@@ -153,13 +154,50 @@ impl Offloads {
     /// None at all: what a host says whose switch computes nothing.
     pub const NONE: Self =
         Self { ipv4_header: false, tcp: false, udp: false, receive: false, lso_max_bytes: 0, rsc: false };
-    /// What this host's switch computes for its guests: checksums on transmit.
-    pub const COMPUTED: Self = Self { ipv4_header: true, tcp: true, udp: true, ..Self::NONE };
-    /// What Windows offers (LSO size as OpenVMM states it). This host says so if told to, but does not segment: a guest
-    /// that uses it has its packets refused.
+    /// Checksums only, both ways.
+    pub const CHECKSUMS: Self = Self { ipv4_header: true, tcp: true, udp: true, receive: true, ..Self::NONE };
+    /// What Windows Server 2016 and later offer (LSO size as OpenVMM states it; RSC counts with NVSP 6.1 only).
     pub const ALL: Self =
         Self { ipv4_header: true, tcp: true, udp: true, receive: true, lso_max_bytes: 0xF53C, rsc: true };
 }
+
+/// In which layout offloads are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum OffloadLayout {
+    /// The host's own: revision 3, 156 bytes, whatever was asked for.
+    #[default]
+    Newest,
+    /// That of the NDIS version agreed on: revision 2, 144 bytes below 6.30, where there is no offload of UDP either.
+    Negotiated,
+}
+
+/// What becomes of the IPv4 header's checksum in coalesced frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum RscIpHeader {
+    /// It is zero, and the guest is told that its value is invalid.
+    #[default]
+    Invalid,
+    /// It is right.
+    Right,
+}
+
+/// What becomes of VLAN tags between guest and switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum VlanTags {
+    /// The guest gets them beside the frame; it may send them beside the frame or in it.
+    #[default]
+    PerPacketInfo,
+    /// The guest gets them in the frame, as from hosts that do not look.
+    InFrame,
+    /// Tagged frames do not pass, as at a port in access mode.
+    Refused,
+}
+
+/// Most segments that Linux takes in one coalesced frame (`NVSP_RSC_MAX`).
+pub const RSC_MAX_SEGMENTS: usize = 562;
 
 /// Every knob of the host's behaviour that no protocol fixes. Start from [`Profile::settings`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,6 +235,25 @@ pub struct Settings {
     pub tx_quota: u32,
     /// Offloads offered.
     pub offloads: Offloads,
+    /// In which layout they are told.
+    pub offload_layout: OffloadLayout,
+    /// Whether parameters that ask for an offload which is not offered are taken, and that part ignored (OpenVMM), or
+    /// refused.
+    pub masks_offload_parameters: bool,
+    /// Whether large frames and unfinished checksums go through the switch as they are, to be finished by the port that
+    /// sends them on, or not at all by one that takes them; else the NIC finishes them at once.
+    pub carry_offloads: bool,
+    /// Whether a good UDP checksum is reported as a good TCP checksum, as FreeBSD's driver notes of some hosts of 2016.
+    pub tcp_verdict_for_udp: bool,
+    /// Whether frames carry their hash (value and type) while receive-side scaling is on.
+    pub rx_hash: bool,
+    /// What becomes of the IPv4 header's checksum in coalesced frames.
+    pub rsc_ip_header: RscIpHeader,
+    /// Most segments of a coalesced frame. One packet must hold them, so that [`max_ranges`](Self::max_ranges) counts,
+    /// too.
+    pub rsc_max_segments: usize,
+    /// What becomes of VLAN tags.
+    pub vlan: VlanTags,
     /// Entries of the RSS table.
     pub rss_entries: u16,
     /// Which comes first of a control request's completion and answer.
@@ -233,7 +290,15 @@ impl Settings {
             whole_ranges: false,
             rx_backlog: 1024,
             tx_quota: 1024,
-            offloads: Offloads::COMPUTED,
+            offloads: Offloads::ALL,
+            offload_layout: OffloadLayout::Newest,
+            masks_offload_parameters: false,
+            carry_offloads: true,
+            tcp_verdict_for_udp: false,
+            rx_hash: true,
+            rsc_ip_header: RscIpHeader::Invalid,
+            rsc_max_segments: RSC_MAX_SEGMENTS,
+            vlan: VlanTags::PerPacketInfo,
             rss_entries: 128,
             answer_order: AnswerOrder::CompletionFirst,
             silent_after_revoke: false,
@@ -253,6 +318,9 @@ impl Settings {
         self.silent_after_revoke = true;
         self.media_status_follows_link = false;
         self.counts_status_buffer = true;
+        self.masks_offload_parameters = true;
+        self.offloads.rsc = false;
+        self.rx_hash = false;
         self
     }
 }
@@ -279,6 +347,12 @@ mod tests {
             assert_eq!(profile.to_string().parse(), Ok(profile));
         }
         assert_eq!("ws2008".parse::<Profile>(), Err(ParseProfileError));
+    }
+
+    #[test]
+    fn the_oldest_release_has_no_udp_checksums() {
+        let udp = Profile::ALL.map(|profile| profile.settings().offloads.udp);
+        assert_eq!(udp, [false, true, true, true]);
     }
 
     #[test]

@@ -117,7 +117,13 @@ pub struct NicCounters {
     pub rx_packets: u64,
     /// Completions of those.
     pub rx_completions: u64,
-    /// Frames dropped: filter, or link down.
+    /// Coalesced frames among them.
+    pub rsc_frames: u64,
+    /// The segments that those were made of.
+    pub rsc_segments: u64,
+    /// Frames that had a VLAN tag, among them.
+    pub rx_vlan: u64,
+    /// Frames dropped: filter, link down, or tagged where tags do not pass.
     pub rx_filtered: u64,
     /// Frames dropped: no receive sub-allocation free and the backlog full, or longer than the MTU.
     pub rx_dropped: u64,
@@ -133,8 +139,16 @@ pub struct NicCounters {
     pub tx_section_packets: u64,
     /// Packets with GPA-direct ranges.
     pub tx_direct_packets: u64,
-    /// Frames whose checksums the guest left to the host.
+    /// Frames whose checksums the guest left to the host, large frames not counted.
     pub tx_checksums: u64,
+    /// Large frames (LSO) among them.
+    pub lso_frames: u64,
+    /// The frames that those are cut into on a wire.
+    pub lso_segments: u64,
+    /// Frames with a VLAN tag, beside the frame or in it, among them.
+    pub tx_vlan: u64,
+    /// Frames dropped: tagged where tags do not pass.
+    pub tx_filtered: u64,
     /// Packets that were refused.
     pub tx_failed: u64,
     /// RNDIS control messages taken.

@@ -97,6 +97,8 @@ pub enum ViolationKind {
     BadRndisControl,
     /// A data message of RNDIS that cannot be: its whole packet fails.
     BadRndisPacket,
+    /// An offload that was not offered, was turned off, or is asked for of a frame that it does not fit.
+    BadOffload,
     /// A frame that is too short, or longer than the MTU.
     BadFrame,
     /// More sends outstanding than a host takes, or a transaction id in use twice.
@@ -128,6 +130,7 @@ impl std::fmt::Display for ViolationKind {
             Self::BadReceiveCompletion => "bad receive completion",
             Self::BadRndisControl => "bad rndis control message",
             Self::BadRndisPacket => "bad rndis packet",
+            Self::BadOffload => "bad offload request",
             Self::BadFrame => "bad frame",
             Self::BadTransaction => "bad transaction",
             Self::BadOid => "bad oid value",

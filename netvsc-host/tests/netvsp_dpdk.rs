@@ -89,7 +89,7 @@ fn acknowledgement() -> serde_json::Value {
 }
 
 #[test]
-fn every_session_without_offloads_is_accepted() {
+fn every_session_is_accepted() {
     for name in [
         "nvsp61-txonly-64",
         "nvsp61-txonly-1500",
@@ -110,6 +110,8 @@ fn every_session_without_offloads_is_accepted() {
         "csum-sw",
         "csum-hw",
         "csum-hw-ip-only",
+        "tso-500",
+        "tso-100",
         "vlan-insert",
         "vlan-inband",
         "rx-ppi",

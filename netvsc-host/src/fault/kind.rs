@@ -39,6 +39,20 @@ faults! {
     /// A whole batch to the guest, up to 375 frames, is lost, as when the ring is full.
     DropBatch = "drop-batch",
 
+    // Offloads.
+    /// A checksum that the guest left to the host is computed wrongly.
+    ChecksumWrong = "checksum-wrong",
+    /// The verdict on a frame's checksums is the opposite of what they are.
+    VerdictWrong = "verdict-wrong",
+    /// The first segment of a coalesced frame does not say that it is the first.
+    RscNoFirst = "rsc-no-first",
+    /// The last segment of a coalesced frame does not say that it is the last.
+    RscNoLast = "rsc-no-last",
+    /// A segment in the middle of a coalesced frame says that it is the first.
+    RscFirstTwice = "rsc-first-twice",
+    /// A segment in the middle of a coalesced frame does not say that it belongs to it.
+    RscInterrupted = "rsc-interrupted",
+
     // Malformed packets to the guest.
     /// The host breaks the protocol towards the guest, in a way chosen by chance among the `violate-…` ones.
     Violate = "violate",

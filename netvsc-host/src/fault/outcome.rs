@@ -22,6 +22,23 @@ pub enum Delivery {
     Duplicate,
 }
 
+/// How the segments of one coalesced frame are marked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CoalescedFate {
+    /// As they should be.
+    #[default]
+    Whole,
+    /// None is the first.
+    NoFirst,
+    /// None is the last.
+    NoLast,
+    /// The second is the first, too.
+    FirstTwice,
+    /// The second is a frame by itself.
+    Interrupted,
+}
+
 /// Fate of one VMBus packet to the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -8,7 +8,8 @@ use rand::{Rng, SeedableRng};
 
 use super::kind::Fault;
 use super::outcome::{
-    AnswerFate, CompletionFate, Delivery, GuestViolation, InterruptFate, LinkFate, PacketFate, Service, Upset,
+    AnswerFate, CoalescedFate, CompletionFate, Delivery, GuestViolation, InterruptFate, LinkFate, PacketFate, Service,
+    Upset,
 };
 
 /// How often an armed fault strikes. What is counted are the events that it could strike.
@@ -169,6 +170,24 @@ impl FaultPlan {
         if self.is_empty() { PacketFate::Pass } else { self.packet_to_guest(ranges) }
     }
 
+    /// A checksum is about to be computed for the guest: whether wrongly.
+    #[inline]
+    pub fn on_checksum_to_complete(&mut self) -> bool {
+        !self.is_empty() && self.strikes_now(Fault::ChecksumWrong)
+    }
+
+    /// The guest is about to be told of a frame's checksums: whether the opposite.
+    #[inline]
+    pub fn on_verdict(&mut self) -> bool {
+        !self.is_empty() && self.strikes_now(Fault::VerdictWrong)
+    }
+
+    /// A coalesced frame is about to be copied to the guest.
+    #[inline]
+    pub fn on_coalesced(&mut self) -> CoalescedFate {
+        if self.is_empty() { CoalescedFate::Whole } else { self.coalesced() }
+    }
+
     /// A packet of the guest's is about to be completed.
     #[inline]
     pub fn on_completion(&mut self) -> CompletionFate {
@@ -297,6 +316,18 @@ impl FaultPlan {
             Fault::EditAfterDelivery => GuestViolation::EditAfterDelivery { seed: self.rng.random() },
             _ => return None,
         })
+    }
+
+    #[cold]
+    fn coalesced(&mut self) -> CoalescedFate {
+        let faults = [Fault::RscNoFirst, Fault::RscNoLast, Fault::RscFirstTwice, Fault::RscInterrupted];
+        match self.first_of(&faults) {
+            Some(Fault::RscNoFirst) => CoalescedFate::NoFirst,
+            Some(Fault::RscNoLast) => CoalescedFate::NoLast,
+            Some(Fault::RscFirstTwice) => CoalescedFate::FirstTwice,
+            Some(Fault::RscInterrupted) => CoalescedFate::Interrupted,
+            _ => CoalescedFate::Whole,
+        }
     }
 
     #[cold]
@@ -514,6 +545,9 @@ mod tests {
             let usual = [
                 plan.on_deliver_to_guest(60) == Delivery::Pass,
                 plan.on_packet_to_guest(3) == PacketFate::Pass,
+                !plan.on_checksum_to_complete(),
+                !plan.on_verdict(),
+                plan.on_coalesced() == CoalescedFate::Whole,
                 plan.on_completion() == CompletionFate::Now,
                 plan.on_no_completion(9).is_none(),
                 plan.on_interrupt() == InterruptFate::Now,

@@ -111,7 +111,7 @@ impl Nic {
     /// Tells which offloads are in force now.
     fn indicate_offload(&mut self) {
         let mut config = [0; rndis::offload::Offload::LEN_V3];
-        if let Ok(len) = self.session.offload.emit(&mut config) {
+        if let Ok(len) = self.laid_out(self.session.offload).emit(&mut config) {
             self.indicate(Status::TASK_OFFLOAD_CURRENT_CONFIG, &config[..len]);
         }
     }

@@ -12,7 +12,7 @@
 //! | `rss` | which queue a frame goes to |
 //! | `queue` | one channel's rings and its signals |
 //! | `vf` | what is told of a virtual function |
-//! | `checksum` | what a guest leaves to the host |
+//! | `requests` | what a guest asks of the host with a frame |
 //!
 //! A [`Nic`] is a [`Port`] of the switch: polling it serves the guest and gives its frames, delivering to it fills the
 //! guest's receive buffer. Where a guest breaks the protocol, it goes on as long as OpenVMM's netvsp does, and then falls
@@ -20,7 +20,6 @@
 //!
 //! Sources: OpenVMM `vm/devices/net/netvsp`; what it does with guests' errors was recorded from it (`tests/data/captures`).
 
-mod checksum;
 mod control;
 mod link;
 mod negotiate;
@@ -28,6 +27,7 @@ mod oid;
 mod queue;
 mod receive;
 mod receive_buffer;
+mod requests;
 mod rss;
 mod session;
 mod transmit;
@@ -498,6 +498,24 @@ impl Port for Nic {
         if latch.poll(&mut Context::from_waker(waker)).is_ready() {
             waker.wake_by_ref();
         }
+    }
+}
+
+/// What the published vectors are tried on.
+#[cfg(test)]
+pub(crate) mod requests_for_tests {
+    use rndis::ppi::PacketInfo;
+
+    use super::{oid, requests};
+    use crate::port::FrameMeta;
+    use crate::profile::Offloads;
+
+    /// Does what is asked for with a frame, as for a guest that may ask for all; nothing may be odd about it.
+    pub(crate) fn prepare(frame: &mut [u8], info: &PacketInfo) -> FrameMeta {
+        let granted = requests::Granted::new(&oid::offered(&Offloads::ALL));
+        let (work, odd) = requests::check(frame, info, &granted).expect("may be asked for");
+        assert_eq!(odd, None);
+        work.prepare(frame)
     }
 }
 

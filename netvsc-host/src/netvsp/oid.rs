@@ -16,7 +16,7 @@ use rndis::{EmitError, Oid, Status};
 
 use super::Nic;
 use super::rss::Rss;
-use crate::profile::Offloads;
+use crate::profile::{OffloadLayout, Offloads};
 
 /// Bytes of the longest value: the friendly name, zero-padded.
 pub(super) const MAX_VALUE_BYTES: usize = FriendlyName::MAX_LEN;
@@ -132,8 +132,8 @@ impl Nic {
             Oid::BYTES_RECEIVED => Ok(copy(&self.counters.rx_bytes.to_le_bytes(), out)),
             Oid::BYTES_SENT => Ok(copy(&self.counters.tx_bytes.to_le_bytes(), out)),
             Oid::PERMANENT_ADDRESS | Oid::CURRENT_ADDRESS => MacAddress(self.config.mac).emit(out),
-            Oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES => offered(&settings.offloads).emit(out),
-            Oid::TCP_OFFLOAD_CURRENT_CONFIG => self.session.offload.emit(out),
+            Oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES => self.laid_out(self.offered()).emit(out),
+            Oid::TCP_OFFLOAD_CURRENT_CONFIG => self.laid_out(self.session.offload).emit(out),
             Oid::RECEIVE_SCALE_CAPABILITIES => {
                 let capabilities = RssCapabilities {
                     revision: 2,
@@ -174,12 +174,38 @@ impl Nic {
         }
     }
 
+    /// What this session's guest is offered.
+    fn offered(&self) -> Offload {
+        let settings = &self.config.settings;
+        let mut offloads = settings.offloads;
+        offloads.rsc &= self.session.version.is_some_and(|version| version >= nvsp::Version::V6_1);
+        offloads.udp &= settings.offload_layout == OffloadLayout::Newest || !self.is_before_ndis_6_30();
+        offered(&offloads)
+    }
+
+    /// In the layout that the guest gets.
+    pub(super) fn laid_out(&self, offload: Offload) -> Offload {
+        match self.config.settings.offload_layout {
+            OffloadLayout::Negotiated if self.is_before_ndis_6_30() => {
+                let Offload { revision, size, .. } = Offload::empty(2);
+                Offload { revision, size, ..offload }
+            }
+            _ => offload,
+        }
+    }
+
+    fn is_before_ndis_6_30(&self) -> bool {
+        self.session.ndis_version.is_some_and(|version| version < (6, 30))
+    }
+
     fn set_offload(&mut self, value: &[u8]) -> Result<(), Refused> {
         let wanted = OffloadParameters::parse(value).map_err(invalid)?;
         if wanted.lso_v1 == TaskSetting::ON {
             return Err(Status::NOT_SUPPORTED.into());
         }
-        let all = offered(&self.config.settings.offloads);
+        let all = self.offered();
+        check_parameters(&wanted, &all, self.config.settings.masks_offload_parameters)?;
+        self.session.granted.set(&wanted, &all);
         let now = &mut self.session.offload;
         checksum(wanted.ipv4_checksum, ChecksumV4Flags::IP_HEADER | ChecksumV4Flags::IP_OPTIONS, &all, now);
         checksum(wanted.tcp_v4_checksum, ChecksumV4Flags::TCP | ChecksumV4Flags::TCP_OPTIONS, &all, now);
@@ -188,6 +214,8 @@ impl Nic {
         checksum_v6(wanted.udp_v6_checksum, ChecksumV6Flags::UDP, &all, now);
         segmentation(wanted.lso_v2_v4, all.lso_v2_v4, &mut now.lso_v2_v4);
         segmentation(wanted.lso_v2_v6, all.lso_v2_v6, &mut now.lso_v2_v6);
+        coalescing(wanted.rsc_v4, all.rsc_v4, &mut now.rsc_v4);
+        coalescing(wanted.rsc_v6, all.rsc_v6, &mut now.rsc_v6);
         Ok(())
     }
 
@@ -237,9 +265,9 @@ pub(super) fn offered(offloads: &Offloads) -> Offload {
     let receive = offloads.receive;
     Offload {
         checksum_v4_tx: v4(offloads.ipv4_header, offloads.tcp, offloads.udp),
-        checksum_v4_rx: v4(receive, receive, receive),
+        checksum_v4_rx: v4(receive && offloads.ipv4_header, receive && offloads.tcp, receive && offloads.udp),
         checksum_v6_tx: v6(offloads.tcp, offloads.udp),
-        checksum_v6_rx: v6(receive, receive),
+        checksum_v6_rx: v6(receive && offloads.tcp, receive && offloads.udp),
         lso_v2_v4: lso,
         lso_v2_v6: lso,
         lso_v2_v6_options: if offloads.lso_max_bytes == 0 {
@@ -251,6 +279,46 @@ pub(super) fn offered(offloads: &Offloads) -> Offload {
         rsc_v6: u8::from(offloads.rsc),
         ..Offload::empty(3)
     }
+}
+
+/// What is in force until a guest says what it wants: all but coalescing, which only guests want that know of it.
+pub(super) fn in_force_at_first(offloads: &Offloads) -> Offload {
+    offered(&Offloads { rsc: false, ..*offloads })
+}
+
+/// Whether parameters have values that exist, and ask for what is offered only.
+fn check_parameters(wanted: &OffloadParameters, all: &Offload, masked: bool) -> Result<(), Refused> {
+    let (v4, v6) = (all.checksum_v4_tx.flags, all.checksum_v6_tx.flags);
+    let checksums = [
+        ("IPv4Checksum", wanted.ipv4_checksum, v4.contains(ChecksumV4Flags::IP_HEADER)),
+        ("TCPIPv4Checksum", wanted.tcp_v4_checksum, v4.contains(ChecksumV4Flags::TCP)),
+        ("UDPIPv4Checksum", wanted.udp_v4_checksum, v4.contains(ChecksumV4Flags::UDP)),
+        ("TCPIPv6Checksum", wanted.tcp_v6_checksum, v6.contains(ChecksumV6Flags::TCP)),
+        ("UDPIPv6Checksum", wanted.udp_v6_checksum, v6.contains(ChecksumV6Flags::UDP)),
+    ];
+    for (field, value, offered) in checksums {
+        if value.0 > ChecksumSetting::TX_RX.0 {
+            return Err(invalid(format!("{field}: {}, more than {}", value.0, ChecksumSetting::TX_RX.0)));
+        }
+        if value.0 > ChecksumSetting::OFF.0 && !offered && !masked {
+            return Err(Status::NOT_SUPPORTED.into());
+        }
+    }
+    let tasks = [
+        ("LsoV2IPv4", wanted.lso_v2_v4, all.lso_v2_v4.max_size != 0),
+        ("LsoV2IPv6", wanted.lso_v2_v6, all.lso_v2_v6.max_size != 0),
+        ("RscIPv4", wanted.rsc_v4, all.rsc_v4 != 0),
+        ("RscIPv6", wanted.rsc_v6, all.rsc_v6 != 0),
+    ];
+    for (field, value, offered) in tasks {
+        if value.0 > TaskSetting::ON.0 {
+            return Err(invalid(format!("{field}: {}, more than {}", value.0, TaskSetting::ON.0)));
+        }
+        if value == TaskSetting::ON && !offered && !masked {
+            return Err(Status::NOT_SUPPORTED.into());
+        }
+    }
+    Ok(())
 }
 
 /// Switches bits of the IPv4 checksum task, as far as they are offered.
@@ -290,6 +358,14 @@ fn segmentation(setting: TaskSetting, all: LsoTaskV2, now: &mut LsoTaskV2) {
     match setting {
         TaskSetting::ON => *now = all,
         TaskSetting::OFF => *now = LsoTaskV2::default(),
+        _ => {}
+    }
+}
+
+fn coalescing(setting: TaskSetting, all: u8, now: &mut u8) {
+    match setting {
+        TaskSetting::ON => *now = all,
+        TaskSetting::OFF => *now = 0,
         _ => {}
     }
 }

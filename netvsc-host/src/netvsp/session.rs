@@ -8,6 +8,7 @@ use vmbus::gpadl::GpadlId;
 use vmbus::memory::HeapMemory;
 
 use super::receive_buffer::ReceiveBuffer;
+use super::requests::Granted;
 use super::rss::Rss;
 use super::{NicConfig, oid};
 use crate::report::Leaks;
@@ -59,7 +60,10 @@ pub(super) struct Session {
     pub(super) send_buffer: Option<SendBuffer>,
     pub(super) rndis_initialized: bool,
     pub(super) filter: u32,
+    /// The offloads in force, as the guest is told.
     pub(super) offload: Offload,
+    /// What the guest may ask for with a frame.
+    pub(super) granted: Granted,
     pub(super) rss: Option<Rss>,
     pub(super) subchannels: u16,
     pub(super) answers: VecDeque<Answer>,
@@ -83,7 +87,8 @@ impl Session {
             send_buffer: None,
             rndis_initialized: false,
             filter: 0,
-            offload: oid::offered(&config.settings.offloads),
+            offload: oid::in_force_at_first(&config.settings.offloads),
+            granted: Granted::new(&oid::offered(&config.settings.offloads)),
             rss: None,
             subchannels: 0,
             answers: VecDeque::new(),

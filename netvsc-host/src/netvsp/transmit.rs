@@ -7,14 +7,19 @@
 use std::ops::Range;
 
 use rndis::packet::{PacketHeader, RawPacketHeader};
-use rndis::ppi::{IpVersion, PacketInfo, TxChecksum, Vlan};
+use rndis::ppi::{PacketInfo, Vlan};
 use vmbus::gpadl::GpaRanges;
 use vmbus::memory::{SharedMemory, SharedMemoryExt};
 use vmbus::packet::{Descriptor, PacketType, gpa_direct_ranges};
 
 use super::queue::Queue;
+use super::requests::{self, Work};
 use super::session::Phase;
-use super::{Frame, Nic, checksum};
+use super::{Frame, Nic};
+use crate::offload::headers::{TAG, tag_bytes};
+use crate::offload::{self, Scratch as OffloadScratch};
+use crate::port::{FrameMeta, PortOffloads};
+use crate::profile::VlanTags;
 use crate::violation::ViolationKind;
 
 /// Most bytes of one packet: 8 messages of the largest segmented frame, and more.
@@ -28,6 +33,7 @@ const MIN_FRAME: usize = 14;
 struct Outbound {
     frame: Range<usize>,
     info: PacketInfo,
+    work: Work,
 }
 
 /// Memory that is used again for every packet.
@@ -36,6 +42,7 @@ pub(super) struct Scratch {
     bytes: Vec<u8>,
     frames: Vec<Outbound>,
     tagged: Vec<u8>,
+    offload: OffloadScratch,
 }
 
 /// Why a packet is not sent.
@@ -189,27 +196,67 @@ impl Nic {
         self.counters.tx_packets += 1;
         // The packet itself was counted as one.
         *budget = budget.saturating_sub(scratch.frames.len().saturating_sub(1));
-        let limit = self.session.frame_mtu as usize;
-        for Outbound { frame, info } in &scratch.frames {
-            let bytes = &mut scratch.bytes[frame.clone()];
-            if bytes.len() < MIN_FRAME || bytes.len() > limit {
-                let text = format!("frame of {} bytes, not within {MIN_FRAME} and {limit}", bytes.len());
-                self.record(ViolationKind::BadFrame, Some(queue), text, bytes);
+        let Scratch { bytes, frames, tagged, offload } = scratch;
+        for outbound in frames.iter() {
+            let bytes = &mut bytes[outbound.frame.clone()];
+            if !self.admit(queue, outbound, bytes) {
                 // As recorded: accepted. What no wire takes goes no further.
                 continue;
             }
-            if let Some(request) = info.tx_checksum() {
-                checksum::fill(bytes, request);
-                self.counters.tx_checksums += 1;
-            }
+            let Outbound { info, work, .. } = outbound;
+            let meta = self.do_work(work, bytes);
             self.counters.tx_frames += 1;
             self.counters.tx_bytes += bytes.len() as u64;
-            match info.vlan {
-                None => out(Frame::new(bytes)),
-                Some(vlan) => out(Frame::new(tag(bytes, vlan, &mut scratch.tagged))),
+            let frame = match info.vlan {
+                None => Frame::with_meta(bytes, meta),
+                Some(vlan) => Frame::with_meta(tag(bytes, vlan, tagged), meta.shifted(TAG as u16)),
+            };
+            if self.config.settings.carry_offloads {
+                out(frame);
+            } else {
+                offload::plain(frame, PortOffloads::NONE, offload, out);
             }
         }
         self.complete(queue, descriptor.transaction_id, nvsp::Status::SUCCESS);
+    }
+
+    /// Whether a frame may go to the switch; counts it.
+    fn admit(&mut self, queue: &Queue, outbound: &Outbound, bytes: &[u8]) -> bool {
+        let tags = tag_bytes(bytes);
+        // The MTU counts neither a tag beside the frame nor one in it.
+        let limit = self.session.frame_mtu as usize + tags.min(TAG);
+        let wire = outbound.work.wire_bytes(bytes);
+        if bytes.len() < MIN_FRAME || wire > limit {
+            let text = format!("frame of {wire} bytes, not within {MIN_FRAME} and {limit}");
+            self.record(ViolationKind::BadFrame, Some(queue), text, bytes);
+            return false;
+        }
+        if outbound.info.vlan.is_some() || tags > 0 {
+            if self.config.settings.vlan == VlanTags::Refused {
+                self.counters.tx_filtered += 1;
+                return false;
+            }
+            self.counters.tx_vlan += 1;
+        }
+        true
+    }
+
+    /// Does what was asked for with a frame, as far as it is done here; says what is left.
+    fn do_work(&mut self, work: &Work, bytes: &mut [u8]) -> FrameMeta {
+        if !work.is_some() {
+            return FrameMeta::PLAIN;
+        }
+        if work.is_segmentation() {
+            self.counters.lso_frames += 1;
+            self.counters.lso_segments += work.segments as u64;
+        } else {
+            self.counters.tx_checksums += 1;
+            if self.faults.on_checksum_to_complete() {
+                work.complete_wrongly(bytes);
+                return FrameMeta::PLAIN;
+            }
+        }
+        work.prepare(bytes)
     }
 
     /// Checks all messages of a packet.
@@ -233,8 +280,11 @@ impl Nic {
             let info = PacketInfo::parse(block).map_err(|error| wrong(error.to_string()))?;
             let data = parsed.data_range();
             let frame = &rest[data.clone()];
-            check_offloads(frame, &info, self.config.settings.offloads.lso_max_bytes).map_err(wrong)?;
-            scratch.frames.push(Outbound { frame: at + data.start..at + data.end, info });
+            let (work, odd) = requests::check(frame, &info, &self.session.granted)?;
+            if let Some(text) = odd {
+                self.record(ViolationKind::BadOffload, Some(queue), text, frame);
+            }
+            scratch.frames.push(Outbound { frame: at + data.start..at + data.end, info, work });
             // At least 44: the walk ends.
             at += parsed.message_len() as usize;
         }
@@ -246,35 +296,6 @@ impl Nic {
         }
         Ok(())
     }
-}
-
-/// Whether what a frame asks for can be done at all.
-fn check_offloads(frame: &[u8], info: &PacketInfo, lso_max_bytes: u32) -> Result<(), String> {
-    if let Some(lso) = info.lso {
-        let offset = usize::from(lso.header_offset());
-        if lso_max_bytes == 0 {
-            return Err("segmentation was not offered".into());
-        }
-        if offset >= frame.len() {
-            return Err(format!("segmentation: TCP header at {offset} of a frame of {}", frame.len()));
-        }
-        return Err("segmentation is not done by this host".into());
-    }
-    let Some(request) = info.tx_checksum() else { return Ok(()) };
-    if !request.tcp() && !request.udp() {
-        return Ok(());
-    }
-    let offset = usize::from(request.header_offset());
-    // 0 is "as short as can be".
-    let least = MIN_FRAME + if ip_version(request) == IpVersion::V6 { 40 } else { 20 };
-    if offset != 0 && (offset < least || offset >= frame.len()) {
-        return Err(format!("checksum: transport header at {offset}, not within {least} and {}", frame.len()));
-    }
-    Ok(())
-}
-
-fn ip_version(request: TxChecksum) -> IpVersion {
-    if request.is_ipv6() { IpVersion::V6 } else { IpVersion::V4 }
 }
 
 /// The frame with its tag where wires have it.

@@ -36,7 +36,7 @@ use core::time::Duration;
 
 use crate::switch::PacketFilter;
 
-pub use frame::{Frame, FrameMeta};
+pub use frame::{Checksum, Frame, FrameMeta, PortOffloads};
 pub use generator::{GeneratorConfig, GeneratorHandle, GeneratorPort, GeneratorStats, InvalidGenerator};
 pub use loopback::LoopbackPort;
 pub use memory::{MemoryPort, MemorySwitchPort, ReceivedFrame, SendError, TryRecvError, memory_pair};
@@ -53,6 +53,12 @@ pub trait Port: Send {
     ///
     /// The bytes are the switch's: a port that keeps the frame copies it.
     fn deliver(&mut self, frame: Frame<'_>) -> bool;
+
+    /// What the port does itself, *now*, with large frames and unfinished checksums. The switch does what it does not:
+    /// to most ports it gives plain frames.
+    fn offloads(&self) -> PortOffloads {
+        PortOffloads::NONE
+    }
 
     /// Says that a batch of [`deliver`](Self::deliver) calls is over: publish and signal now, once.
     fn flush(&mut self) {}
@@ -87,6 +93,10 @@ pub trait Port: Send {
 impl<P: Port + ?Sized> Port for Box<P> {
     fn deliver(&mut self, frame: Frame<'_>) -> bool {
         (**self).deliver(frame)
+    }
+
+    fn offloads(&self) -> PortOffloads {
+        (**self).offloads()
     }
 
     fn flush(&mut self) {

@@ -20,7 +20,8 @@ pub use counters::{EgressDrops, IngressDrops, PortCounters};
 pub use options::{AddPortError, PortId, PortOptions, SwitchConfig};
 pub use rndis::value::{MacAddress, PacketFilter};
 
-use crate::port::{Frame, Port};
+use crate::offload::{self, Scratch};
+use crate::port::{Frame, FrameMeta, Port, PortOffloads};
 use ethernet::is_station;
 use options::Role;
 use table::{Learned, MacTable};
@@ -52,13 +53,15 @@ pub struct Switch<P: Port = Box<dyn Port>> {
     owned: Vec<(MacAddress, PortId)>,
     /// Slot that the next [`poll`](Self::poll) begins with, so that no port is always served first.
     next: usize,
+    /// For frames that a port gets in another form.
+    scratch: Scratch,
 }
 
 impl<P: Port> Switch<P> {
     /// A switch without ports.
     pub fn new(config: SwitchConfig) -> Self {
         let table = MacTable::new(config.table_entries, config.ageing);
-        Self { config, slots: Vec::new(), table, owned: Vec::new(), next: 0 }
+        Self { config, slots: Vec::new(), table, owned: Vec::new(), next: 0, scratch: Scratch::default() }
     }
 
     /// Plugs a port in.
@@ -233,7 +236,7 @@ impl<P: Port> Switch<P> {
                 self.slots[usize::from(from.index)].counters.in_drops.own_segment += 1;
                 0
             }
-            Some(to) => usize::from(self.slots[usize::from(to.index)].deliver(destination, frame)),
+            Some(to) => usize::from(self.slots[usize::from(to.index)].deliver(destination, frame, &mut self.scratch)),
             None => {
                 self.slots[usize::from(from.index)].counters.flooded += 1;
                 self.flood(from, destination, frame)
@@ -252,7 +255,7 @@ impl<P: Port> Switch<P> {
             drops.runt += 1;
             return None;
         };
-        if len > self.config.max_frame_bytes {
+        if frame.wire_bytes() > self.config.max_frame_bytes {
             drops.oversize += 1;
             return None;
         }
@@ -299,8 +302,9 @@ impl<P: Port> Switch<P> {
     }
 
     fn flood(&mut self, from: PortId, destination: MacAddress, frame: Frame<'_>) -> usize {
+        let scratch = &mut self.scratch;
         let others = self.slots.iter_mut().enumerate().filter(|(index, _)| *index != usize::from(from.index));
-        others.filter_map(|(_, slot)| slot.in_use.then(|| usize::from(slot.deliver(destination, frame)))).sum()
+        others.filter_map(|(_, slot)| slot.in_use.then(|| usize::from(slot.deliver(destination, frame, scratch)))).sum()
     }
 
     fn check_free(&self, mac: MacAddress) -> Result<(), AddPortError> {
@@ -375,8 +379,8 @@ impl<P: Port> Slot<P> {
         self.in_use && self.generation == id.generation
     }
 
-    /// Gives a frame to the port if its filter selects it; true if it was taken.
-    fn deliver(&mut self, destination: MacAddress, frame: Frame<'_>) -> bool {
+    /// Gives a frame to the port if its filter selects it, in a form that the port takes; true if it was taken.
+    fn deliver(&mut self, destination: MacAddress, frame: Frame<'_>, scratch: &mut Scratch) -> bool {
         let Some(port) = &mut self.port else {
             return false;
         };
@@ -386,14 +390,26 @@ impl<P: Port> Slot<P> {
             self.counters.out_drops.filtered += 1;
             return false;
         }
-        if !port.deliver(frame) {
-            self.counters.out_drops.refused += 1;
-            return false;
+        let plain = frame.meta == FrameMeta::PLAIN;
+        let can = if plain { PortOffloads::NONE } else { port.offloads() };
+        let counters = &mut self.counters;
+        let mut taken = false;
+        let mut give = |frame: Frame<'_>| {
+            if port.deliver(frame) {
+                counters.out_frames += 1;
+                counters.out_bytes += frame.bytes.len() as u64;
+                taken = true;
+            } else {
+                counters.out_drops.refused += 1;
+            }
+        };
+        if plain {
+            give(frame);
+        } else {
+            offload::plain(frame, can, scratch, &mut give);
         }
-        self.dirty = true;
-        self.counters.out_frames += 1;
-        self.counters.out_bytes += frame.bytes.len() as u64;
-        true
+        self.dirty |= taken;
+        taken
     }
 }
 

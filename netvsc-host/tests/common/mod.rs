@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use netvsc_host::port::{LoopbackPort, NullPort};
+use netvsc_host::port::{LoopbackPort, NullPort, Port};
 use netvsc_host::{Host, NicOptions, Settings};
 use serde_json::Value;
 use vmbus::gpadl::{GpadlId, RangeList};
@@ -107,15 +107,20 @@ pub(crate) struct Guest {
 impl Guest {
     /// Connects to a host of these settings, for this session.
     pub(crate) fn new(session: &Session, settings: Settings) -> Self {
+        match session.host()["endpoint"].as_str() {
+            Some("loopback" | "test") => Self::with_port(session, settings, LoopbackPort::new()),
+            _ => Self::with_port(session, settings, NullPort),
+        }
+    }
+
+    /// As [`new`](Self::new), with a port of one's own in place of the recorded endpoint.
+    pub(crate) fn with_port(session: &Session, settings: Settings, other: impl Port + 'static) -> Self {
         let host = Host::builder().tune(|s| *s = settings).build();
         let queues = session.host()["max_queues"].as_u64().unwrap_or(1) as u16;
         let speed = if session.host()["endpoint"] == "test" { 25_000_000_000 } else { 10_000_000_000 };
         let options = NicOptions::new().mac(session.mac()).queues(queues).mac_spoofing(true).link_speed_bps(speed);
         let port = host.add_nic(options);
-        match session.host()["endpoint"].as_str() {
-            Some("loopback" | "test") => drop(host.add_port(LoopbackPort::new())),
-            _ => drop(host.add_port(NullPort)),
-        }
+        host.add_port(other);
         let arena = port.memory().allocate(1024 * PAGE_SIZE);
         let guest = session.guest();
         let mut this = Self {
