@@ -521,6 +521,17 @@ impl Host {
         self.with_nic(nic, Nic::rescind);
     }
 
+    /// Takes one subchannel of the NIC back, as when a host reduces the queues of a machine; queue 0 stays.
+    pub fn rescind_queue(&self, nic: NicId, queue: u16) {
+        self.with_nic(nic, |nic| nic.rescind_subchannel(queue));
+    }
+
+    /// Tells the guest on which queue to send each of its 16 hash buckets, as hosts do when they move queues to other
+    /// processors. What it is told after the bring-up is the queues in turn. From NVSP 5 on.
+    pub fn set_send_table(&self, nic: NicId, entries: [u32; nvsp::SEND_TABLE_LEN]) {
+        self.with_nic(nic, |nic| nic.tell_send_table(entries));
+    }
+
     /// Sets a NIC's link. Up while it is up: down now, and up after [`Settings::link_flap`].
     pub fn set_link(&self, nic: NicId, up: bool) {
         self.with_nic(nic, |nic| nic.set_link(up));

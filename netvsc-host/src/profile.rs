@@ -256,6 +256,8 @@ pub struct Settings {
     pub vlan: VlanTags,
     /// Entries of the RSS table.
     pub rss_entries: u16,
+    /// Whether the ports of UDP can be hashed, besides those of TCP.
+    pub rss_udp: bool,
     /// Which comes first of a control request's completion and answer.
     pub answer_order: AnswerOrder,
     /// Whether the primary channel falls silent once the guest took a buffer back, as OpenVMM's does, so that a second
@@ -300,6 +302,7 @@ impl Settings {
             rsc_max_segments: RSC_MAX_SEGMENTS,
             vlan: VlanTags::PerPacketInfo,
             rss_entries: 128,
+            rss_udp: false,
             answer_order: AnswerOrder::CompletionFirst,
             silent_after_revoke: false,
             media_status_follows_link: true,

@@ -10,6 +10,7 @@
 //! | `receive` | switch → guest: sub-allocations, transfer pages |
 //! | `receive_buffer` | who owns which sub-allocation |
 //! | `rss` | which queue a frame goes to |
+//! | `steer` | which queues there are for frames of the guest's |
 //! | `queue` | one channel's rings and its signals |
 //! | `vf` | what is told of a virtual function |
 //! | `requests` | what a guest asks of the host with a frame |
@@ -30,6 +31,7 @@ mod receive_buffer;
 mod requests;
 mod rss;
 mod session;
+mod steer;
 mod transmit;
 mod vf;
 
@@ -153,7 +155,7 @@ impl Nic {
 
     /// Takes all channels back.
     pub(crate) fn rescind(&mut self) {
-        let _ = self.server.rescind(false);
+        let _ = self.server.rescind(|_| true);
         self.close_all();
     }
 
@@ -342,7 +344,7 @@ impl Nic {
         queue.stop(count_as_read);
         self.silent = true;
         if self.log.strictness() == Strictness::Rescind {
-            let _ = self.server.rescind(false);
+            let _ = self.server.rescind(|_| true);
         }
     }
 

@@ -321,17 +321,8 @@ impl Nic {
         if wanted == 0 || open < wanted {
             return;
         }
-        let Some(mut queue) = self.queues.first_mut().and_then(Option::take) else { return };
         let channels = u32::from(self.session.subchannels) + 1;
-        let table = nvsp::SendTable { entries: std::array::from_fn(|index| index as u32 % channels) };
-        let mut buffer = [0; 80];
-        if let Ok(len) = table.emit(nvsp::SendTableLayout::COMPACT, &mut buffer) {
-            let notice = vmbus::ring::Outgoing::notice(vmbus::packet::TransactionId(0), &buffer[..len]);
-            if let Err(error) = queue.write(&notice) {
-                tracing::debug!(target: "netvsc_host", %error, "send table not sent");
-            }
-        }
-        self.queues[0] = Some(queue);
+        self.tell_send_table(std::array::from_fn(|bucket| bucket as u32 % channels));
     }
 
     /// The guest takes a buffer back: it is about to go.

@@ -135,9 +135,14 @@ impl Nic {
             Oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES => self.laid_out(self.offered()).emit(out),
             Oid::TCP_OFFLOAD_CURRENT_CONFIG => self.laid_out(self.session.offload).emit(out),
             Oid::RECEIVE_SCALE_CAPABILITIES => {
+                let mut flags =
+                    RssCapabilityFlags::TOEPLITZ | RssCapabilityFlags::TCP_IPV4 | RssCapabilityFlags::TCP_IPV6;
+                if settings.rss_udp {
+                    flags = flags | RssCapabilityFlags::UDP_IPV4 | RssCapabilityFlags::UDP_IPV6;
+                }
                 let capabilities = RssCapabilities {
                     revision: 2,
-                    flags: RssCapabilityFlags::TOEPLITZ | RssCapabilityFlags::TCP_IPV4 | RssCapabilityFlags::TCP_IPV6,
+                    flags,
                     interrupt_messages: 1,
                     receive_queues: u32::from(self.config.queues),
                     indirection_entries: Some(settings.rss_entries),

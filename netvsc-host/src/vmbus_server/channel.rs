@@ -126,11 +126,11 @@ impl Channels {
         }
     }
 
-    /// Rescinds channels, subchannels first: relid, index, whether it was open.
-    pub(super) fn rescind(&mut self, subchannels_only: bool) -> Vec<(RelId, u16, bool)> {
+    /// Rescinds the channels whose index is one of `which`, subchannels first: relid, index, whether it was open.
+    pub(super) fn rescind(&mut self, which: impl Fn(u16) -> bool) -> Vec<(RelId, u16, bool)> {
         let mut rescinded = Vec::new();
         for channel in self.list.iter_mut().rev() {
-            if channel.state == State::Rescinded || (subchannels_only && channel.index == 0) {
+            if channel.state == State::Rescinded || !which(channel.index) {
                 continue;
             }
             let was_open = matches!(channel.state, State::Open { .. });
@@ -235,7 +235,7 @@ impl Server {
 
     /// The primary channel was closed: its subchannels go with it.
     fn close_subchannels(&mut self, bytes: &[u8], log: &mut ViolationLog) {
-        let open = self.rescind(true);
+        let open = self.rescind(|index| index != 0);
         if !open.is_empty() {
             let text = format!("primary channel closed while {} subchannels are open", open.len());
             log.record(self.violation(ViolationKind::UnexpectedMessage, None, text, bytes));

@@ -166,10 +166,11 @@ impl Server {
         self.post(&Message::Offer(offer));
     }
 
-    /// Takes all channels back, subchannels first. Returns the open ones, which the device has to let go of.
-    pub(crate) fn rescind(&mut self, subchannels_only: bool) -> Vec<u16> {
+    /// Takes the channels back whose index is one of `which`, subchannels first. Returns the open ones, which the device has
+    /// to let go of.
+    pub(crate) fn rescind(&mut self, which: impl Fn(u16) -> bool) -> Vec<u16> {
         let mut open = Vec::new();
-        for (relid, index, was_open) in self.channels.rescind(subchannels_only) {
+        for (relid, index, was_open) in self.channels.rescind(which) {
             self.post(&Message::Rescind(vmbus::protocol::Rescind { relid }));
             // Who waits for the channel learns of it, too.
             self.port.interrupt(relid).set();
