@@ -2,23 +2,36 @@
 //! this driver.
 //!
 //! ```text
-//! l2fwd --device GUID --mode io --seconds 10 --json
+//! l2fwd --device GUID --mode io --seconds 10 --json    # one adapter: frames go back to where they came from
+//! l2fwd --device GUID --device GUID --queues 4         # two: what comes in by one leaves by the other
+//! l2fwd --tap left --tap right --wait interrupt        # the same on simulated hosts, between two TAP interfaces
 //! ```
 //!
 //! One thread a queue. With `--wait poll` it is a plain loop that never waits and makes no system call; with `interrupt`
-//! or `adaptive` it is a task that sleeps while there is nothing to do. The adapter's control side has a thread of its own.
+//! or `adaptive` it is a task that sleeps while there is nothing to do. The adapters' control side has a thread of its own.
 //!
 //! - `rxonly` counts frames, `txonly` sends testpmd's default UDP frame, `io` sends each frame back unchanged.
+//! - Between two adapters frames keep their addresses, as in a bridge: both receive whatever there is (promiscuous mode), and
+//!   send from addresses that are not theirs, which Hyper-V allows where "MAC address spoofing" is on.
 //! - Cycles are counted as testpmd counts them (`set record-core-cycles on`): time stamp counter, only polls that moved
 //!   packets.
+//!
+//! ```text
+//!  left (TAP) ── cable ── simulated host ── NIC ─┐
+//!                                                l2fwd
+//!  right (TAP) ── cable ── simulated host ── NIC ─┘
+//! ```
 //!
 //! | file | has |
 //! |---|---|
 //! | `worker.rs` | the loops: the part to copy |
 //! | `threads.rs` | a thread for each queue |
+//! | `adapters.rs` | adapters of this machine, and simulated ones |
 //! | `measure.rs` | counters, CPU time of the process |
 //! | `frame.rs` | the frame that is sent |
 
+#[cfg(target_os = "linux")]
+mod adapters;
 #[cfg(target_os = "linux")]
 mod frame;
 #[cfg(target_os = "linux")]
@@ -30,21 +43,30 @@ mod worker;
 
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, Parser, ValueEnum};
 use netvsc_async::{SpinBudget, WaitMode};
+use netvsc_host::Profile;
 
 #[global_allocator]
 static ALLOCATOR: netvsc_benches::allocations::Counting = netvsc_benches::allocations::Counting;
 
-/// Moves Ethernet frames over a network adapter that is bound to uio_hv_generic, and says how fast.
+/// Moves Ethernet frames over a network adapter that is bound to uio_hv_generic, or between two, and says how fast.
 ///
-/// Ends by itself. The exit status is 0 only if the adapter was closed with everything given back.
+/// Ends by itself, or with Ctrl-C. The exit status is 0 only if the adapters were closed with everything given back, and
+/// a simulated host has nothing to complain of.
 #[derive(Debug, Parser)]
 struct Options {
-    /// The adapter: instance GUID, MAC address, uioN or interface name.
+    /// The adapter: instance GUID, MAC address, uioN or interface name. Twice: frames go from one to the other.
+    #[arg(long, value_name = "NAME", required_unless_present = "tap", conflicts_with = "tap")]
+    device: Vec<String>,
+    /// Twice: two simulated hosts in this process, each with a network adapter and a TAP interface of this name. Needs
+    /// root, or CAP_NET_ADMIN.
     #[arg(long, value_name = "NAME")]
-    device: String,
-    /// What to do with frames.
+    tap: Vec<String>,
+    /// With --tap: which Windows release the hosts behave like: ws2012r2, ws2016, ws2019 or ws2022.
+    #[arg(long, value_name = "NAME", default_value_t)]
+    profile: Profile,
+    /// What to do with frames of one adapter.
     #[arg(long, value_enum, default_value_t = Mode::Io)]
     mode: Mode,
     /// Bytes of a frame that txonly sends, without frame check sequence.
@@ -53,7 +75,7 @@ struct Options {
     /// Queues, each with a thread of its own.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     queues: u16,
-    /// How long to go on.
+    /// How long to go on; 0 is until Ctrl-C.
     #[arg(long, value_name = "N", default_value = "10", value_parser = seconds)]
     seconds: Duration,
     /// How a queue waits for frames.
@@ -100,51 +122,40 @@ impl Wait {
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().map_err(|_| "a number of seconds is needed")?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+    let time = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
+    Ok(if time.is_zero() { Duration::MAX } else { time })
+}
+
+impl Options {
+    fn checked() -> Self {
+        let options = Self::parse();
+        let wrong = match (options.device.len(), options.tap.len()) {
+            (1 | 2, 0) | (0, 2) => return options,
+            (0, _) => "--tap is needed twice",
+            _ => "--device is possible once or twice",
+        };
+        Self::command().error(clap::error::ErrorKind::WrongNumberOfValues, wrong).exit()
+    }
 }
 
 #[cfg(target_os = "linux")]
 fn main() -> anyhow::Result<()> {
-    let options = Options::parse();
-    // What keeps the adapter going; the queues' threads have what they need themselves.
+    let options = Options::checked();
+    // What keeps the adapters going; the queues' threads have what they need themselves.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let summary = runtime.block_on(run(&options))?;
+    let summary = runtime.block_on(async {
+        if options.tap.is_empty() { adapters::run(&options).await } else { adapters::run_simulated(&options).await }
+    })?;
     println!("{summary}");
     if options.json {
         println!("{}", summary.json(&options));
     }
-    anyhow::ensure!(summary.clean, "not everything was given back when the adapter was closed");
+    anyhow::ensure!(summary.clean, "not everything was given back when the adapters were closed");
     Ok(())
 }
 
 #[cfg(not(target_os = "linux"))]
 fn main() -> anyhow::Result<()> {
-    Options::parse();
-    anyhow::bail!("uio_hv_generic exists on Linux only")
-}
-
-/// Opens the adapter, has frames moved for a while, closes it.
-#[cfg(target_os = "linux")]
-async fn run(options: &Options) -> anyhow::Result<measure::Summary> {
-    use anyhow::Context;
-
-    let mut threads = threads::Threads::start(options).context("start threads")?;
-    let mut builder = netvsc_async::Nic::builder().device(options.device.as_str());
-    builder = builder.queues(options.queues).wait(options.wait.mode()).burst(options.burst.into());
-    for (index, runtime) in threads.runtimes() {
-        builder = builder.queue_runtime(index, runtime);
-    }
-    let (nic, queues) = builder.open().await.context("open the adapter")?;
-    let info = nic.info();
-    eprintln!("{} is up, NVSP {}, {} queues", info.mac, info.nvsp_version, queues.len());
-    let mut meter = measure::Meter::start(threads.progress().to_vec())?;
-    threads.give(queues, info.mac.0, options);
-    meter.run(options.seconds).await;
-    threads.stop();
-    let (counters, runtimes) = threads.collect().await?;
-    let mut summary = meter.finish(counters);
-    let report = nic.close().await?;
-    summary.clean = report.is_clean();
-    drop(runtimes);
-    Ok(summary)
+    Options::checked();
+    anyhow::bail!("uio_hv_generic and TAP interfaces exist on Linux only")
 }

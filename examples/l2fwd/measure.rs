@@ -28,6 +28,35 @@ pub(crate) struct Counters {
     pub(crate) bursts: u32,
     /// Allocations of the thread while it worked.
     pub(crate) allocations: u64,
+    /// Largest frame that was sent, in bytes.
+    pub(crate) largest: usize,
+    /// Frames that were sent and are larger than Ethernet's usual 1514 bytes.
+    pub(crate) large: u64,
+}
+
+/// Largest frame at the usual MTU.
+const USUAL_FRAME: usize = 1514;
+
+impl Counters {
+    /// A frame of `len` bytes was sent.
+    #[inline]
+    pub(crate) fn sent(&mut self, len: usize) {
+        self.bytes += len as u64;
+        self.largest = self.largest.max(len);
+        self.large += u64::from(len > USUAL_FRAME);
+    }
+
+    fn json(&self) -> Value {
+        let Self { packets, bytes, lost, largest, large, .. } = self;
+        json!({ "packets": packets, "bytes": bytes, "lost": lost, "largest": largest, "large": large })
+    }
+
+    /// A frame of `len` bytes was received and sent on.
+    #[inline]
+    pub(crate) fn forwarded(&mut self, len: usize) {
+        self.packets += 1;
+        self.sent(len);
+    }
 }
 
 impl AddAssign for Counters {
@@ -38,6 +67,8 @@ impl AddAssign for Counters {
         self.cycles += other.cycles;
         self.bursts = self.bursts.wrapping_add(other.bursts);
         self.allocations += other.allocations;
+        self.largest = self.largest.max(other.largest);
+        self.large += other.large;
     }
 }
 
@@ -77,32 +108,45 @@ impl Meter {
         Ok(Self { cpu, progress, start, end: start, idle: Idle::default() })
     }
 
-    /// Waits for `time`.
+    /// Waits for `time`, or for Ctrl-C.
     pub(crate) async fn run(&mut self, time: Duration) {
         self.start = Moment::now(&mut self.cpu, &self.progress);
         let (start, mut before) = (self.start, self.start);
+        let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
         loop {
             let rest = time.saturating_sub(before.at.duration_since(start.at));
             if rest.is_zero() {
                 break;
             }
-            tokio::time::sleep(rest.min(INTERVAL)).await;
+            let interrupted = tokio::select! {
+                () = tokio::time::sleep(rest.min(INTERVAL)) => false,
+                // Where interrupts cannot be heard of, time still ends.
+                heard = &mut interrupt => heard.is_ok(),
+            };
             let now = Moment::now(&mut self.cpu, &self.progress);
             if now.packets == before.packets {
                 self.idle.time += now.at.duration_since(before.at);
                 self.idle.cpu += now.cpu.saturating_sub(before.cpu);
             }
             before = now;
+            if interrupted {
+                break;
+            }
         }
         self.end = before;
     }
 
     /// What was found, together with what the queues' threads have counted.
-    pub(crate) fn finish(self, counters: Counters) -> Summary {
+    pub(crate) fn finish(self, directions: Vec<Counters>) -> Summary {
+        let mut counters = Counters::default();
+        for direction in &directions {
+            counters += *direction;
+        }
         let (start, end) = (self.start, self.end);
         let time = end.at.duration_since(start.at);
         Summary {
             counters,
+            directions,
             time,
             rate: (end.packets - start.packets) as f64 / time.as_secs_f64(),
             cpu: end.cpu.saturating_sub(start.cpu).as_secs_f64() / time.as_secs_f64(),
@@ -154,6 +198,8 @@ impl CpuTime {
 #[derive(Debug)]
 pub(crate) struct Summary {
     counters: Counters,
+    /// The same, each direction by itself.
+    directions: Vec<Counters>,
     time: Duration,
     /// Packets a second.
     rate: f64,
@@ -182,6 +228,9 @@ impl Summary {
             "packets": self.counters.packets,
             "bytes": self.counters.bytes,
             "lost": self.counters.lost,
+            "largest": self.counters.largest,
+            "large": self.counters.large,
+            "directions": self.directions.iter().map(Counters::json).collect::<Vec<_>>(),
             "allocations": self.counters.allocations,
             "syscalls": null,
             "cpu": self.cpu,

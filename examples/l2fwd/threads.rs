@@ -9,19 +9,19 @@ use anyhow::Context;
 use netvsc_async::{Error, Queue};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
-use vmbus::uio::UioChannel;
+use vmbus::bus::Channel;
 
 use crate::measure::Counters;
-use crate::worker::Worker;
-use crate::{Options, Wait, frame};
+use crate::worker::{self, Worker};
+use crate::{Mode, Options, Wait, frame};
 
-type Work = Worker<UioChannel>;
-type Outcome = (Counters, Result<(), Error>);
+type Work<C> = Vec<Worker<C>>;
+type Outcome = (Vec<Counters>, Result<(), Error>);
 
-/// The threads. Each waits for its queue, works until it is told to stop, and says what it has done.
+/// The threads. Each waits for its queue, or its queue of each of two adapters, works until it is told to stop, and says what it has done.
 #[derive(Debug)]
-pub(crate) struct Threads {
-    lanes: Vec<Lane>,
+pub(crate) struct Threads<C: Channel> {
+    lanes: Vec<Lane<C>>,
     progress: Vec<Arc<AtomicU64>>,
     stop: Arc<AtomicBool>,
     stop_tasks: watch::Sender<bool>,
@@ -29,8 +29,8 @@ pub(crate) struct Threads {
 
 /// A thread, seen from outside.
 #[derive(Debug)]
-struct Lane {
-    work: Option<oneshot::Sender<Work>>,
+struct Lane<C: Channel> {
+    work: Option<oneshot::Sender<Work<C>>>,
     outcome: oneshot::Receiver<Outcome>,
     /// The runtime that the thread drives, if it does not poll.
     runtime: Option<Handle>,
@@ -54,12 +54,12 @@ impl Drop for Running {
     }
 }
 
-impl Threads {
+impl<C: Channel> Threads<C> {
     /// Starts a thread for each queue that is asked for.
     pub(crate) fn start(options: &Options) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (stop_tasks, stopped) = watch::channel(false);
-        let progress = (0..options.queues).map(|_| Arc::default()).collect();
+        let progress = (0..options.queues * 2).map(|_| Arc::default()).collect();
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let mut lanes = Vec::new();
         for index in 0..options.queues {
@@ -78,7 +78,7 @@ impl Threads {
                 }
             };
             let handle = runtime.as_ref().map(|runtime| runtime.handle().clone());
-            let (work, take_work) = oneshot::channel::<Work>();
+            let (work, take_work) = oneshot::channel::<Work<C>>();
             let (done, outcome) = oneshot::channel();
             let (release, released) = oneshot::channel::<()>();
             let (stop, stopped) = (Arc::clone(&stop), stopped.clone());
@@ -89,17 +89,17 @@ impl Threads {
                 // Whoever does not hear of the outcome any more has failed, and says so. There is no work if the adapter did
                 // not open, or has fewer queues. The release is a dropped sender.
                 let Some(runtime) = runtime else {
-                    if let Ok(mut worker) = take_work.blocking_recv() {
-                        let result = worker.poll(&stop);
-                        let _ = done.send((worker.counters, result));
+                    if let Ok(mut workers) = take_work.blocking_recv() {
+                        let result = worker::poll(&mut workers, &stop);
+                        let _ = done.send((counters(&workers), result));
                         let _ = released.blocking_recv();
                     }
                     return;
                 };
                 runtime.block_on(async {
-                    if let Ok(mut worker) = take_work.await {
-                        let result = worker.wait(stopped).await;
-                        let _ = done.send((worker.counters, result));
+                    if let Ok(mut workers) = take_work.await {
+                        let result = worker::wait(&mut workers, stopped).await;
+                        let _ = done.send((counters(&workers), result));
                     }
                     let _ = released.await;
                 });
@@ -120,23 +120,39 @@ impl Threads {
         &self.progress
     }
 
-    /// Hands the queues over: work begins.
-    pub(crate) fn give(&mut self, queues: Vec<Queue<UioChannel>>, mac: [u8; 6], options: &Options) {
+    /// Hands the queues of one adapter or of two over: work begins. Of two, each queue's frames leave by the queue with the
+    /// same index of the other, so that flows stay in order.
+    pub(crate) fn give(&mut self, adapters: Vec<(Vec<Queue<C>>, [u8; 6])>, options: &Options) {
         let clock = quanta::Clock::new();
-        self.lanes.truncate(queues.len());
-        for ((lane, queue), progress) in self.lanes.iter_mut().zip(queues).zip(&self.progress) {
-            let worker = Worker {
-                queue,
-                mode: options.mode,
-                frame: frame::udp(mac, options.packet_size.into()),
-                burst: options.burst,
-                clock: clock.clone(),
-                counters: Counters::default(),
-                progress: Arc::clone(progress),
-            };
-            if let Some(work) = lane.work.take() {
+        let two = adapters.len() > 1;
+        let mode = if two { Mode::Io } else { options.mode };
+        let patient = two && options.wait != Wait::Poll;
+        let mut progress = self.progress.iter();
+        let mut worker = |rx, tx, mac| Worker {
+            rx,
+            tx,
+            mode,
+            patient,
+            frame: frame::udp(mac, options.packet_size.into()),
+            burst: options.burst,
+            clock: clock.clone(),
+            counters: Counters::default(),
+            progress: progress.next().map(Arc::clone).unwrap_or_default(),
+        };
+        let mut adapters = adapters.into_iter();
+        let (Some((queues, mac)), other) = (adapters.next(), adapters.next()) else { return };
+        let work: Vec<Work<C>> = match other {
+            None => queues.into_iter().map(|Queue { rx, tx, .. }| vec![worker(rx, tx, mac)]).collect(),
+            Some((others, other_mac)) => {
+                let pairs = queues.into_iter().zip(others);
+                pairs.map(|(a, b)| vec![worker(a.rx, b.tx, other_mac), worker(b.rx, a.tx, mac)]).collect()
+            }
+        };
+        self.lanes.truncate(work.len());
+        for (lane, work) in self.lanes.iter_mut().zip(work) {
+            if let Some(take) = lane.work.take() {
                 // A thread that has gone has no outcome either.
-                let _ = work.send(worker);
+                let _ = take.send(work);
             }
         }
     }
@@ -147,16 +163,23 @@ impl Threads {
         self.stop_tasks.send_replace(true);
     }
 
-    /// What was done, and the threads, which have to be kept until the adapter is closed.
-    pub(crate) async fn collect(self) -> anyhow::Result<(Counters, Vec<Running>)> {
-        let mut sum = Counters::default();
+    /// What was done in each direction, and the threads, which have to be kept until the adapters are closed.
+    pub(crate) async fn collect(self) -> anyhow::Result<(Vec<Counters>, Vec<Running>)> {
+        let mut sums: Vec<Counters> = Vec::new();
         let mut threads = Vec::new();
         for (index, lane) in self.lanes.into_iter().enumerate() {
             let (counters, result) = lane.outcome.await.with_context(|| format!("thread of queue {index}"))?;
             result.with_context(|| format!("queue {index}"))?;
-            sum += counters;
+            sums.resize(counters.len(), Counters::default());
+            for (sum, counters) in sums.iter_mut().zip(counters) {
+                *sum += counters;
+            }
             threads.push(lane.thread);
         }
-        Ok((sum, threads))
+        Ok((sums, threads))
     }
+}
+
+fn counters<C: Channel>(workers: &[Worker<C>]) -> Vec<Counters> {
+    workers.iter().map(|worker| worker.counters).collect()
 }

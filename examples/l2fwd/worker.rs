@@ -1,11 +1,11 @@
-//! What is done with one queue.
+//! What is done with the frames of one queue.
 
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use futures::future::{Either, select};
-use netvsc_async::{Error, Queue, TxMeta};
+use futures::future::{Either, select, try_join};
+use netvsc_async::{Error, RxHalf, RxMeta, TxHalf, TxMeta};
 use netvsc_benches::allocations;
 use tokio::sync::watch;
 use vmbus::bus::Channel;
@@ -19,11 +19,14 @@ const RECLAIM_EVERY: u32 = 8;
 /// Bursts without a pause, before the other tasks of the runtime get their turn.
 const BURSTS: u32 = 64;
 
-/// A queue and what is to be done with it.
+/// Frames that are received here and sent there: by one queue, or by two queues of two adapters.
 #[derive(Debug)]
 pub(crate) struct Worker<C: Channel> {
-    pub(crate) queue: Queue<C>,
+    pub(crate) rx: RxHalf<C>,
+    pub(crate) tx: TxHalf<C>,
     pub(crate) mode: Mode,
+    /// Whether frames wait for room, or are lost as in a switch that is congested. Only who may sleep can wait.
+    pub(crate) patient: bool,
     /// What `txonly` sends.
     pub(crate) frame: Vec<u8>,
     pub(crate) burst: u16,
@@ -33,23 +36,41 @@ pub(crate) struct Worker<C: Channel> {
     pub(crate) progress: Arc<AtomicU64>,
 }
 
-impl<C: Channel> Worker<C> {
-    /// Goes on until `stop`, without ever waiting.
-    pub(crate) fn poll(&mut self, stop: &AtomicBool) -> Result<(), Error> {
-        let before = allocations::count_here();
-        while !stop.load(Ordering::Relaxed) {
-            let start = self.clock.raw();
-            if !self.burst(start)? {
-                std::hint::spin_loop();
-            }
+/// Goes on until `stop` with all of `workers` in turn, without ever waiting.
+pub(crate) fn poll<C: Channel>(workers: &mut [Worker<C>], stop: &AtomicBool) -> Result<(), Error> {
+    let before = allocations::count_here();
+    while !stop.load(Ordering::Relaxed) {
+        let mut moved = false;
+        for worker in &mut *workers {
+            let start = worker.clock.raw();
+            moved |= worker.burst(start)?;
         }
-        self.counters.allocations = allocations::count_here() - before;
-        Ok(())
+        if !moved {
+            std::hint::spin_loop();
+        }
     }
+    if let Some(worker) = workers.first_mut() {
+        worker.counters.allocations = allocations::count_here() - before;
+    }
+    Ok(())
+}
 
-    /// Goes on until `stop`; sleeps, in the way that the queue was set up with, while there is nothing to do.
-    pub(crate) async fn wait(&mut self, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
-        let before = allocations::count_here();
+/// Goes on until `stop`; sleeps, in the way that the queues were set up with, while there is nothing to do.
+pub(crate) async fn wait<C: Channel>(workers: &mut [Worker<C>], stop: watch::Receiver<bool>) -> Result<(), Error> {
+    let before = allocations::count_here();
+    match workers {
+        [one] => one.wait(stop).await?,
+        [one, other] => drop(try_join(one.wait(stop.clone()), other.wait(stop)).await?),
+        _ => {}
+    }
+    if let Some(worker) = workers.first_mut() {
+        worker.counters.allocations = allocations::count_here() - before;
+    }
+    Ok(())
+}
+
+impl<C: Channel> Worker<C> {
+    async fn wait(&mut self, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
         let mut bursts = 0_u32;
         while !*stop.borrow() {
             let mut start = 0;
@@ -58,8 +79,8 @@ impl<C: Channel> Worker<C> {
                     // Again at each poll: the one that finds something counts.
                     start = self.clock.raw();
                     match self.mode {
-                        Mode::Txonly => self.queue.tx.poll_ready(cx, self.frame.len()),
-                        Mode::Rxonly | Mode::Io => self.queue.rx.poll_ready(cx),
+                        Mode::Txonly => self.tx.poll_ready(cx, self.frame.len()),
+                        Mode::Rxonly | Mode::Io => self.rx.poll_ready(cx),
                     }
                 });
                 match select(ready, std::pin::pin!(stop.changed())).await {
@@ -67,13 +88,52 @@ impl<C: Channel> Worker<C> {
                     Either::Right(_) => break,
                 }
             }
-            self.burst(start)?;
+            if self.patient && self.mode == Mode::Io {
+                let forward = std::pin::pin!(self.forward_all());
+                match select(forward, std::pin::pin!(stop.changed())).await {
+                    Either::Left((forwarded, _)) => forwarded?,
+                    Either::Right(_) => break,
+                }
+            } else {
+                self.burst(start)?;
+            }
             bursts += 1;
             if bursts.is_multiple_of(BURSTS) {
                 tokio::task::yield_now().await;
             }
         }
-        self.counters.allocations = allocations::count_here() - before;
+        Ok(())
+    }
+
+    /// One burst, every frame of it: where there is no room it waits, and the sender at the far end of the wire has to.
+    async fn forward_all(&mut self) -> Result<(), Error> {
+        let Self { rx, tx, clock, counters, progress, .. } = self;
+        let Some(burst) = rx.try_recv_burst()? else { return Ok(()) };
+        let mut next = 0;
+        while next < burst.len() {
+            let start = clock.raw();
+            let mut batch = tx.batch();
+            let mut waits_for = None;
+            while let Some(frame) = burst.get(next) {
+                match batch.push(frame.bytes, &passed_on(frame.meta)) {
+                    Ok(()) => counters.forwarded(frame.bytes.len()),
+                    Err(Error::Full) => {
+                        waits_for = Some(frame.bytes.len());
+                        break;
+                    }
+                    // It can never be sent, for instance since it is too long for the other adapter.
+                    Err(Error::Send(_)) => counters.lost += 1,
+                    Err(error) => return Err(error),
+                }
+                next += 1;
+            }
+            drop(batch);
+            counters.cycles += clock.raw().wrapping_sub(start);
+            progress.store(counters.packets, Ordering::Relaxed);
+            if let Some(len) = waits_for {
+                tx.ready(len).await?;
+            }
+        }
         Ok(())
     }
 
@@ -95,20 +155,19 @@ impl<C: Channel> Worker<C> {
     }
 
     fn receive(&mut self) -> Result<u64, Error> {
-        let Some(burst) = self.queue.rx.try_recv_burst()? else { return Ok(0) };
+        let Some(burst) = self.rx.try_recv_burst()? else { return Ok(0) };
         self.counters.bytes += burst.iter().map(|frame| frame.bytes.len() as u64).sum::<u64>();
         Ok(burst.len() as u64)
     }
 
     fn forward(&mut self) -> Result<u64, Error> {
-        let Some(burst) = self.queue.rx.try_recv_burst()? else { return Ok(0) };
-        let mut batch = self.queue.tx.batch();
+        let Some(burst) = self.rx.try_recv_burst()? else { return Ok(0) };
+        let mut batch = self.tx.batch();
         for frame in &burst {
-            let meta = TxMeta { vlan: frame.meta.vlan, ..TxMeta::default() };
-            match batch.push(frame.bytes, &meta) {
-                Ok(()) => self.counters.bytes += frame.bytes.len() as u64,
+            match batch.push(frame.bytes, &passed_on(frame.meta)) {
+                Ok(()) => self.counters.sent(frame.bytes.len()),
                 // As a switch does.
-                Err(Error::Full) => self.counters.lost += 1,
+                Err(Error::Full | Error::Send(_)) => self.counters.lost += 1,
                 Err(error) => return Err(error),
             }
         }
@@ -117,7 +176,7 @@ impl<C: Channel> Worker<C> {
     }
 
     fn send(&mut self) -> Result<u64, Error> {
-        let mut batch = self.queue.tx.batch();
+        let mut batch = self.tx.batch();
         let mut sent = 0;
         let mut full = false;
         while sent < self.burst && !full {
@@ -133,8 +192,13 @@ impl<C: Channel> Worker<C> {
         self.counters.bursts = self.counters.bursts.wrapping_add(1);
         if full || self.counters.bursts.is_multiple_of(RECLAIM_EVERY) {
             // Completions come the same way as frames, of which nobody here wants any.
-            let _ = self.queue.rx.try_recv_burst()?;
+            let _ = self.rx.try_recv_burst()?;
         }
         Ok(sent.into())
     }
+}
+
+/// What has to be said about a frame that is sent as it was received.
+fn passed_on(meta: RxMeta) -> TxMeta {
+    TxMeta { vlan: meta.vlan, ..TxMeta::default() }
 }

@@ -1,0 +1,103 @@
+//! The adapters: of this machine, or of simulated hosts.
+
+use anyhow::Context;
+use netvsc::PacketFilter;
+use netvsc_async::{Nic, NicBuilder, Queue};
+use netvsc_host::port::{TapConfig, TapPort};
+use netvsc_host::switch::SwitchConfig;
+use netvsc_host::{Host, HostThread, NicOptions};
+use vmbus::bus::{Bus, Channel};
+use vmbus::mem::MemBus;
+
+use crate::Options;
+use crate::measure::{Meter, Summary};
+use crate::threads::Threads;
+
+/// Opens adapters of this machine, has frames moved for a while, closes them.
+pub(crate) async fn run(options: &Options) -> anyhow::Result<Summary> {
+    let threads = Threads::start(options).context("start threads")?;
+    let mut adapters = Vec::new();
+    for device in &options.device {
+        let opened = builder(options, &threads).device(device.as_str()).open().await;
+        adapters.push(opened.with_context(|| format!("open the adapter {device}"))?);
+    }
+    work(options, threads, adapters).await
+}
+
+/// The same on two simulated hosts.
+pub(crate) async fn run_simulated(options: &Options) -> anyhow::Result<Summary> {
+    let threads = Threads::start(options).context("start threads")?;
+    let mut hosts = Vec::new();
+    let mut adapters = Vec::new();
+    for (number, name) in (0..).zip(&options.tap) {
+        let (host, thread, bus) = simulate(options, number, name)?;
+        let opened = builder(options, &threads).open_on(bus).await;
+        adapters.push(opened.with_context(|| format!("open the adapter at {name}"))?);
+        hosts.push((host, thread));
+    }
+    let mut summary = work(options, threads, adapters).await?;
+    for (host, thread) in hosts {
+        // Serves what is left before it ends.
+        drop(thread);
+        let report = host.report();
+        if !report.is_clean() {
+            eprintln!("{report}");
+            summary.clean = false;
+        }
+    }
+    Ok(summary)
+}
+
+/// A host with one adapter, at whose other end is a TAP interface.
+fn simulate(options: &Options, number: u8, name: &str) -> anyhow::Result<(Host, HostThread, MemBus)> {
+    // A cable, not a switch: frames are for stations behind the forwarder.
+    let host = Host::builder().profile(options.profile).switch(SwitchConfig::default().cable(true)).build();
+    let tap = TapPort::open(TapConfig::new().name(name)).with_context(|| format!("make the TAP interface {name}"))?;
+    host.add_port(tap);
+    let nic = NicOptions::new().mac([0x00, 0x15, 0x5D, 1, 0, number]).queues(options.queues).mac_spoofing(true);
+    let bus = MemBus::new(host.add_nic(nic));
+    let thread = host.spawn_thread();
+    Ok((host, thread, bus))
+}
+
+fn builder<C: Channel>(options: &Options, threads: &Threads<C>) -> NicBuilder {
+    let mut builder = Nic::builder();
+    builder = builder.queues(options.queues).wait(options.wait.mode()).burst(options.burst.into());
+    for (index, runtime) in threads.runtimes() {
+        builder = builder.queue_runtime(index, runtime);
+    }
+    builder
+}
+
+/// Has frames moved, and closes the adapters.
+async fn work<B: Bus>(
+    options: &Options,
+    mut threads: Threads<B::Channel>,
+    adapters: Vec<(Nic<B>, Vec<Queue<B::Channel>>)>,
+) -> anyhow::Result<Summary> {
+    let mut nics = Vec::new();
+    let mut queues = Vec::new();
+    for (nic, of_nic) in adapters {
+        let info = nic.info();
+        eprintln!("{} is up, NVSP {}, {} queues", info.mac, info.nvsp_version, of_nic.len());
+        queues.push((of_nic, info.mac.0));
+        nics.push(nic);
+    }
+    let mut meter = Meter::start(threads.progress().to_vec())?;
+    threads.give(queues, options);
+    if nics.len() > 1 {
+        for nic in &nics {
+            nic.set_packet_filter(PacketFilter::PROMISCUOUS).await.context("receive frames for others")?;
+        }
+    }
+    meter.run(options.seconds).await;
+    threads.stop();
+    let (counters, runtimes) = threads.collect().await?;
+    let mut summary = meter.finish(counters);
+    summary.clean = true;
+    for nic in nics {
+        summary.clean &= nic.close().await?.is_clean();
+    }
+    drop(runtimes);
+    Ok(summary)
+}
