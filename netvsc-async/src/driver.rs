@@ -313,6 +313,10 @@ impl<B: Bus> Driver<B> {
                 }
                 Event::QueueGone { queue }
             }
+            E::TableRebuilt => {
+                self.update_info();
+                return Turn::GoOn;
+            }
             E::SendTable(buckets) => {
                 if let Some(common) = self.running.as_ref().and_then(|running| running.common.upgrade()) {
                     common.steering.set_buckets(buckets);

@@ -81,6 +81,9 @@ pub enum Event {
         /// Which.
         queue: u16,
     },
+    /// The host spreads received frames by another table, which nobody asked for: a queue is gone.
+    /// [`DeviceInfo::scaling`] has it.
+    TableRebuilt,
     /// A new send indirection table: which queue each of 16 hash buckets belongs to, clamped to the queues there are.
     SendTable([u16; nvsp::SEND_TABLE_LEN]),
     /// A request was answered, refused, or not answered in time.

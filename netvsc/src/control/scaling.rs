@@ -114,10 +114,10 @@ impl Control {
     /// `lost`: not even the old settings are in force.
     fn change_is_over(&mut self, result: Result<(), RequestError>, lost: bool) {
         let request = self.change.take().and_then(|change| change.request);
-        if let Err(error) = result
-            && (lost || request.is_none())
-        {
-            self.warn(Warning::NotSpread { error });
+        match result {
+            Err(error) if lost || request.is_none() => self.warn(Warning::NotSpread { error }),
+            Ok(()) if request.is_none() => self.notify(Event::TableRebuilt),
+            _ => {}
         }
         if let Some(request) = request {
             self.events.push_back(Event::Answered { request, result: result.map(|()| Vec::new()) });
