@@ -15,6 +15,7 @@
 //! | `hostile` | bytes that no host should send |
 #![forbid(unsafe_code)]
 
+pub mod flows;
 pub mod frames;
 #[cfg(target_os = "linux")]
 pub mod netns;
