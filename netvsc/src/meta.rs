@@ -100,11 +100,16 @@ pub enum Path {
     VirtualFunction,
 }
 
-/// A frame that the host merged (receive segment coalescing).
+/// A frame that was merged: by the host (receive segment coalescing), or by generic receive offload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Coalesced {
-    /// Ranges that it came in.
+    /// Ranges that it came in, or frames that it was merged from.
     pub fragments: u16,
+    /// Payload bytes of each segment that was merged but the last, which may have fewer; 0 if it is not known, as hosts do
+    /// not say it.
+    pub segment_size: u16,
+    /// All segments had the same IPv4 identification, instead of one more each.
+    pub fixed_id: bool,
 }
 
 impl RxMeta {
@@ -161,4 +166,6 @@ pub struct Segmentation {
     pub mss: u32,
     /// Offset of the TCP header from the frame's first byte, at most 1023.
     pub transport_offset: u16,
+    /// All segments have the same IPv4 identification. Hosts count it, so such a frame is cut in software.
+    pub fixed_id: bool,
 }

@@ -119,7 +119,7 @@ fn a_frame_longer_than_the_mtu_is_refused_unless_it_is_tagged_or_to_be_segmented
     };
     send(&mut queue, &tagged(1518)).unwrap();
     assert_eq!(send(&mut queue, &tagged(1519)), Err(SendError::TooLong { len: 1519, limit: 1518 }));
-    let cut = Segmentation { ip: IpVersion::V4, mss: 1460, transport_offset: 34 };
+    let cut = Segmentation { ip: IpVersion::V4, mss: 1460, transport_offset: 34, fixed_id: false };
     queue.send(&frame(0, 4000), &TxMeta { segmentation: Some(cut), ..TxMeta::default() }).unwrap();
     assert_eq!(queue.stats().global.tx_too_big, 2);
     queue.flush().unwrap();
@@ -276,7 +276,7 @@ fn a_full_ring_refuses_and_wakes() {
 fn metadata_becomes_per_packet_information_in_linuxs_order() {
     let (mut queue, mut host) = pair(Setup::default());
     let sums = TxChecksum { ip: IpVersion::V4, ip_header: true, transport: Some(Transport::Udp), transport_offset: 34 };
-    let cut = Segmentation { ip: IpVersion::V6, mss: 1440, transport_offset: 54 };
+    let cut = Segmentation { ip: IpVersion::V6, mss: 1440, transport_offset: 54, fixed_id: false };
     let vlan = Some(Vlan::new(100, 5, true));
     let metas = [
         TxMeta::default(),

@@ -482,7 +482,7 @@ fn coalesced<M: SharedMemory, S: FrameSink>(
         rest = after;
     }
     let mut meta = first.meta;
-    meta.coalesced = Some(Coalesced { fragments: fragments.len() as u16 });
+    meta.coalesced = Some(Coalesced { fragments: fragments.len() as u16, segment_size: 0, fixed_id: false });
     finish(buffer, &mut meta, stats);
     stats.extra.rx_coalesced += 1;
     sink.commit(len, meta);

@@ -418,8 +418,12 @@ fn tx_meta(choice: u8) -> TxMeta {
         transport: Some(Transport::Tcp),
         transport_offset: u16::from(choice) * 2,
     };
-    let segmentation =
-        Segmentation { ip: IpVersion::V4, mss: u32::from(choice) * 16, transport_offset: u16::from(choice) };
+    let segmentation = Segmentation {
+        ip: IpVersion::V4,
+        mss: u32::from(choice) * 16,
+        transport_offset: u16::from(choice),
+        fixed_id: false,
+    };
     TxMeta {
         checksum: (choice & 1 != 0).then_some(checksum),
         vlan: (choice & 4 != 0).then(|| Vlan::from_tci(choice.into())),
