@@ -80,6 +80,9 @@ pub struct Config {
     pub(crate) direct_bytes: usize,
     pub(crate) gpadl_teardown: GpadlTeardown,
     pub(crate) offloads: OffloadSettings,
+    /// Bytes of each section, where the host has said so before.
+    pub(crate) receive_section_bytes: Option<u32>,
+    pub(crate) send_section_bytes: Option<u32>,
 }
 
 impl Default for Config {
@@ -100,6 +103,8 @@ impl Default for Config {
             direct_bytes: 1 << 20,
             gpadl_teardown: GpadlTeardown::AfterClose,
             offloads: OffloadSettings::forwarding(),
+            receive_section_bytes: None,
+            send_section_bytes: None,
         }
     }
 }
@@ -282,7 +287,9 @@ impl Config {
     /// The host's section size is not known yet. Linux reckons with 1728 bytes whatever the MTU, which leaves few sections
     /// with jumbo frames; here a larger MTU makes room for OpenVMM's sections (frame and 292 bytes).
     pub(crate) fn receive_buffer_bytes(&self, version: Version) -> usize {
-        let section = if self.mtu > DEFAULT_MTU {
+        let section = if let Some(known) = self.receive_section_bytes {
+            known
+        } else if self.mtu > DEFAULT_MTU {
             (self.mtu + nvsp::ETHERNET_HEADER_LEN + RECEIVE_SECTION_OVERHEAD).max(nvsp::DEFAULT_RECEIVE_SECTION_SIZE)
         } else {
             nvsp::DEFAULT_RECEIVE_SECTION_SIZE
@@ -292,7 +299,8 @@ impl Config {
 
     /// Bytes of the send buffer, whole pages.
     pub(crate) fn send_buffer_bytes(&self) -> usize {
-        buffer_bytes(self.send_sections, nvsp::DEFAULT_SEND_SECTION_SIZE, nvsp::MAX_SEND_BUFFER)
+        let section = self.send_section_bytes.unwrap_or(nvsp::DEFAULT_SEND_SECTION_SIZE);
+        buffer_bytes(self.send_sections, section, nvsp::MAX_SEND_BUFFER)
     }
 
     /// Receive sections below which some hosts fall silent.

@@ -4,6 +4,7 @@ use core::fmt;
 
 use vmbus::ErrorKind;
 
+use crate::config::ConfigError;
 use crate::control::NotAccepted;
 use crate::rss::RssError;
 
@@ -23,6 +24,10 @@ pub enum NicError<E> {
     },
     /// These settings of receive side scaling cannot be.
     Rss(RssError),
+    /// These parameters cannot be.
+    Config(ConfigError),
+    /// The device is being changed: ask again when that is over.
+    Busy,
 }
 
 impl<E: vmbus::Error> NicError<E> {
@@ -30,7 +35,9 @@ impl<E: vmbus::Error> NicError<E> {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Bus(error) => error.kind(),
-            Self::NotReady | Self::TooManyRequests { .. } | Self::Rss(_) => ErrorKind::Misuse,
+            Self::NotReady | Self::TooManyRequests { .. } | Self::Rss(_) | Self::Config(_) | Self::Busy => {
+                ErrorKind::Misuse
+            }
         }
     }
 }
@@ -41,6 +48,8 @@ impl<E> From<NotAccepted> for NicError<E> {
             NotAccepted::NotReady => Self::NotReady,
             NotAccepted::TooMany { limit } => Self::TooManyRequests { limit },
             NotAccepted::Rss(error) => Self::Rss(error),
+            NotAccepted::Config(error) => Self::Config(error),
+            NotAccepted::Busy => Self::Busy,
         }
     }
 }
@@ -51,6 +60,8 @@ impl<E: fmt::Display> fmt::Display for NicError<E> {
             Self::Bus(error) => write!(f, "bus: {error}"),
             Self::NotReady => f.write_str("the device is not up"),
             Self::Rss(error) => error.fmt(f),
+            Self::Config(error) => error.fmt(f),
+            Self::Busy => f.write_str("the device is being changed"),
             Self::TooManyRequests { limit } => write!(f, "{limit} requests are waiting already"),
         }
     }
@@ -61,7 +72,8 @@ impl<E: core::error::Error + 'static> core::error::Error for NicError<E> {
         match self {
             Self::Bus(error) => Some(error),
             Self::Rss(error) => Some(error),
-            Self::NotReady | Self::TooManyRequests { .. } => None,
+            Self::Config(error) => Some(error),
+            Self::NotReady | Self::TooManyRequests { .. } | Self::Busy => None,
         }
     }
 }

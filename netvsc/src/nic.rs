@@ -13,7 +13,7 @@ use vmbus::bus::{BufferWish, Bus, BusEvent, Channel, Purpose, RelId};
 use vmbus::memory::SharedMemory;
 
 use crate::config::{Config, ConfigError, MAX_QUEUES};
-use crate::control::{Action, Control, Counters, Event, Input, QueueParts, RequestHandle, Step};
+use crate::control::{Action, Control, Counters, Event, Input, Parameters, QueueParts, RequestHandle, Step};
 use crate::error::NicError;
 use crate::info::{DeviceInfo, Sections};
 use crate::meta::RxMeta;
@@ -174,7 +174,7 @@ impl<B: Bus> Nic<B> {
         }
         let host_moved = self.bus.run_host();
         for _ in 0..MAX_ROUNDS {
-            let mut moved = self.take_bus_event(now, cx)?;
+            let mut moved = self.take_bus_event(now, cx, taken)?;
             moved |= self.take_control_inputs(now, taken);
             self.tell_offloads(taken);
             moved |= self.do_actions(now, taken);
@@ -293,6 +293,25 @@ impl<B: Bus> Nic<B> {
         self.control.handle(now, Input::SubchannelFailed { queue, error });
     }
 
+    /// Changes section counts, queues or MTU of a device that is up: it is taken down, in order, and brought up again on the
+    /// same bus, while [`poll`](Self::poll) is called; [`Event::Reconfigured`] says what became of it.
+    ///
+    /// Queues that were taken go on: until [`Event::Attached`] they take nothing to send ([`SendError::Full`]) and receive
+    /// what they had. Those beyond the new number of queues have ended; [`take_queue`](Self::take_queue) has the new ones. Each
+    /// queue that goes on has a new [interrupt](Queue::take_interrupt).
+    ///
+    /// # Errors
+    /// [`NicError::NotReady`], [`NicError::Busy`] while another change is on its way, [`NicError::Config`] and
+    /// [`NicError::Rss`] for what cannot be.
+    pub fn reconfigure(&mut self, now: Instant, parameters: Parameters) -> Result<RequestHandle, NicError<B::Error>> {
+        Ok(self.control.reconfigure(now, parameters)?)
+    }
+
+    /// Whether a change is on its way.
+    pub fn is_reconfiguring(&self) -> bool {
+        self.control.is_reconfiguring()
+    }
+
     /// Gives up on a request: no [`Event::Answered`] comes. Its id stays reserved until the host answers or its deadline.
     pub fn abandon(&mut self, request: RequestHandle) {
         self.control.abandon(request);
@@ -304,7 +323,12 @@ impl<B: Bus> Nic<B> {
     }
 
     /// One event of the bus, if there is one.
-    fn take_bus_event(&mut self, now: Instant, cx: &mut Context<'_>) -> Result<bool, NicError<B::Error>> {
+    fn take_bus_event<A: QueueAccess<B::Channel>>(
+        &mut self,
+        now: Instant,
+        cx: &mut Context<'_>,
+        taken: &mut A,
+    ) -> Result<bool, NicError<B::Error>> {
         let event = match self.bus.poll_event(cx) {
             Poll::Pending => return Ok(false),
             Poll::Ready(event) => event.map_err(NicError::Bus)?,
@@ -321,8 +345,8 @@ impl<B: Bus> Nic<B> {
                 }
                 self.control.handle(now, Input::SubchannelOffered { queue });
             }
-            BusEvent::Opened(channel) if self.primary == Some(channel) => self.opened(now, channel),
-            BusEvent::Opened(channel) => self.subchannel_opened(now, channel),
+            BusEvent::Opened(channel) if self.primary == Some(channel) => self.opened(now, channel, taken),
+            BusEvent::Opened(channel) => self.subchannel_opened(now, channel, taken),
             BusEvent::OpenFailed { channel, status } if self.primary == Some(channel) => {
                 self.control.handle(now, Input::OpenFailed { status });
             }
@@ -356,35 +380,51 @@ impl<B: Bus> Nic<B> {
         self.control.handle(now, Input::Rescinded);
     }
 
-    fn opened(&mut self, now: Instant, channel: RelId) {
+    fn opened<A: QueueAccess<B::Channel>>(&mut self, now: Instant, channel: RelId, taken: &mut A) {
         let Some(channel) = self.bus.take(channel) else {
             // A bus that has no channel after all: nothing was opened.
             return self.control.handle(now, Input::OpenFailed { status: u32::MAX });
         };
-        match Queue::new(channel, QueueSettings::default()) {
-            Ok(queue) => {
-                self.queues.push(queue);
-                self.control.handle(now, Input::Opened);
-            }
-            Err(error) => self.control.handle(now, Input::QueueFailed(error)),
-        }
+        let input = match self.begin_queue(channel, taken) {
+            Ok(()) => Input::Opened,
+            Err(error) => Input::QueueFailed(error),
+        };
+        self.control.handle(now, input);
     }
 
-    fn subchannel_opened(&mut self, now: Instant, id: RelId) {
+    /// A queue for a channel: the one that was there before, if the device was changed.
+    fn begin_queue<A: QueueAccess<B::Channel>>(
+        &mut self,
+        channel: B::Channel,
+        taken: &mut A,
+    ) -> Result<(), QueueError> {
+        let index = channel.info().subchannel_index;
+        let settings = QueueSettings::default();
+        let mut channel = Some(channel);
+        let reopened = with_queue(&mut self.queues, taken, index, |queue| {
+            channel.take().map_or(Ok(()), |channel| queue.reopen(channel, settings))
+        });
+        if let Some(channel) = channel {
+            self.queues.push(Queue::new(channel, settings)?);
+        }
+        reopened.unwrap_or(Ok(()))
+    }
+
+    fn subchannel_opened<A: QueueAccess<B::Channel>>(&mut self, now: Instant, id: RelId, taken: &mut A) {
         // Opened although it was closed meanwhile: then nobody takes it.
         let Some(queue) = self.subchannel(id) else { return };
         let Some(channel) = self.bus.take(id) else {
             return self.control.handle(now, Input::SubchannelNotOpened { queue, status: u32::MAX });
         };
-        match Queue::new(channel, QueueSettings::default()) {
-            // The index is that of the offer, as it is the channel's.
-            Ok(made) if made.index() == queue => {
-                self.queues.push(made);
-                self.control.handle(now, Input::SubchannelOpened { queue });
-            }
-            Ok(_) => self.control.handle(now, Input::SubchannelNotOpened { queue, status: u32::MAX }),
-            Err(error) => self.control.handle(now, Input::SubchannelFailed { queue, error }),
+        // The index is that of the offer, as it is the channel's.
+        if channel.info().subchannel_index != queue {
+            return self.control.handle(now, Input::SubchannelNotOpened { queue, status: u32::MAX });
         }
+        let input = match self.begin_queue(channel, taken) {
+            Ok(()) => Input::SubchannelOpened { queue },
+            Err(error) => Input::SubchannelFailed { queue, error },
+        };
+        self.control.handle(now, input);
     }
 
     /// All that the host said on the primary channel, apart from frames.
@@ -421,9 +461,10 @@ impl<B: Bus> Nic<B> {
         moved
     }
 
-    /// Empties all queues, and says what is left.
+    /// Empties all queues, and says what is left. What was received is thrown away if the device is closed for good.
     fn drain<A: QueueAccess<B::Channel>>(&mut self, now: Instant, taken: &mut A) {
         let Self { control, queues, subchannels, .. } = self;
+        let drain = if control.is_reconfiguring() { Queue::quiesce } else { drain };
         let (mut sends, mut receives) = match with_queue(queues, taken, 0, drain) {
             None => return,
             Some(Ok(left)) => left,
@@ -537,6 +578,12 @@ impl<B: Bus> Nic<B> {
                 }
             }
             Action::CloseSubchannel { queue } => self.close_subchannel(channel, queue, taken),
+            Action::Pause => self.pause(now, taken),
+            Action::Resume => {
+                for index in self.indices() {
+                    with_queue(&mut self.queues, taken, index, Queue::resume);
+                }
+            }
             Action::Detach => self.detach(now, taken),
             Action::Release(purpose) => {
                 if let Some(memory) = self.memory.of(purpose).and_then(Option::take) {
@@ -615,11 +662,28 @@ impl<B: Bus> Nic<B> {
         }
     }
 
+    /// The queues there are, the primary channel's last.
+    fn indices(&self) -> Vec<u16> {
+        self.subchannels.iter().map(|known| known.queue).chain([0]).collect()
+    }
+
+    /// No queue takes anything to send any more.
+    fn pause<A: QueueAccess<B::Channel>>(&mut self, now: Instant, taken: &mut A) {
+        for queue in self.indices() {
+            match (queue, with_queue(&mut self.queues, taken, queue, Queue::pause)) {
+                (_, None | Some(Ok(()))) => {}
+                (0, Some(Err(error))) => self.control.handle(now, Input::QueueFailed(error)),
+                (_, Some(Err(error))) => self.control.handle(now, Input::SubchannelFailed { queue, error }),
+            }
+        }
+    }
+
     /// All queues let go of their buffers.
     fn detach<A: QueueAccess<B::Channel>>(&mut self, now: Instant, taken: &mut A) {
         let (mut sends, mut receives) = (0, 0);
-        let indices = self.subchannels.iter().map(|known| known.queue).chain([0]);
-        for index in indices {
+        // The next session may have another one.
+        self.mtu_told = false;
+        for index in self.indices() {
             let aborted = with_queue(&mut self.queues, taken, index, Queue::detach_buffers).unwrap_or_default();
             sends += aborted.controls + usize::try_from(aborted.frames).unwrap_or(usize::MAX);
             receives += aborted.receive_packets;

@@ -164,7 +164,7 @@ impl Control {
                 self.without_send_buffer(now, receive, None);
             }
             // It is being undone already: then there is nothing to wait for.
-            _ => self.gpadl_torn_down(failed),
+            _ => self.gpadl_torn_down(now, failed),
         }
     }
 

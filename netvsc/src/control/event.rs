@@ -7,6 +7,7 @@ use crate::config::Warning;
 use crate::info::{DeviceInfo, LinkSpeed, VirtualFunction};
 
 use super::failure::{Cause, RequestError, Step, Violation};
+use super::reconfigure::ReconfigureError;
 
 /// Names a request until its [`Event::Answered`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +29,10 @@ pub struct Counters {
     pub violations: u64,
     /// Notices that nobody fetched.
     pub dropped_events: u64,
+    /// Changes of the device at run time that were made.
+    pub reconfigurations: u64,
+    /// Changes of the device at run time that were not: it went on as it was, or failed.
+    pub failed_reconfigurations: u64,
 }
 
 /// What is left when a device was closed.
@@ -92,6 +97,19 @@ pub enum Event {
         request: RequestHandle,
         /// The value of a query (empty for a set), or why there is none.
         result: Result<Vec<u8>, RequestError>,
+    },
+    /// The device was taken down to be changed: its channels are closed, and there is no data path. [`Attached`](Self::Attached)
+    /// follows, or the end.
+    Detached(CloseReport),
+    /// It is up again, as wished or as it was: [`Reconfigured`](Self::Reconfigured) follows. Queues beyond
+    /// [`DeviceInfo::queues`] have ended. Traffic is on the synthetic path.
+    Attached(Box<DeviceInfo>),
+    /// A change of the device is over.
+    Reconfigured {
+        /// Which.
+        request: RequestHandle,
+        /// Whether the device is as wished, or why not.
+        result: Result<(), ReconfigureError>,
     },
     /// Something that works but may not be what was wanted.
     Warning(Warning),

@@ -120,6 +120,13 @@ pub enum Cause {
         /// Which.
         queue: u16,
     },
+    /// There are fewer queues than a change was for.
+    FewQueues {
+        /// What was asked for.
+        requested: u16,
+        /// What there is.
+        effective: u16,
+    },
 }
 
 impl Cause {
@@ -178,6 +185,7 @@ impl fmt::Display for Cause {
             Self::Queue(error) => write!(f, "primary channel: {error}"),
             Self::Subchannel { queue, error } => write!(f, "subchannel {queue}: {error}"),
             Self::SubchannelRescinded { queue } => write!(f, "the host took subchannel {queue} back"),
+            Self::FewQueues { requested, effective } => write!(f, "{requested} queues wished, {effective} given"),
         }
     }
 }

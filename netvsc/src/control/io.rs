@@ -179,6 +179,12 @@ pub enum Action {
     },
     /// How messages may be put together.
     AttachLimits(AggregateLimits),
+    /// The queues must take no more frames to send ([`Queue::pause`](crate::Queue::pause)); while
+    /// [`Control::is_draining`](super::Control::is_draining) they finish what they have
+    /// ([`Queue::quiesce`](crate::Queue::quiesce)).
+    Pause,
+    /// The queues take frames again ([`Queue::resume`](crate::Queue::resume)).
+    Resume,
     /// The queues must let go of all buffers: [`Input::Detached`] follows.
     Detach,
     /// Give memory back, and tear its GPADL down: [`Input::GpadlTornDown`] follows if there is one.

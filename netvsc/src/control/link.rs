@@ -75,6 +75,16 @@ impl Link {
         self.pending = false;
     }
 
+    /// The session with the host is over; another one may begin.
+    pub(super) fn session_ended(&mut self) {
+        self.indicated = false;
+    }
+
+    /// From now on changes are told again, those since the session before included.
+    pub(super) fn go_on_telling(&mut self) {
+        self.pending = self.told != self.actual;
+    }
+
     /// What is to be told now.
     pub(super) fn poll(&mut self, now: Instant) -> Option<LinkChange> {
         if !self.pending || now < self.quiet_until {

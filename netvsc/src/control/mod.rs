@@ -14,6 +14,7 @@
 //! | `requests` | RNDIS requests: ids, deadlines, late answers |
 //! | `notice` | what the host says by itself, in any state |
 //! | `link` | link state: who is believed, how often it is told |
+//! | `reconfigure` | taking the device down and up again, to change it |
 //! | `teardown` | undoing all of it, after a failure or on request |
 //!
 //! Nothing the host says makes it panic, loop, or keep more than a bounded amount of it: notices that nobody fetches are
@@ -29,6 +30,7 @@ mod io;
 mod link;
 mod notice;
 mod offloads;
+mod reconfigure;
 mod requests;
 mod scaling;
 mod setup;
@@ -55,10 +57,12 @@ use crate::time::Instant;
 pub use event::{CloseReport, Counters, Event, RequestHandle};
 pub use failure::{Cause, FewSections, RequestError, Step, Violation};
 pub use io::{Action, Input, QueueParts};
+pub use reconfigure::{Limits, Parameters, ReconfigureError};
 
 use failure::Cause::TimedOut;
 use link::{Link, LinkChange};
 use offloads::OffloadChange;
+use reconfigure::Reconfiguration;
 use requests::{Answer, Ask, Done, MAX_WAITING, Origin, Requests};
 use scaling::Change;
 use state::{Closing, Holdings, Phase, State};
@@ -81,6 +85,10 @@ pub enum NotAccepted {
     },
     /// These settings cannot be.
     Rss(RssError),
+    /// These parameters cannot be.
+    Config(ConfigError),
+    /// The device is being changed.
+    Busy,
 }
 
 /// The control machine of one device.
@@ -107,6 +115,9 @@ pub struct Control {
     offload_current: Option<Box<Offload>>,
     /// The same, said while a change is on its way.
     offload_indicated: Option<Box<Offload>>,
+    /// The user chose the scaling that is in force.
+    scaling_by_user: bool,
+    reconfiguration: Option<Box<Reconfiguration>>,
     /// The queues when the table was last rebuilt for them, successfully or not.
     rebuilt_for: QueueSet,
     last_token: u32,
@@ -139,6 +150,8 @@ impl Control {
             offload_change: None,
             offload_current: None,
             offload_indicated: None,
+            scaling_by_user: false,
+            reconfiguration: None,
             rebuilt_for: QueueSet::default(),
             last_token: 0,
             last_handle: 0,
@@ -163,7 +176,7 @@ impl Control {
             Input::NotAllocated { purpose } => self.not_allocated(now, purpose),
             Input::GpadlCreated(gpadl) => self.gpadl_created(now, gpadl),
             Input::GpadlFailed { gpadl, status } => self.gpadl_failed(now, gpadl, status),
-            Input::GpadlTornDown(gpadl) => self.gpadl_torn_down(gpadl),
+            Input::GpadlTornDown(gpadl) => self.gpadl_torn_down(now, gpadl),
             Input::Rescinded => self.rescinded(now),
             Input::QueueFailed(error) => self.queue_failed(now, error),
             Input::Completed { token, payload } => self.completed(now, token, payload),
@@ -230,7 +243,7 @@ impl Control {
 
     /// Whether [`Input::Outstanding`] is wanted.
     pub fn is_draining(&self) -> bool {
-        matches!(self.state, State::Closing(Closing { phase: Phase::Draining, .. }))
+        self.is_quiescing() || matches!(self.state, State::Closing(Closing { phase: Phase::Draining, .. }))
     }
 
     /// What the machine is doing, as failures name it.
@@ -293,6 +306,9 @@ impl Control {
     }
 
     fn request(&mut self, now: Instant, ask: Ask) -> Result<RequestHandle, NotAccepted> {
+        if self.reconfiguration.is_some() {
+            return Err(NotAccepted::Busy);
+        }
         if self.info().is_none() {
             return Err(NotAccepted::NotReady);
         }
@@ -387,6 +403,7 @@ impl Control {
             Origin::Close => self.silenced(now),
             Origin::Scaling => self.scaling_answered(done.result.map(drop)),
             Origin::Offloads => self.offloads_answered(done.result.map(drop)),
+            Origin::Reconfigure => self.filter_answered(now, done.result.map(drop)),
             Origin::User(request) => self.user_answered(request, &done.ask, done.result),
             Origin::Abandoned => {}
         }
@@ -408,7 +425,8 @@ impl Control {
     fn step_timed_out(&mut self, now: Instant) {
         match self.state {
             State::Closing(_) => self.phase_timed_out(now),
-            State::Ready(_) | State::Over => {}
+            State::Ready(_) => self.not_quiet(),
+            State::Over => {}
             State::Growing(_) => {
                 let cause = TimedOut { few_receive_sections: self.few_receive_sections() };
                 self.one_queue(now, cause);

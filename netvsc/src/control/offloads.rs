@@ -55,6 +55,9 @@ impl Control {
     /// # Errors
     /// [`NotAccepted`]: also while another change is on its way.
     pub fn set_offloads(&mut self, now: Instant, settings: OffloadSettings) -> Result<RequestHandle, NotAccepted> {
+        if self.reconfiguration.is_some() {
+            return Err(NotAccepted::Busy);
+        }
         let State::Ready(info) = &mut self.state else { return Err(NotAccepted::NotReady) };
         if self.offload_change.is_some() {
             return Err(NotAccepted::TooMany { limit: 1 });

@@ -33,6 +33,8 @@ pub(super) enum Origin {
     Scaling,
     /// A change of offloads.
     Offloads,
+    /// A change of the device.
+    Reconfigure,
     /// The user.
     User(RequestHandle),
     /// A user who gave up: the id stays reserved, the answer is dropped.

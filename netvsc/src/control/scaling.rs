@@ -29,6 +29,8 @@ use super::{Control, NotAccepted};
 pub(super) struct Change {
     /// Whose; `None`: the machine's own, or nobody waits for it any more.
     pub(super) request: Option<RequestHandle>,
+    /// The user chose it.
+    by_user: bool,
     settings: RssSettings,
     stage: Stage,
 }
@@ -49,6 +51,9 @@ impl Control {
     /// # Errors
     /// [`NotAccepted`]: also while another change is on its way.
     pub fn set_rss(&mut self, now: Instant, settings: RssSettings) -> Result<RequestHandle, NotAccepted> {
+        if self.reconfiguration.is_some() {
+            return Err(NotAccepted::Busy);
+        }
         let info = self.info().ok_or(NotAccepted::NotReady)?;
         let capabilities = match &info.rss {
             Some(capabilities) if info.scaling.is_some() => capabilities,
@@ -68,13 +73,16 @@ impl Control {
 
     fn change_scaling(&mut self, request: Option<RequestHandle>, settings: RssSettings) {
         self.requests.push(Origin::Scaling, set_scaling(&settings, true));
-        self.change = Some(Change { request, settings, stage: Stage::Disabling });
+        self.change = Some(Change { request, by_user: request.is_some(), settings, stage: Stage::Disabling });
     }
 
     /// Takes queues that are gone out of the table, once.
     pub(super) fn rebuild_table(&mut self) {
         let State::Ready(info) = &self.state else { return };
-        let Some(scaling) = info.scaling.as_ref().filter(|_| self.change.is_none()) else { return };
+        let Some(scaling) = info.scaling.as_ref().filter(|_| self.change.is_none() && self.reconfiguration.is_none())
+        else {
+            return;
+        };
         if self.rebuilt_for == self.live || scaling.table.iter().all(|queue| self.live.contains(*queue)) {
             return;
         }
@@ -93,6 +101,7 @@ impl Control {
             (Stage::Disabling, Ok(())) => Ok((Stage::Setting, &change.settings)),
             (Stage::Setting, Ok(())) => {
                 info.scaling = Some(change.settings.clone());
+                self.scaling_by_user |= change.by_user;
                 Err(Ok(()))
             }
             (Stage::Setting, Err(error)) => match &info.scaling {

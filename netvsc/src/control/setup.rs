@@ -24,7 +24,6 @@ use crate::rss::RssSettings;
 use crate::time::Instant;
 
 use super::Control;
-use super::event::Event;
 use super::failure::{Cause, RequestError, Step, Violation};
 use super::io::Action;
 use super::offloads::{in_force, set_offloads};
@@ -363,6 +362,11 @@ impl Control {
             .skip_while(|question| *question != setup.question)
             .skip(1)
             .find(|question| question.applies(setup, &self.config));
+        if matches!(next, None | Some(Question::Filter)) && self.lacks_queues() {
+            let (requested, effective) = (self.config.queues, self.live.len());
+            return self.fail(now, Step::OpenSubchannels, Cause::FewQueues { requested, effective });
+        }
+        let State::Configuring(setup) = &mut self.state else { return };
         let Some(question) = next else { return self.up() };
         setup.question = question;
         if let (Question::EnableRss, Some(scaling)) = (question, &mut setup.scaling) {
@@ -400,12 +404,7 @@ impl Control {
             offloads: in_force(setup.version, &setup.offload, &self.config.offloads, self.offload_current.as_deref()),
             rss: setup.rss,
         });
-        self.link.start_telling();
-        self.events.push_back(Event::Ready(info.clone()));
-        self.state = State::Ready(info);
-        if self.send_table.is_some() {
-            self.notify(Event::SendTable(send_table));
-        }
+        self.is_up(info);
     }
 }
 

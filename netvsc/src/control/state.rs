@@ -28,6 +28,7 @@ use super::subchannels::{Growing, QueueSet};
 ///                                              ▼ close
 ///   failure or close in any state ────────► Closing: silence ─► halt ─► drain ─► detach ─► release ─► Over
 ///   rescind in any state ─────────────────► Closing, from "detach" on
+///   change of a device that is up ────────► Closing, after a drain; then Opening again instead of Over
 /// ```
 ///
 /// Messages that the host sends by itself are no transitions: [`notice`](super::notice) takes them in every state.
@@ -147,6 +148,8 @@ pub(super) enum Why {
     },
     /// The host took it away.
     Rescinded,
+    /// To be brought up again, otherwise.
+    Reconfigured,
 }
 
 /// What of the teardown is being waited for.

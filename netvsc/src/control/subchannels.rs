@@ -17,11 +17,12 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use nvsp::{SubchannelComplete, SubchannelRequest, Version};
-use rndis::rss::HashInfo;
+use rndis::rss::{HashInfo, RssCapabilities};
 
 use crate::config::{Config, MAX_QUEUES, Warning};
+use crate::info::Sections;
 use crate::queue::{ControlToken, QueueError};
-use crate::rss::{self, RssSettings};
+use crate::rss;
 use crate::time::Instant;
 
 use super::Control;
@@ -109,13 +110,19 @@ impl Growing {
 
 /// Queues that this host and these buffers can have.
 fn possible_queues(setup: &Setup, config: &Config) -> u16 {
-    let Some(capabilities) = setup.rss.as_ref().filter(|_| setup.version >= Version::V5) else { return 1 };
+    let send = setup.buffers.send.filter(|_| !setup.buffers.direct);
+    most_queues(setup.rss.as_ref(), setup.version, send).min(config.queues)
+}
+
+/// Most queues that a host can have, and a guest that sends from the sections of `send` alone, if that is given.
+pub(super) fn most_queues(capabilities: Option<&RssCapabilities>, version: Version, send: Option<Sections>) -> u16 {
+    let Some(capabilities) = capabilities.filter(|_| version >= Version::V5) else { return 1 };
     if rss::hash_types(capabilities).0 & HashInfo::LINUX.0 <= HashInfo::TOEPLITZ.0 {
         return 1;
     }
-    let mut queues = u32::from(config.queues.min(MAX_QUEUES));
+    let mut queues = u32::from(MAX_QUEUES);
     queues = queues.min(capabilities.receive_queues).min(rss::table_entries(capabilities) as u32);
-    if let (Some(send), false) = (setup.buffers.send, setup.buffers.direct) {
+    if let Some(send) = send {
         // Who can send by sections alone needs some.
         queues = queues.min(send.count / PRIMARY_SECTIONS);
     }
@@ -282,8 +289,11 @@ impl Control {
     /// It does not work with several queues: goes on with one.
     pub(super) fn one_queue(&mut self, now: Instant, cause: Cause) {
         let (step, requested) = (self.step(), self.config.queues);
-        self.close_subchannels();
         self.live = QueueSet::PRIMARY;
+        if self.lacks_queues() {
+            return self.fail(now, step, cause);
+        }
+        self.close_subchannels();
         self.warn(Warning::OneQueue { requested, step, cause });
         self.back_to_setup(1);
         self.next_question(now);
@@ -309,18 +319,20 @@ impl Control {
 
     /// It is known how many queues there are: the primary channel gets what is left for it.
     fn queues_settled(&mut self, queues: u16) {
-        let State::Configuring(setup) = &mut self.state else { return };
+        let State::Configuring(setup) = &self.state else { return };
         self.live = (0..queues).fold(QueueSet::default(), |mut live, queue| {
             live.insert(queue);
             live
         });
-        setup.scaling = match (&setup.rss, queues) {
+        let scaling = match (&setup.rss, queues) {
             (Some(capabilities), 2..) => {
                 let live: Vec<u16> = self.live.iter().collect();
-                Some(RssSettings::spread(capabilities, &live))
+                Some(self.scaling_for(capabilities, &live))
             }
             _ => None,
         };
+        let State::Configuring(setup) = &mut self.state else { return };
+        setup.scaling = scaling;
         if let Some(send) = setup.buffers.send {
             let sections = share(send.count, 0, queues).end;
             if sections > setup.buffers.primary_sections {

@@ -46,7 +46,7 @@ impl Control {
 
     pub(super) fn close_as_wished(&mut self, now: Instant) {
         if matches!(self.state, State::Closing(_) | State::Over) {
-            return;
+            return self.close_instead(Why::Wished);
         }
         let was_up = self.info().is_some();
         self.leave(Why::Wished);
@@ -59,6 +59,7 @@ impl Control {
 
     /// The host took the device away: nothing can be said to it any more.
     pub(super) fn rescinded(&mut self, now: Instant) {
+        self.close_instead(Why::Rescinded);
         let detaching = match &self.state {
             State::Over => return,
             State::Closing(closing) => matches!(closing.phase, Phase::Detaching | Phase::Releasing),
@@ -75,7 +76,7 @@ impl Control {
         if let State::Closing(closing) = &mut self.state {
             closing.report.host_gone = true;
             if matches!(closing.phase, Phase::Releasing) {
-                return self.finish();
+                return self.finish(now);
             }
         }
         if !detaching {
@@ -98,7 +99,7 @@ impl Control {
     }
 
     /// Ends all that was going on.
-    fn leave(&mut self, why: Why) {
+    pub(super) fn leave(&mut self, why: Why) {
         self.cancel_requests();
         self.deadline = None;
         self.state = State::Closing(Closing { why, phase: Phase::Silencing, report: CloseReport::default() });
@@ -126,7 +127,7 @@ impl Control {
         }
     }
 
-    fn halt(&mut self, now: Instant) {
+    pub(super) fn halt(&mut self, now: Instant) {
         if !self.holdings.rndis {
             return self.drain(now);
         }
@@ -152,7 +153,12 @@ impl Control {
     }
 
     pub(super) fn outstanding(&mut self, now: Instant, sends: usize, receives: usize) {
-        if self.is_draining() && sends == 0 && receives == 0 {
+        if !self.is_draining() || sends > 0 || receives > 0 {
+            return;
+        }
+        if self.is_quiescing() {
+            self.take_down(now);
+        } else {
             self.revoke(now);
         }
     }
@@ -203,7 +209,7 @@ impl Control {
         self.phase(now, Phase::Releasing);
         let host_gone = matches!(&self.state, State::Closing(closing) if closing.report.host_gone);
         if host_gone || self.gpadls_held() == 0 {
-            self.finish();
+            self.finish(now);
         }
     }
 
@@ -212,13 +218,13 @@ impl Control {
     }
 
     /// The host let go of a buffer.
-    pub(super) fn gpadl_torn_down(&mut self, gpadl: GpadlId) {
+    pub(super) fn gpadl_torn_down(&mut self, now: Instant, gpadl: GpadlId) {
         for held in [&mut self.holdings.receive.gpadl, &mut self.holdings.send.gpadl] {
             held.take_if(|held| *held == gpadl);
         }
         let releasing = matches!(self.state, State::Closing(Closing { phase: Phase::Releasing, .. }));
         if releasing && self.gpadls_held() == 0 {
-            self.finish();
+            self.finish(now);
         }
     }
 
@@ -230,7 +236,7 @@ impl Control {
             Phase::Halting { .. } => self.drain(now),
             Phase::Draining => self.revoke(now),
             Phase::Detaching => self.release(now),
-            Phase::Releasing => self.finish(),
+            Phase::Releasing => self.finish(now),
         }
     }
 
@@ -242,16 +248,19 @@ impl Control {
         }
     }
 
-    /// Nothing is left to be done: the last event.
-    fn finish(&mut self) {
+    /// Nothing is left to be done: the last event, unless the device comes up again.
+    fn finish(&mut self, now: Instant) {
         self.close_channel();
         self.deadline = None;
         let unreleased = self.gpadls_held();
         if let State::Closing(Closing { why, mut report, .. }) = core::mem::replace(&mut self.state, State::Over) {
             // A host that is gone holds nothing.
             report.unreleased_buffers = if report.host_gone { 0 } else { unreleased };
+            if self.comes_up_again(now, why, report) {
+                return;
+            }
             self.events.push_back(match why {
-                Why::Wished => Event::Closed(report),
+                Why::Wished | Why::Reconfigured => Event::Closed(report),
                 Why::Failed { step, cause } => Event::Failed { step, cause, report },
                 Why::Rescinded => Event::Gone(report),
             });

@@ -21,6 +21,7 @@
 //! | `transmit` | frames into sections and pages; aggregation |
 //! | `outbound` | the guest→host ring: room, acknowledgments, doorbell |
 //! | `in_flight` | what is outstanding, by transaction id |
+//! | `kept` | frames that outlive the channel on which they came |
 //! | `sections`, `pages` | memory that is lent to the host for sending |
 //! | `control` | messages beside frames |
 //! | `burst` | where received frames go |
@@ -33,6 +34,7 @@ mod burst;
 mod control;
 mod error;
 mod in_flight;
+mod kept;
 mod outbound;
 mod pages;
 mod receive;
@@ -45,6 +47,7 @@ use alloc::vec;
 use core::time::Duration;
 
 use vmbus::bus::{Channel, Interrupt};
+use vmbus::memory::SharedMemory;
 use vmbus::packet::{DESCRIPTOR_BYTES, PacketType, TransactionId};
 use vmbus::ring::{Consumer, MappedRing, Outgoing};
 
@@ -55,6 +58,7 @@ pub use settings::{AggregateLimits, QueueSettings, ReceiveBuffer, SendBuffer};
 
 use self::control::Controls;
 use self::in_flight::{Cargo, InFlight, Lent, Sent};
+use self::kept::Kept;
 use self::outbound::Outbound;
 use self::pages::Pages;
 use self::receive::Receive;
@@ -110,6 +114,7 @@ pub struct Queue<C: Channel> {
     in_flight: InFlight,
     transmit: Transmit<C::Memory>,
     receive: Receive<C::Memory>,
+    kept: Kept,
     controls: Controls,
     stats: QueueStats,
     interrupt: Option<C::Interrupt>,
@@ -120,6 +125,8 @@ pub struct Queue<C: Channel> {
     stalled: Option<(u64, Instant)>,
     /// Why nothing is taken off the ring any more.
     failed: Option<QueueError>,
+    /// The buffers were detached: the rings are the host's no more, and not touched.
+    detached: bool,
 }
 
 /// What the sending side works with.
@@ -156,6 +163,7 @@ impl<C: Channel> Queue<C> {
             in_flight,
             transmit: Transmit::new(is_primary, settings.max_direct_pages),
             receive: Receive::new(),
+            kept: Kept::default(),
             controls: Controls::new(is_primary, settings.control_inputs),
             stats: QueueStats::default(),
             can_unmask: parts.interrupt.can_unmask(),
@@ -163,7 +171,70 @@ impl<C: Channel> Queue<C> {
             completed: 0,
             stalled: None,
             failed: None,
+            detached: false,
         })
+    }
+
+    /// Goes over to a new channel, after the one before was closed and its buffers [detached](Self::detach_buffers).
+    /// Counters stay, and frames that were received and not read; the rest is as with a new queue, but that it is
+    /// [paused](Self::pause).
+    ///
+    /// # Errors
+    /// [`QueueError::BadRing`]: the queue stays detached.
+    pub fn reopen(&mut self, channel: C, settings: QueueSettings) -> Result<(), QueueError> {
+        let new = Self::new(channel, settings)?;
+        let old = core::mem::replace(self, new);
+        self.stats = old.stats;
+        self.kept = old.kept;
+        self.completed = old.completed;
+        self.transmit.pause();
+        Ok(())
+    }
+
+    /// Takes no more frames to send: [`SendError::Full`], until it is [resumed](Self::resume). What was taken is flushed.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub fn pause(&mut self) -> Result<(), QueueError> {
+        self.flush()?;
+        self.transmit.pause();
+        Ok(())
+    }
+
+    /// Takes frames to send again.
+    pub fn resume(&mut self) {
+        self.transmit.resume();
+    }
+
+    /// Whether it was [paused](Self::pause).
+    pub fn is_paused(&self) -> bool {
+        self.transmit.is_paused()
+    }
+
+    /// Whether its buffers were detached, and no [new channel](Self::reopen) has come.
+    pub fn is_detached(&self) -> bool {
+        self.detached
+    }
+
+    /// Moves all frames that were received into private memory, where they wait for [`receive`](Self::receive) whatever
+    /// becomes of the channel, and flushes what was taken to be sent. What is left to be waited for: sends that the host has
+    /// not completed, and receive packets that were not given back.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub fn quiesce(&mut self) -> Result<(usize, usize), QueueError> {
+        self.flush()?;
+        let mut kept = core::mem::take(&mut self.kept);
+        // One after the other: its own is empty.
+        let received = self.receive(&mut kept, usize::MAX);
+        self.kept = kept;
+        received?;
+        Ok((self.outstanding(), self.receive.backlog() + self.owed_acks()))
+    }
+
+    /// As [`receive`](Self::receive), but only frames that were [put aside](Self::quiesce): the rings are not touched.
+    pub fn receive_kept<S: FrameSink>(&mut self, sink: &mut S, max_frames: usize) -> usize {
+        self.kept.deliver(sink, max_frames, &mut self.stats)
     }
 
     /// The channel's index, 0 for the primary one.
@@ -187,6 +258,9 @@ impl<C: Channel> Queue<C> {
     /// # Errors
     /// [`SendError::Full`], [`SendError::TooLong`], [`SendError::Queue`].
     pub fn send_nvsp(&mut self, message: &[u8], completion: Option<ControlToken>) -> Result<(), SendError> {
+        if self.detached {
+            return Err(SendError::NotAttached);
+        }
         let notice = Outgoing::notice(NO_COMPLETION, message);
         let (len, limit) = (notice.ring_bytes(), self.outbound.max_send_bytes());
         if len > limit {
@@ -248,6 +322,7 @@ impl<C: Channel> Queue<C> {
     /// # Errors
     /// [`QueueError::BadBuffer`].
     pub fn attach_receive(&mut self, buffer: ReceiveBuffer<C::Memory>) -> Result<(), QueueError> {
+        self.kept.set_limit(buffer.memory.len());
         let packets = self.receive.attach(buffer)?;
         self.outbound.reserve_acks(packets);
         Ok(())
@@ -296,7 +371,7 @@ impl<C: Channel> Queue<C> {
     }
 
     /// Lets go of all buffers after the channel was closed or rescinded, and says what was outstanding. The rings are not
-    /// touched. The queue is of no use afterwards.
+    /// touched. Until it is [reopened](Self::reopen) the queue receives nothing but what it has put aside, and sends nothing.
     pub fn detach_buffers(&mut self) -> Aborted {
         let mut aborted = Aborted::default();
         self.transmit.detach(&mut self.in_flight);
@@ -308,6 +383,7 @@ impl<C: Channel> Queue<C> {
         }
         self.stats.extra.tx_dropped += aborted.frames;
         aborted.receive_packets = self.receive.detach() + self.outbound.forget_owed();
+        self.detached = true;
         aborted
     }
 
@@ -333,6 +409,9 @@ impl<C: Channel> Queue<C> {
     #[inline]
     fn drain(&mut self, ranges: usize) -> Result<bool, QueueError> {
         self.check_failed()?;
+        if self.detached {
+            return Ok(false);
+        }
         self.take_packets(ranges).inspect_err(|error| self.failed = Some(*error))
     }
 
@@ -378,6 +457,9 @@ impl<C: Channel> Queue<C> {
     /// Writes the acknowledgments that wait, and publishes all that was written.
     #[inline]
     fn flush_acks(&mut self) -> Result<(), QueueError> {
+        if self.detached {
+            return Ok(());
+        }
         if self.outbound.owed() > 0 {
             self.outbound.flush_owed()?;
         }
@@ -391,6 +473,9 @@ impl<C: Channel> Queue<C> {
     /// [`QueueError`]; the queue is unusable afterwards. Frames that were copied before are in the sink.
     #[inline]
     pub fn receive<S: FrameSink>(&mut self, sink: &mut S, max_frames: usize) -> Result<usize, QueueError> {
+        if self.kept.len() > 0 {
+            return Ok(self.receive_kept(sink, max_frames));
+        }
         if self.receive.backlog() < max_frames {
             self.drain(max_frames)?;
         }
@@ -399,9 +484,9 @@ impl<C: Channel> Queue<C> {
         Ok(frames)
     }
 
-    /// Received ranges that were taken off the ring and wait for [`receive`](Self::receive).
+    /// Received ranges that were taken off the ring, and frames that were put aside, which wait for [`receive`](Self::receive).
     pub fn backlog(&self) -> usize {
-        self.receive.backlog()
+        self.receive.backlog() + self.kept.len()
     }
 
     /// Control messages that wait for [`poll_control`](Self::poll_control).
@@ -456,6 +541,9 @@ impl<C: Channel> Queue<C> {
         if self.can_send(frame_len) {
             return Ok(true);
         }
+        if self.transmit.is_paused() {
+            return Ok(false);
+        }
         let needed = self.transmit.needed_ring_bytes(frame_len);
         if !self.outbound.has_send_room(needed as usize)? && self.outbound.wait_for_send_room(needed)? {
             // There is room in the ring by now; is that all it took?
@@ -473,7 +561,7 @@ impl<C: Channel> Queue<C> {
     /// [`QueueError`].
     #[inline]
     pub fn has_work(&mut self) -> Result<bool, QueueError> {
-        Ok(self.receive.backlog() > 0 || self.incoming.has_data()?)
+        Ok(self.backlog() > 0 || (!self.detached && self.incoming.has_data()?))
     }
 
     /// Asks for an interrupt and looks at the ring once more: `true` means that there is something in it now, and that no
@@ -486,6 +574,9 @@ impl<C: Channel> Queue<C> {
     /// [`QueueError`].
     pub fn arm(&mut self) -> Result<bool, QueueError> {
         self.check_failed()?;
+        if self.detached {
+            return Ok(false);
+        }
         self.flush_acks()?;
         while self.outbound.owed() > 0 && self.outbound.wait_for_ack_room()? {
             self.flush_acks()?;
@@ -501,7 +592,9 @@ impl<C: Channel> Queue<C> {
     /// Asks for no interrupts: while polling, and after one came.
     #[inline]
     pub fn mask(&mut self) {
-        self.incoming.mask();
+        if !self.detached {
+            self.incoming.mask();
+        }
     }
 
     /// Sends (frames and control messages) that the host has not completed, those that were not flushed included.

@@ -72,6 +72,8 @@ pub(super) struct Transmit<M> {
     is_primary: bool,
     /// Sending waits for room.
     stopped: bool,
+    /// No frames are taken. Then nothing is being filled either: whoever fills an aggregate need not ask.
+    paused: bool,
 }
 
 /// What the sending side works with, besides its own.
@@ -95,6 +97,7 @@ impl<M: SharedMemory> Transmit<M> {
             spare_sections: 0,
             is_primary,
             stopped: false,
+            paused: false,
         }
     }
 
@@ -109,6 +112,20 @@ impl<M: SharedMemory> Transmit<M> {
 
     pub(super) fn set_frame_limit(&mut self, limit: usize) {
         self.frame_limit = limit;
+    }
+
+    /// Takes no more frames; the caller has handed over what was being filled, or let go of it.
+    pub(super) fn pause(&mut self) {
+        debug_assert!(self.open.is_none(), "an aggregate is being filled");
+        self.paused = true;
+    }
+
+    pub(super) fn resume(&mut self) {
+        self.paused = false;
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
     }
 
     /// Brings what follows from the buffers and limits up to date.
@@ -179,6 +196,9 @@ impl<M: SharedMemory> Transmit<M> {
         len: usize,
         mut with: With<'_, M, D>,
     ) -> Result<(), SendError> {
+        if self.paused {
+            return Err(SendError::Full);
+        }
         if len > self.section_limit {
             self.check_len(len, with.stats)?;
             return self.send_pages(frame, header, len, with);
@@ -380,6 +400,9 @@ impl<M: SharedMemory> Transmit<M> {
 
     /// Whether a frame of `frame_len` bytes with all metadata that there is would be taken now.
     pub(super) fn can_send<D: Doorbell>(&self, frame_len: usize, with: With<'_, M, D>) -> Result<bool, QueueError> {
+        if self.paused {
+            return Ok(false);
+        }
         let len = TxHeader::MAX_LEN + frame_len;
         if let Some(open) = &self.open
             && open.frames < self.limits.max_packets

@@ -174,6 +174,28 @@ impl Rig {
         panic!("machine and host never settle; the last labels: {:?}", self.labels.iter().rev().take(8));
     }
 
+    /// As [`settle`](Self::settle), one thing at a time, until `enough`.
+    pub(crate) fn settle_until(&mut self, enough: impl Fn(&Self) -> bool) {
+        for _ in 0..10_000 {
+            while let Some(event) = self.control.poll_event() {
+                self.events.push(event);
+            }
+            if enough(self) {
+                return;
+            }
+            if let Some(action) = self.control.poll_action() {
+                self.act(action);
+            } else if let Some(fed) = self.feed.pop_front() {
+                self.control.handle(self.now, fed.input());
+            } else if self.control.is_draining() && self.outstanding == (0, 0) {
+                self.control.handle(self.now, Input::Outstanding { sends: 0, receives: 0 });
+            } else {
+                return;
+            }
+        }
+        panic!("machine and host never settle");
+    }
+
     /// Does what the machine wants, without delivering what comes of it.
     pub(crate) fn actions(&mut self) {
         while let Some(action) = self.control.poll_action() {
@@ -226,6 +248,10 @@ impl Rig {
         let label = label(&action);
         let react = (self.script)(&label);
         self.labels.push(label);
+        if let (React::Rescind, Action::CloseSubchannel { queue }) = (&react, &action) {
+            // Closing is the guest's own.
+            self.open.remove(queue);
+        }
         if react == React::Rescind {
             self.feed.push_back(Fed::Rescinded);
             return;
@@ -486,6 +512,8 @@ pub(crate) fn label(action: &Action) -> String {
         Action::Detach => "detach".into(),
         Action::Release(purpose) => format!("release {purpose:?}"),
         Action::Close => "close".into(),
+        Action::Pause => "pause".into(),
+        Action::Resume => "resume".into(),
         other => panic!("unknown action {other:?}"),
     }
 }
