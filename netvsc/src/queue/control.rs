@@ -70,21 +70,41 @@ pub enum ControlInput {
 /// What the host said and nobody has asked for yet.
 #[derive(Debug)]
 pub(super) struct Controls {
-    inputs: VecDeque<ControlInput>,
+    /// With where they stood among the received ranges.
+    inputs: VecDeque<(u64, ControlInput)>,
     limit: usize,
+    /// Where the next input stands.
+    position: u64,
+    /// Where the last one that was asked for stood.
+    popped: u64,
     /// Only the primary channel carries control messages.
     is_primary: bool,
 }
 
 impl Controls {
     pub(super) fn new(is_primary: bool, limit: usize) -> Self {
-        Self { inputs: VecDeque::new(), limit, is_primary }
+        Self { inputs: VecDeque::new(), limit, position: 0, popped: 0, is_primary }
+    }
+
+    /// What is added next was found behind so many received ranges.
+    pub(super) fn stand_at(&mut self, position: u64) {
+        self.position = position;
+    }
+
+    /// Where the last input that was popped stood.
+    pub(super) fn popped_position(&self) -> u64 {
+        self.popped
+    }
+
+    /// Where the next input stands.
+    pub(super) fn next_position(&self) -> Option<u64> {
+        self.inputs.front().map(|(position, _)| *position)
     }
 
     /// Adds what came unasked. Bounded: a host that floods us is not heard.
     pub(super) fn push(&mut self, input: ControlInput, stats: &mut QueueStats) {
         if self.is_primary && self.inputs.len() < self.limit {
-            self.inputs.push_back(input);
+            self.inputs.push_back((self.position, input));
         } else {
             stats.extra.control_dropped += 1;
         }
@@ -92,11 +112,13 @@ impl Controls {
 
     /// Adds the completion of a message of ours. Always heard: there are no more of them than slots for such messages.
     pub(super) fn push_completion(&mut self, token: ControlToken, payload: &[u8]) {
-        self.inputs.push_back(ControlInput::Completed { token, payload: payload.into() });
+        self.inputs.push_back((self.position, ControlInput::Completed { token, payload: payload.into() }));
     }
 
     pub(super) fn pop(&mut self) -> Option<ControlInput> {
-        self.inputs.pop_front()
+        let (position, input) = self.inputs.pop_front()?;
+        self.popped = position;
+        Some(input)
     }
 
     pub(super) fn len(&self) -> usize {

@@ -116,6 +116,8 @@ pub struct Queue<C: Channel> {
     receive: Receive<C::Memory>,
     kept: Kept,
     controls: Controls,
+    /// Ranges that have left the backlog.
+    ranges_out: u64,
     stats: QueueStats,
     interrupt: Option<C::Interrupt>,
     can_unmask: bool,
@@ -165,6 +167,7 @@ impl<C: Channel> Queue<C> {
             receive: Receive::new(),
             kept: Kept::default(),
             controls: Controls::new(is_primary, settings.control_inputs),
+            ranges_out: 0,
             stats: QueueStats::default(),
             can_unmask: parts.interrupt.can_unmask(),
             interrupt: Some(parts.interrupt),
@@ -434,6 +437,7 @@ impl<C: Channel> Queue<C> {
                     Some(sent) => {
                         self.completed += 1;
                         if let Some(token) = self.transmit.completed(sent, payload, &mut self.stats) {
+                            self.controls.stand_at(self.ranges_out + self.receive.backlog() as u64);
                             self.controls.push_completion(token, payload);
                         }
                     }
@@ -443,6 +447,7 @@ impl<C: Channel> Queue<C> {
                     let wants_completion = incoming.descriptor.wants_completion();
                     let payload = payload.into();
                     let message = ControlInput::Message { transaction_id: id, wants_completion, payload };
+                    self.controls.stand_at(self.ranges_out + self.receive.backlog() as u64);
                     self.controls.push(message, &mut self.stats);
                 }
                 _ => self.stats.extra.bad_packets += 1,
@@ -479,7 +484,9 @@ impl<C: Channel> Queue<C> {
         if self.receive.backlog() < max_frames {
             self.drain(max_frames)?;
         }
+        let waiting = self.receive.backlog();
         let frames = self.receive.deliver(sink, max_frames, &mut receive_with!(self))?;
+        self.ranges_out += (waiting - self.receive.backlog()) as u64;
         self.flush_acks()?;
         Ok(frames)
     }
@@ -487,6 +494,22 @@ impl<C: Channel> Queue<C> {
     /// Received ranges that were taken off the ring, and frames that were put aside, which wait for [`receive`](Self::receive).
     pub fn backlog(&self) -> usize {
         self.receive.backlog() + self.kept.len()
+    }
+
+    /// Received ranges that have left the [backlog](Self::backlog) so far: frames, and what was dropped.
+    pub fn receive_position(&self) -> u64 {
+        self.ranges_out
+    }
+
+    /// Where the message or completion stood that [`poll_control`](Self::poll_control) gave last: what the host wrote before
+    /// it has been received once [`receive_position`](Self::receive_position) gets there. Means nothing after an RNDIS message.
+    pub fn control_position(&self) -> u64 {
+        self.controls.popped_position()
+    }
+
+    /// As [`control_position`](Self::control_position), of what [`poll_control`](Self::poll_control) would give next.
+    pub fn unread_position(&self) -> Option<u64> {
+        self.controls.next_position()
     }
 
     /// Control messages that wait for [`poll_control`](Self::poll_control).

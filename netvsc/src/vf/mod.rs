@@ -9,6 +9,9 @@
 //! | `machine` | [`Machine`]: what to do when, without I/O |
 //! | `settings` | [`Settings`]: its deadlines and pauses |
 //! | `io` | [`Input`], [`Action`], [`Event`], [`Counters`] |
+//! | `device` | [`VfDevice`], [`VfQueue`]: what a VF has to be able to do |
+//! | `mux` | [`Mux`]: two paths made one, for each queue |
+//! | `prepare` | checksums, tags and segmentation in software |
 //!
 //! Nothing here opens a device: who has one tells the machine of it ([`Input::Arrived`]) and does what it wants
 //! ([`Machine::poll_action`]).
@@ -22,10 +25,15 @@
 //! (`netvsc_switch_datapath`); DPDK `drivers/net/netvsc/hn_vf.c`; OpenVMM `netvsp/src/lib.rs` (the host's states). Linux
 //! waits without a deadline for the association, and neither of the guests retries a switch that the host took back.
 
+mod device;
 mod io;
 mod machine;
+mod mux;
+mod prepare;
 mod settings;
 
+pub use device::{VfDevice, VfQueue, VfSendError};
 pub use io::{Action, Counters, Event, Input, SwitchId};
 pub use machine::{Machine, Stage};
+pub use mux::{Mux, SyntheticPath};
 pub use settings::Settings;

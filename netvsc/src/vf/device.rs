@@ -1,0 +1,104 @@
+//! What a virtual function has to be able to do: the traits [`VfDevice`] and [`VfQueue`].
+//!
+//! Whoever calls them: one owner a queue; nothing blocks. Whoever implements them: a frame that [`VfQueue::send`] took is sent
+//! once or, if the device vanishes, perhaps not at all; what was received stays readable after the device has vanished.
+
+use core::fmt;
+
+use crate::info::{LinkState, MacAddress};
+use crate::queue::FrameSink;
+
+/// A virtual function as a device: what it is, and its settings.
+pub trait VfDevice {
+    /// A pair of its rings.
+    type Queue: VfQueue;
+    /// Why something cannot be set.
+    type Error: core::error::Error;
+
+    /// Its MAC address.
+    fn mac(&self) -> MacAddress;
+
+    /// The number of its PCI slot, if it has one.
+    fn serial(&self) -> Option<u32>;
+
+    /// Whether its link is up.
+    fn link(&mut self) -> LinkState;
+
+    /// Its L3 MTU.
+    fn mtu(&self) -> u32;
+
+    /// Sets its L3 MTU.
+    ///
+    /// # Errors
+    /// If it cannot be that: nothing is changed then.
+    fn set_mtu(&mut self, mtu: u32) -> Result<(), Self::Error>;
+
+    /// Whether it receives what is not addressed to it.
+    ///
+    /// # Errors
+    /// If that cannot be set: nothing is changed then.
+    fn set_promiscuous(&mut self, promiscuous: bool) -> Result<(), Self::Error>;
+
+    /// Its queues, once: as many as were opened.
+    fn take_queues(&mut self) -> alloc::vec::Vec<Self::Queue>;
+}
+
+/// A pair of rings of a virtual function. Frames go from the Ethernet header on, as they are: no checksum is computed and
+/// nothing is cut.
+pub trait VfQueue {
+    /// Takes a frame to be sent: copies it. The device learns of it by [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// [`VfSendError`]: the frame was not taken.
+    fn send(&mut self, frame: &[u8]) -> Result<(), VfSendError>;
+
+    /// Frames that [`send`](Self::send) would take now; 0 while it does not send at all.
+    fn room(&mut self) -> usize;
+
+    /// Has the device send what was taken.
+    fn flush(&mut self);
+
+    /// Frames that were taken and not yet sent.
+    fn outstanding(&mut self) -> usize;
+
+    /// Whether something was received.
+    fn has_received(&mut self) -> bool;
+
+    /// Copies at most `max` received frames into `sink`; says how many. Fewer means that there are no more, or that the
+    /// sink has no room.
+    fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> usize;
+
+    /// Most received frames that the rings hold.
+    fn receive_capacity(&self) -> usize;
+}
+
+/// A virtual function did not take a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum VfSendError {
+    /// No room now: there will be.
+    Full,
+    /// It does not send at all for now: stopped, or its link is down.
+    NotReady,
+    /// Longer than it can send.
+    TooLong {
+        /// Bytes of the frame.
+        len: usize,
+        /// Most bytes.
+        limit: usize,
+    },
+}
+
+impl fmt::Display for VfSendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("virtual function has no room now"),
+            Self::NotReady => f.write_str("virtual function does not send"),
+            Self::TooLong { len, limit } => {
+                write!(f, "frame of {len} bytes exceeds the virtual function's limit of {limit}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for VfSendError {}

@@ -1,0 +1,553 @@
+//! Two paths made one: [`Mux`] sends and receives by the rings and the virtual function as the machine says.
+//!
+//! ```text
+//!           Send(VF)              rings empty                        not ready, too long, cannot be made ready
+//!  Rings ─────────────► ToVf ─────────────────► Vf ──────────────────────────────────────────────┐
+//!    ▲                           ▲              │                                                ▼
+//!    │         VF empty          └────────────────────────────────── it has room ───────────── Detour
+//!    └──────────────────────── ToRings ◄────────┘ Send(rings)
+//! ```
+//!
+//! *Sending.* While it waits for the old path, [`Mux::send`] takes nothing ([`SendError::Full`]). The same holds for a frame
+//! that has to take the other path than the ones before it: it waits for them, and those behind it wait for it. Only if the
+//! VF does not send at all, what it holds is not waited for.
+//!
+//! *Receiving.* What is to be received is a list: so many ranges of the rings, what was taken out of a VF before it was
+//! closed, and in the end both paths by turns, or the rings alone. By turns means: note how much the rings hold, take all that
+//! the VF holds, then that much of the rings. So what the host sent by the VF before it switched back comes before what it
+//! sends by the rings afterwards.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use vmbus::bus::Channel;
+
+use crate::meta::{Path, RxMeta, TxMeta};
+use crate::queue::{FrameSink, Queue, QueueError, SendError};
+use crate::stats::VfStats;
+
+use super::device::{VfQueue, VfSendError};
+use super::prepare::Prepared;
+
+/// The rings, as far as the mux needs them: [`Queue`].
+pub trait SyntheticPath {
+    /// The host broke the rings.
+    type Error;
+
+    /// Takes what is in the ring.
+    ///
+    /// # Errors
+    /// The rings are unusable.
+    fn pump(&mut self) -> Result<(), Self::Error>;
+
+    /// Ranges that wait.
+    fn backlog(&self) -> usize;
+
+    /// Ranges that were received so far.
+    fn position(&self) -> u64;
+
+    /// Where the first word of the host stands that nobody has read; see [`Queue::unread_position`].
+    fn unread_position(&self) -> Option<u64>;
+
+    /// Receives; see [`Queue::receive`].
+    ///
+    /// # Errors
+    /// The rings are unusable.
+    fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> Result<usize, Self::Error>;
+
+    /// Sends; see [`Queue::send`].
+    ///
+    /// # Errors
+    /// The frame was not taken.
+    fn send(&mut self, frame: &[u8], meta: &TxMeta) -> Result<(), SendError>;
+
+    /// Hands what was taken to the host.
+    ///
+    /// # Errors
+    /// The rings are unusable.
+    fn flush(&mut self) -> Result<(), Self::Error>;
+
+    /// Sends that the host has not completed.
+    fn outstanding(&self) -> usize;
+}
+
+impl<C: Channel> SyntheticPath for Queue<C> {
+    type Error = QueueError;
+
+    fn pump(&mut self) -> Result<(), QueueError> {
+        Queue::pump(self).map(drop)
+    }
+
+    fn backlog(&self) -> usize {
+        Queue::backlog(self)
+    }
+
+    fn position(&self) -> u64 {
+        self.receive_position()
+    }
+
+    fn unread_position(&self) -> Option<u64> {
+        Queue::unread_position(self)
+    }
+
+    fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> Result<usize, QueueError> {
+        Queue::receive(self, sink, max)
+    }
+
+    fn send(&mut self, frame: &[u8], meta: &TxMeta) -> Result<(), SendError> {
+        Queue::send(self, frame, meta)
+    }
+
+    fn flush(&mut self) -> Result<(), QueueError> {
+        Queue::flush(self)
+    }
+
+    fn outstanding(&self) -> usize {
+        Queue::outstanding(self)
+    }
+}
+
+/// Where a frame is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Rings,
+    ToVf,
+    Vf,
+    /// By the rings, although it should be the VF.
+    Detour,
+    ToRings,
+}
+
+/// What is to be received before anything else.
+#[derive(Debug)]
+enum First {
+    /// The rings, up to this range.
+    Rings(u64),
+    /// Frames out of a VF that is closed.
+    Kept(VecDeque<Vec<u8>>),
+}
+
+/// A turn of both paths.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    /// Where the rings stood when it began.
+    rings: u64,
+    /// Frames that may still be taken out of the VF: more than it held when the turn began have been.
+    vf: usize,
+}
+
+/// One queue of the adapter: its rings, and the queue of the VF that belongs to it.
+#[derive(Debug)]
+pub struct Mux<V> {
+    vf: Option<V>,
+    sending: Sending,
+    first: VecDeque<First>,
+    /// Both paths are received from, once `first` is empty.
+    both: bool,
+    turn: Option<Turn>,
+    prepared: Prepared,
+    stats: VfStats,
+}
+
+impl<V> Default for Mux<V> {
+    fn default() -> Self {
+        Self {
+            vf: None,
+            sending: Sending::Rings,
+            first: VecDeque::new(),
+            both: false,
+            turn: None,
+            prepared: Prepared::default(),
+            stats: VfStats::default(),
+        }
+    }
+}
+
+impl<V: VfQueue> Mux<V> {
+    /// A queue without a VF.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether there is nothing to merge: the rings may be used without this.
+    #[inline]
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.vf.is_none() && self.first.is_empty() && self.sending == Sending::Rings
+    }
+
+    /// The VF was opened; it is not used before the machine says so.
+    pub fn attach(&mut self, vf: V) {
+        self.vf = Some(vf);
+    }
+
+    /// The VF's queue, for what this does not do. What is sent or received there is not in the order of the rest.
+    pub fn vf_mut(&mut self) -> Option<&mut V> {
+        self.vf.as_mut()
+    }
+
+    /// Lets go of the VF, because it is to be closed or has vanished, and says how many frames it had taken and not sent. What
+    /// it had received is kept, and received in its turn.
+    pub fn detach(&mut self) -> u64 {
+        self.receive_from_rings();
+        let Some(mut vf) = self.vf.take() else { return 0 };
+        let lost = vf.outstanding() as u64;
+        self.stats.vf_tx_dropped += lost;
+        if self.sending != Sending::Rings {
+            // Without it there is nothing to wait for.
+            self.sending = Sending::ToRings;
+        }
+        lost
+    }
+
+    /// The machine's word: where frames are sent from now on.
+    pub fn send_by(&mut self, path: Path) {
+        self.flush();
+        self.sending = match (path, self.sending) {
+            (Path::VirtualFunction, _) if self.vf.is_some() => Sending::ToVf,
+            (_, Sending::Rings | Sending::Detour) => Sending::Rings,
+            // Also if nothing has been sent there yet: something may be left from before.
+            (_, Sending::ToVf | Sending::Vf | Sending::ToRings) => Sending::ToRings,
+        };
+    }
+
+    /// The machine's word: what is outstanding on the old path is not waited for any longer.
+    pub fn stop_waiting(&mut self) {
+        self.sending = match self.sending {
+            Sending::ToVf => Sending::Vf,
+            Sending::ToRings => Sending::Rings,
+            settled => settled,
+        };
+    }
+
+    /// Whether the old path is empty, so that the new one is used; looks after it. To be asked after each completion while
+    /// it is not, as nothing is taken meanwhile.
+    ///
+    /// # Errors
+    /// The rings are unusable.
+    pub fn is_settled<P: SyntheticPath>(&mut self, rings: &mut P) -> Result<bool, P::Error> {
+        let held_by_vf = self.outstanding();
+        match self.sending {
+            Sending::ToVf => {
+                // What waits for a doorbell would be waited for for ever.
+                rings.flush()?;
+                if rings.outstanding() == 0 {
+                    self.sending = Sending::Vf;
+                }
+            }
+            Sending::ToRings if held_by_vf == 0 => self.sending = Sending::Rings,
+            _ => {}
+        }
+        Ok(!matches!(self.sending, Sending::ToVf | Sending::ToRings))
+    }
+
+    /// The machine's word: the VF is received from as well, once the rings have been received up to `position`
+    /// ([`Queue::control_position`] for the queue on which the host said so, all that it holds for the others).
+    pub fn receive_from_both(&mut self, position: u64) {
+        if !self.both && self.vf.is_some() {
+            self.first.push_back(First::Rings(position));
+            self.both = true;
+            self.turn = None;
+        }
+    }
+
+    /// The machine's word: the VF is received from no more. What it holds is taken out now.
+    pub fn receive_from_rings(&mut self) {
+        if !core::mem::take(&mut self.both) {
+            return;
+        }
+        self.turn = None;
+        let Some(vf) = &mut self.vf else { return };
+        let mut kept = Kept::default();
+        let most = vf.receive_capacity();
+        vf.receive(&mut kept, most);
+        if !kept.frames.is_empty() {
+            self.first.push_back(First::Kept(kept.frames));
+        }
+    }
+
+    /// Receives at most `max` frames from whatever path they came by.
+    ///
+    /// # Errors
+    /// The rings are unusable; what was received before is in the sink.
+    pub fn receive<P: SyntheticPath, S: FrameSink>(
+        &mut self,
+        rings: &mut P,
+        sink: &mut S,
+        max: usize,
+    ) -> Result<usize, P::Error> {
+        let mut got = 0;
+        while got < max {
+            let (frames, more) = match self.first.front_mut() {
+                Some(First::Rings(end)) => {
+                    let (frames, more) = receive_up_to(rings, sink, *end, max - got)?;
+                    if more == More::No {
+                        self.first.pop_front();
+                    }
+                    (frames, more != More::NoRoom)
+                }
+                Some(First::Kept(kept)) => {
+                    let frames = give(kept, sink, max - got, &mut self.stats);
+                    let more = kept.is_empty();
+                    if more {
+                        self.first.pop_front();
+                    }
+                    (frames, more)
+                }
+                None if self.both => self.take_turn(rings, sink, max - got)?,
+                None if self.vf.is_some() => {
+                    // Nothing behind a word of the host that nobody has read: it may be that the traffic was moved, and back.
+                    rings.pump()?;
+                    let end = rings.unread_position().unwrap_or_else(|| rings.position() + rings.backlog() as u64);
+                    return Ok(got + receive_up_to(rings, sink, end, max - got)?.0);
+                }
+                None => return Ok(got + rings.receive(sink, max - got)?),
+            };
+            got += frames;
+            if !more {
+                break;
+            }
+        }
+        Ok(got)
+    }
+
+    /// Goes on with a turn; how many frames came, and whether there may be more.
+    fn take_turn<P: SyntheticPath, S: FrameSink>(
+        &mut self,
+        rings: &mut P,
+        sink: &mut S,
+        max: usize,
+    ) -> Result<(usize, bool), P::Error> {
+        let Some(vf) = &mut self.vf else {
+            self.both = false;
+            return Ok((0, true));
+        };
+        let turn = match &mut self.turn {
+            Some(turn) => turn,
+            none => {
+                rings.pump()?;
+                let end = rings.position() + rings.backlog() as u64;
+                none.insert(Turn { rings: end, vf: vf.receive_capacity() })
+            }
+        };
+        let mut marked = Marked { sink, stats: &mut self.stats };
+        let frames = vf.receive(&mut marked, max.min(turn.vf));
+        turn.vf -= frames.min(turn.vf);
+        if frames == max {
+            return Ok((frames, true));
+        }
+        if turn.vf > 0 && vf.has_received() {
+            // The sink is full.
+            return Ok((frames, false));
+        }
+        let end = turn.rings;
+        let (more_frames, more) = receive_up_to(rings, marked.sink, end, max - frames)?;
+        if more != More::No {
+            return Ok((frames + more_frames, more == More::Yes));
+        }
+        self.turn = None;
+        // Another turn only if this one found something.
+        Ok((frames + more_frames, frames + more_frames > 0))
+    }
+
+    /// Takes a frame to be sent by whatever path is due.
+    ///
+    /// # Errors
+    /// [`SendError`]: the frame was not taken.
+    pub fn send<P: SyntheticPath>(&mut self, rings: &mut P, frame: &[u8], meta: &TxMeta) -> Result<(), SendError>
+    where
+        SendError: From<P::Error>,
+    {
+        if self.sending == Sending::Rings {
+            return rings.send(frame, meta);
+        }
+        if self.sending == Sending::Detour && self.vf.as_mut().is_some_and(|vf| vf.room() > 0) {
+            self.sending = Sending::ToVf;
+        }
+        if !self.is_settled(rings)? {
+            return Err(SendError::Full);
+        }
+        match self.sending {
+            Sending::Vf => self.send_by_vf(rings, frame, meta),
+            _ => rings.send(frame, meta),
+        }
+    }
+
+    /// Hands what the VF took to it; the rings have a flush of their own.
+    pub fn flush(&mut self) {
+        if let Some(vf) = &mut self.vf {
+            vf.flush();
+        }
+    }
+
+    /// Frames that the VF has taken and not sent.
+    pub fn outstanding(&mut self) -> usize {
+        self.vf.as_mut().map_or(0, VfQueue::outstanding)
+    }
+
+    /// What went through the VF. A frame that was cut counts as what became of it.
+    #[must_use]
+    pub const fn stats(&self) -> &VfStats {
+        &self.stats
+    }
+
+    fn send_by_vf<P: SyntheticPath>(&mut self, rings: &mut P, frame: &[u8], meta: &TxMeta) -> Result<(), SendError> {
+        let Some(vf) = &mut self.vf else { return rings.send(frame, meta) };
+        let plain = meta.checksum.is_none() && meta.vlan.is_none() && meta.segmentation.is_none();
+        let result = if plain {
+            vf.send(frame).map(|()| {
+                self.stats.vf_tx_packets += 1;
+                self.stats.vf_tx_bytes += frame.len() as u64;
+            })
+        } else if self.prepared.fill(frame, meta) {
+            send_all(vf, &self.prepared, &mut self.stats)
+        } else {
+            // The host may be able to do it.
+            Err(VfSendError::TooLong { len: frame.len(), limit: 0 })
+        };
+        match result {
+            Ok(()) => Ok(()),
+            Err(VfSendError::Full) => Err(SendError::Full),
+            Err(VfSendError::NotReady) => {
+                self.sending = Sending::Detour;
+                rings.send(frame, meta)
+            }
+            Err(VfSendError::TooLong { .. }) => {
+                if vf.outstanding() > 0 {
+                    vf.flush();
+                    return Err(SendError::Full);
+                }
+                self.sending = Sending::Detour;
+                rings.send(frame, meta)
+            }
+        }
+    }
+}
+
+/// All frames or none.
+fn send_all<V: VfQueue>(vf: &mut V, prepared: &Prepared, stats: &mut VfStats) -> Result<(), VfSendError> {
+    if vf.room() < prepared.len() {
+        // One that never has so much room cannot send it at all.
+        return Err(if vf.outstanding() == 0 {
+            VfSendError::TooLong { len: prepared.len(), limit: vf.room() }
+        } else {
+            VfSendError::Full
+        });
+    }
+    for (index, frame) in prepared.frames().enumerate() {
+        match vf.send(frame) {
+            Ok(()) => {
+                stats.vf_tx_packets += 1;
+                stats.vf_tx_bytes += frame.len() as u64;
+            }
+            Err(error) if index == 0 => return Err(error),
+            // The rest is lost, as on a wire: those before it have left.
+            Err(_) => stats.vf_tx_dropped += 1,
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is more to be received up to a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum More {
+    Yes,
+    No,
+    /// The sink is full.
+    NoRoom,
+}
+
+/// Receives from the rings, but nothing behind `end`.
+fn receive_up_to<P: SyntheticPath, S: FrameSink>(
+    rings: &mut P,
+    sink: &mut S,
+    end: u64,
+    max: usize,
+) -> Result<(usize, More), P::Error> {
+    let mut frames = 0;
+    while frames < max {
+        let left = end.saturating_sub(rings.position());
+        if left == 0 || rings.backlog() == 0 {
+            return Ok((frames, More::No));
+        }
+        // A frame may take several ranges, so the last ones are taken one by one.
+        let at_once = usize::try_from(left / MAX_RANGES_OF_A_FRAME).unwrap_or(usize::MAX).clamp(1, max - frames);
+        let before = rings.position();
+        let got = rings.receive(sink, at_once.min(rings.backlog()))?;
+        frames += got;
+        if got == 0 && rings.position() == before {
+            return Ok((frames, More::NoRoom));
+        }
+    }
+    Ok((frames, More::Yes))
+}
+
+/// More ranges than a coalesced frame has: 64 KiB in pieces of one Ethernet frame.
+const MAX_RANGES_OF_A_FRAME: u64 = 64;
+
+/// Gives frames that were kept.
+fn give<S: FrameSink>(kept: &mut VecDeque<Vec<u8>>, sink: &mut S, max: usize, stats: &mut VfStats) -> usize {
+    let mut given = 0;
+    let mut marked = Marked { sink, stats };
+    while given < max
+        && let Some(frame) = kept.front()
+    {
+        if frame.len() > marked.max_frame() {
+            kept.pop_front();
+            continue;
+        }
+        let Some(room) = marked.buffer(frame.len()) else { break };
+        room.copy_from_slice(frame);
+        marked.commit(frame.len(), RxMeta::default());
+        kept.pop_front();
+        given += 1;
+    }
+    given
+}
+
+/// A sink for frames of the VF: says which path they came by, and counts them.
+struct Marked<'a, S> {
+    sink: &'a mut S,
+    stats: &'a mut VfStats,
+}
+
+impl<S: FrameSink> FrameSink for Marked<'_, S> {
+    #[inline]
+    fn buffer(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.sink.buffer(len)
+    }
+
+    #[inline]
+    fn commit(&mut self, len: usize, meta: RxMeta) {
+        self.stats.vf_rx_packets += 1;
+        self.stats.vf_rx_bytes += len as u64;
+        self.sink.commit(len, RxMeta { path: Path::VirtualFunction, ..meta });
+    }
+
+    #[inline]
+    fn max_frame(&self) -> usize {
+        self.sink.max_frame()
+    }
+}
+
+/// A sink that keeps frames.
+#[derive(Debug, Default)]
+struct Kept {
+    frames: VecDeque<Vec<u8>>,
+    next: Vec<u8>,
+}
+
+impl FrameSink for Kept {
+    fn buffer(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.next.clear();
+        self.next.resize(len, 0);
+        Some(&mut self.next)
+    }
+
+    fn commit(&mut self, len: usize, _meta: RxMeta) {
+        let mut frame = core::mem::take(&mut self.next);
+        frame.truncate(len);
+        self.frames.push_back(frame);
+    }
+}

@@ -1,0 +1,360 @@
+//! Two paths made one, between a host that moves the traffic back and forth and a guest that hears of it late: everything
+//! arrives once and in order, both ways.
+
+use std::collections::VecDeque;
+
+use netvsc::meta::{Path, RxMeta, TxMeta};
+use netvsc::queue::QueueError;
+use netvsc::vf::{Mux, SyntheticPath, VfQueue, VfSendError};
+use netvsc::{Burst, FrameSink, SendError};
+
+/// xorshift64*.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % limit
+    }
+}
+
+fn frame(number: u64) -> Vec<u8> {
+    let mut frame = vec![0; 60 + (number % 40) as usize];
+    frame[14..22].copy_from_slice(&number.to_le_bytes());
+    frame
+}
+
+fn number(frame: &[u8]) -> u64 {
+    assert_eq!(frame.len(), 60 + (number_of(frame) % 40) as usize);
+    number_of(frame)
+}
+
+fn number_of(frame: &[u8]) -> u64 {
+    u64::from_le_bytes(frame[14..22].try_into().unwrap())
+}
+
+/// Rings whose packets are frames, or the host's word on the data path.
+#[derive(Default)]
+struct Rings {
+    ring: VecDeque<Option<Vec<u8>>>,
+    backlog: VecDeque<Vec<u8>>,
+    position: u64,
+    /// Where the host's words stood.
+    words: VecDeque<u64>,
+    unflushed: VecDeque<Vec<u8>>,
+    sent: VecDeque<Vec<u8>>,
+}
+
+impl SyntheticPath for Rings {
+    type Error = QueueError;
+
+    fn pump(&mut self) -> Result<(), QueueError> {
+        while let Some(packet) = self.ring.pop_front() {
+            match packet {
+                Some(frame) => self.backlog.push_back(frame),
+                None => self.words.push_back(self.position + self.backlog.len() as u64),
+            }
+        }
+        Ok(())
+    }
+
+    fn backlog(&self) -> usize {
+        self.backlog.len()
+    }
+
+    fn position(&self) -> u64 {
+        self.position
+    }
+
+    fn unread_position(&self) -> Option<u64> {
+        self.words.front().copied()
+    }
+
+    fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> Result<usize, QueueError> {
+        if self.backlog.len() < max {
+            self.pump()?;
+        }
+        let mut got = 0;
+        while got < max
+            && let Some(frame) = self.backlog.front()
+            && let Some(room) = sink.buffer(frame.len())
+        {
+            room.copy_from_slice(frame);
+            sink.commit(frame.len(), RxMeta::default());
+            self.backlog.pop_front();
+            self.position += 1;
+            got += 1;
+        }
+        Ok(got)
+    }
+
+    fn send(&mut self, frame: &[u8], _: &TxMeta) -> Result<(), SendError> {
+        if self.outstanding() >= 8 {
+            return Err(SendError::Full);
+        }
+        self.unflushed.push_back(frame.to_vec());
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), QueueError> {
+        self.sent.append(&mut self.unflushed);
+        Ok(())
+    }
+
+    fn outstanding(&self) -> usize {
+        self.unflushed.len() + self.sent.len()
+    }
+}
+
+/// A VF whose far end is the test's.
+#[derive(Default)]
+struct Vf {
+    received: VecDeque<Vec<u8>>,
+    taken: VecDeque<Vec<u8>>,
+    ready: bool,
+    longest: usize,
+}
+
+const VF_RING: usize = 6;
+
+impl VfQueue for Vf {
+    fn send(&mut self, frame: &[u8]) -> Result<(), VfSendError> {
+        if !self.ready {
+            return Err(VfSendError::NotReady);
+        }
+        if frame.len() > self.longest {
+            return Err(VfSendError::TooLong { len: frame.len(), limit: self.longest });
+        }
+        if self.taken.len() >= VF_RING {
+            return Err(VfSendError::Full);
+        }
+        self.taken.push_back(frame.to_vec());
+        Ok(())
+    }
+
+    fn room(&mut self) -> usize {
+        if self.ready { VF_RING - self.taken.len() } else { 0 }
+    }
+
+    fn flush(&mut self) {}
+
+    fn outstanding(&mut self) -> usize {
+        self.taken.len()
+    }
+
+    fn has_received(&mut self) -> bool {
+        !self.received.is_empty()
+    }
+
+    fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> usize {
+        let mut got = 0;
+        while got < max
+            && let Some(frame) = self.received.front()
+            && let Some(room) = sink.buffer(frame.len())
+        {
+            room.copy_from_slice(frame);
+            sink.commit(frame.len(), RxMeta::default());
+            self.received.pop_front();
+            got += 1;
+        }
+        got
+    }
+
+    fn receive_capacity(&self) -> usize {
+        VF_RING
+    }
+}
+
+fn vf() -> Vf {
+    Vf { ready: true, longest: usize::MAX, ..Vf::default() }
+}
+
+#[test]
+fn received_frames_keep_their_order_over_any_number_of_switches() {
+    let mut by_vf = 0;
+    for seed in 0..3000 {
+        let mut random = Random::new(seed);
+        let (mut mux, mut rings) = (Mux::new(), Rings::default());
+        mux.attach(vf());
+        let (mut path, mut next, mut expected) = (Path::Synthetic, 0, 0);
+        let mut heard = Path::Synthetic;
+        for _ in 0..300 {
+            match random.below(10) {
+                0 => {
+                    // The host switches at once; its word comes by the ring. As the machine has it, no other switch is asked
+                    // for before that was read, but the host may take the traffic back at any time.
+                    if path == Path::Synthetic
+                        && heard == Path::Synthetic
+                        && rings.words.is_empty()
+                        && !rings.ring.contains(&None)
+                    {
+                        path = Path::VirtualFunction;
+                        rings.ring.push_back(None);
+                    } else if path == Path::VirtualFunction {
+                        path = Path::Synthetic;
+                        rings.ring.push_back(None);
+                    }
+                }
+                1 | 2 => {
+                    // The guest reads one word.
+                    rings.pump().unwrap();
+                    if let Some(position) = rings.words.pop_front() {
+                        if heard == Path::Synthetic {
+                            heard = Path::VirtualFunction;
+                            mux.receive_from_both(position);
+                        } else {
+                            heard = Path::Synthetic;
+                            mux.receive_from_rings();
+                        }
+                    }
+                }
+                3..=6 => {
+                    if path == Path::Synthetic {
+                        rings.ring.push_back(Some(frame(next)));
+                        next += 1;
+                    } else if mux.vf_mut().unwrap().received.len() < VF_RING {
+                        mux.vf_mut().unwrap().received.push_back(frame(next));
+                        next += 1;
+                    }
+                }
+                _ => expected = receive(&mut mux, &mut rings, &mut random, expected),
+            }
+        }
+        rings.pump().unwrap();
+        while let Some(position) = rings.words.pop_front() {
+            if heard == Path::Synthetic {
+                heard = Path::VirtualFunction;
+                mux.receive_from_both(position);
+            } else {
+                heard = Path::Synthetic;
+                mux.receive_from_rings();
+            }
+        }
+        // What the VF has received stays when it is gone.
+        mux.detach();
+        for _ in 0..1000 {
+            expected = receive(&mut mux, &mut rings, &mut random, expected);
+        }
+        assert_eq!(expected, next, "seed {seed}: all of them");
+        by_vf += mux.stats().vf_rx_packets;
+    }
+    assert!(by_vf > 50_000, "{by_vf}");
+}
+
+fn receive(mux: &mut Mux<Vf>, rings: &mut Rings, random: &mut Random, mut expected: u64) -> u64 {
+    let mut burst = Burst::new(1 + random.below(8), 128 * (1 + random.below(6)));
+    mux.receive(rings, &mut burst, 1 + random.below(10)).unwrap();
+    for frame in &burst {
+        assert_eq!(number(frame.bytes), expected, "out of order");
+        expected += 1;
+    }
+    expected
+}
+
+#[test]
+fn sent_frames_keep_their_order_over_switches_and_detours() {
+    let mut by_vf = 0;
+    for seed in 0..3000 {
+        let mut random = Random::new(seed);
+        let (mut mux, mut rings) = (Mux::new(), Rings::default());
+        mux.attach(vf());
+        let (mut next, mut arrived) = (0, Vec::new());
+        let mut path = Path::Synthetic;
+        let step = |mux: &mut Mux<Vf>, rings: &mut Rings, arrived: &mut Vec<u64>, random: &mut Random| {
+            if random.below(2) == 0 {
+                arrived.extend(rings.sent.pop_front().map(|frame| number(&frame)));
+            } else if let Some(vf) = mux.vf_mut() {
+                arrived.extend(vf.taken.pop_front().map(|frame| number(&frame)));
+            }
+        };
+        for _ in 0..300 {
+            match random.below(12) {
+                0 => {
+                    path = if path == Path::Synthetic { Path::VirtualFunction } else { Path::Synthetic };
+                    mux.send_by(path);
+                }
+                1 => mux.vf_mut().unwrap().longest = [usize::MAX, 80][random.below(2)],
+                // It stops when it is empty: what is in a VF that stops is nobody's to order.
+                2 if mux.outstanding() == 0 => mux.vf_mut().unwrap().ready ^= true,
+                3 => rings.flush().unwrap(),
+                4..=7 => match mux.send(&mut rings, &frame(next), &TxMeta::default()) {
+                    Ok(()) => next += 1,
+                    Err(SendError::Full) => {}
+                    Err(error) => panic!("{error}"),
+                },
+                _ => step(&mut mux, &mut rings, &mut arrived, &mut random),
+            }
+        }
+        by_vf += mux.stats().vf_tx_packets;
+        mux.send_by(Path::Synthetic);
+        for _ in 0..200 {
+            rings.flush().unwrap();
+            step(&mut mux, &mut rings, &mut arrived, &mut random);
+            mux.is_settled(&mut rings).unwrap();
+        }
+        assert!(mux.send(&mut rings, &frame(next), &TxMeta::default()).is_ok(), "seed {seed}: room again");
+        assert_eq!(arrived, (0..next).collect::<Vec<_>>(), "seed {seed}");
+    }
+    assert!(by_vf > 10_000, "{by_vf}");
+}
+
+#[test]
+fn a_vf_that_vanishes_loses_what_it_had_not_sent_and_nothing_else() {
+    let (mut mux, mut rings) = (Mux::new(), Rings::default());
+    mux.attach(vf());
+    mux.send_by(Path::VirtualFunction);
+    for number in 0..3 {
+        mux.send(&mut rings, &frame(number), &TxMeta::default()).unwrap();
+    }
+    mux.vf_mut().unwrap().taken.pop_front();
+    assert_eq!(mux.detach(), 2);
+    assert_eq!(mux.stats().vf_tx_dropped, 2);
+    mux.send(&mut rings, &frame(3), &TxMeta::default()).unwrap();
+    mux.send_by(Path::Synthetic);
+    mux.send(&mut rings, &frame(4), &TxMeta::default()).unwrap();
+    assert_eq!(rings.outstanding(), 2, "nothing is sent again");
+    assert!(mux.is_idle());
+}
+
+#[test]
+fn metadata_say_which_path_a_frame_came_by() {
+    let (mut mux, mut rings) = (Mux::new(), Rings::default());
+    mux.attach(vf());
+    rings.ring.push_back(Some(frame(0)));
+    rings.pump().unwrap();
+    mux.receive_from_both(1);
+    mux.vf_mut().unwrap().received.push_back(frame(1));
+    let mut burst = Burst::new(8, 4096);
+    assert_eq!(mux.receive(&mut rings, &mut burst, 8), Ok(2));
+    let paths: Vec<Path> = burst.frames().map(|frame| frame.meta.path).collect();
+    assert_eq!(paths, [Path::Synthetic, Path::VirtualFunction]);
+    assert_eq!(mux.stats().vf_rx_packets, 1);
+}
+
+#[test]
+fn a_busy_vf_does_not_starve_the_rings() {
+    let (mut mux, mut rings) = (Mux::new(), Rings::default());
+    mux.attach(vf());
+    mux.receive_from_both(0);
+    rings.ring.push_back(Some(frame(7)));
+    let mut by_vf = 0;
+    loop {
+        let vf = mux.vf_mut().unwrap();
+        while vf.received.len() < VF_RING {
+            vf.received.push_back(frame(0));
+        }
+        let mut burst = Burst::new(1, 128);
+        mux.receive(&mut rings, &mut burst, 1).unwrap();
+        if number(burst.get(0).unwrap().bytes) == 7 {
+            break;
+        }
+        by_vf += 1;
+    }
+    assert!(by_vf <= 2 * VF_RING, "{by_vf}");
+}
