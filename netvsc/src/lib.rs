@@ -14,6 +14,7 @@
 //! | [`Burst`], [`FrameSink`] | where received frames go |
 //! | [`TxSteering`], [`RssSettings`] | several queues: which one a frame leaves by, and arrives at |
 //! | [`OffloadSettings`], [`Offloads`] | what the host shall do to frames, and what it granted |
+//! | [`frame`], [`checksum`], [`segment`], [`gro`] | what hosts do not, or not everywhere, in software |
 //! | [`RxMeta`], [`TxMeta`] | what travels beside a frame: checksums, VLAN, hash, segmentation |
 //!
 //! # How it is driven
@@ -67,6 +68,7 @@ pub mod config;
 pub mod control;
 mod error;
 pub mod frame;
+pub mod gro;
 pub mod info;
 pub mod meta;
 mod nic;

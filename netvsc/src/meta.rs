@@ -100,7 +100,7 @@ pub enum Path {
     VirtualFunction,
 }
 
-/// A frame that was merged: by the host (receive segment coalescing), or by generic receive offload.
+/// A frame that was merged: by the host (receive segment coalescing), or by [`gro`](crate::gro).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Coalesced {
     /// Ranges that it came in, or frames that it was merged from.

@@ -17,12 +17,15 @@ pub(crate) mod ipv4 {
     pub(crate) const LEN: usize = 20;
     pub(crate) const TOTAL_LEN: usize = 2;
     pub(crate) const ID: usize = 4;
+    pub(crate) const FRAGMENT: usize = 6;
     pub(crate) const PROTOCOL: usize = 9;
     pub(crate) const CHECKSUM: usize = 10;
     pub(crate) const ADDRESSES: usize = 12;
     pub(crate) const ADDRESSES_LEN: usize = 8;
     /// "More fragments" and the offset, in the word at [`FRAGMENT`].
     pub(crate) const IS_FRAGMENT: u16 = 0x3FFF;
+    /// "Do not fragment", in the same word.
+    pub(crate) const DONT_FRAGMENT: u16 = 0x4000;
 }
 
 /// IPv6, RFC 8200.
@@ -44,12 +47,17 @@ pub(crate) mod tcp {
     /// Bytes of a header without options.
     pub(crate) const LEN: usize = 20;
     pub(crate) const SEQUENCE: usize = 4;
+    pub(crate) const ACKNOWLEDGMENT: usize = 8;
     /// The data offset, in its upper half.
     pub(crate) const DATA_OFFSET: usize = 12;
     pub(crate) const FLAGS: usize = 13;
+    pub(crate) const WINDOW: usize = 14;
     pub(crate) const CHECKSUM: usize = 16;
     pub(crate) const FIN: u8 = 0x01;
+    pub(crate) const SYN: u8 = 0x02;
+    pub(crate) const RST: u8 = 0x04;
     pub(crate) const PSH: u8 = 0x08;
+    pub(crate) const URG: u8 = 0x20;
     pub(crate) const CWR: u8 = 0x80;
 }
 

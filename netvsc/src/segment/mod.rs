@@ -1,5 +1,5 @@
 //! Cuts large frames into segments in software: TCP as the host's large send does it (TSO), UDP into datagrams of one size
-//! (USO), and frames that the host or generic receive offload merged back into what they were merged from.
+//! (USO), and frames that the host or [`gro`](crate::gro) merged back into what they were merged from.
 //!
 //! [`Segments`] knows from the start how many segments there are and how long each is, and writes one after the other into
 //! memory of the caller's; it allocates nothing. Every segment has the frame's headers, VLAN tags, options and extension
