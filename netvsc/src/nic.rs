@@ -42,6 +42,8 @@ pub struct Nic<B: Bus> {
     mtu_told: bool,
     /// What the queues were last told of offloads.
     offloads_told: Option<Offloads>,
+    /// Subchannels that the bus knows to be awaited.
+    awaited: u16,
 }
 
 impl<B: Bus> fmt::Debug for Nic<B> {
@@ -133,6 +135,7 @@ impl<B: Bus> Nic<B> {
             blocked: None,
             mtu_told: false,
             offloads_told: None,
+            awaited: 0,
         })
     }
 
@@ -179,6 +182,7 @@ impl<B: Bus> Nic<B> {
             self.tell_offloads(taken);
             moved |= self.do_actions(now, taken);
             self.tell_mtu(taken);
+            self.await_offers();
             if !moved {
                 if host_moved {
                     // It may have more to say once it runs again.
@@ -500,6 +504,15 @@ impl<B: Bus> Nic<B> {
             let _ = with_queue(&mut self.queues, taken, index, |queue| queue.attach_offloads(offloads));
         }
         self.offloads_told = Some(offloads);
+    }
+
+    /// Tells the bus how many subchannels should come, when that has changed.
+    fn await_offers(&mut self) {
+        let awaited = self.control.awaited_subchannels();
+        if awaited != self.awaited {
+            self.awaited = awaited;
+            self.bus.await_offers(awaited);
+        }
     }
 
     /// Does what the machine wants, until there is nothing more or no room.

@@ -252,6 +252,11 @@ pub trait Bus: ErrorType + Send + 'static {
     /// When the backend failed; [`BusEvent::Gone`] is not an error.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<BusEvent, Self::Error>>;
 
+    /// Says how many more subchannels the host has been asked for and should offer soon; 0 when none are awaited any more.
+    ///
+    /// For backends that have to look for offers: how often they do may depend on it, and nothing else may.
+    fn await_offers(&mut self, _subchannels: u16) {}
+
     /// Lets the host take one step, where host and guest share a thread; whether it did anything.
     ///
     /// Such a backend should wake the waker of [`poll_event`](Self::poll_event) when its host gets something to do (a

@@ -533,6 +533,37 @@ fn by_hand(kernel: &Arc<Kernel>) -> (UioBus, Reactor) {
     (bus, reactor)
 }
 
+/// A kernel's sysfs has to be looked at, and an idle device must not.
+#[test]
+fn subchannels_are_looked_for_often_only_while_they_are_awaited() {
+    const OFTEN: Duration = Duration::from_millis(10);
+    const SELDOM: Duration = Duration::from_secs(1);
+    let kernel = Kernel::new(KernelVariant::D, Some(5));
+    let (mut bus, mut reactor) = find(kernel.settings().rescan(OFTEN).idle_rescan(SELDOM)).open_with_reactor().unwrap();
+    primary(&mut bus);
+    let mut now = Instant::now();
+    // Turns at once, since somebody woke it, and then as often as it likes; how long it sleeps in between.
+    let mut sleeps = |count: usize| -> Vec<Duration> {
+        let mut sleeps = Vec::new();
+        for _ in 0..count {
+            let Turn::Wait(sleep) = reactor.turn(now) else { panic!("over") };
+            sleeps.push(sleep);
+            now += sleep;
+        }
+        sleeps
+    };
+    let growing = [10, 20, 40, 80, 160, 320, 640, 1000, 1000].map(Duration::from_millis);
+    assert_eq!(sleeps(9), growing, "nobody has asked for any");
+    bus.await_offers(2);
+    assert_eq!(sleeps(500), [OFTEN; 500]);
+    kernel.add_subchannel(PRIMARY + 1, 1, Some(6));
+    bus.await_offers(1);
+    assert!(sleeps(100).iter().all(|sleep| *sleep <= OFTEN));
+    assert_eq!(offered(&mut bus).subchannel_index, 1);
+    bus.await_offers(0);
+    assert_eq!(sleeps(10).last(), Some(&SELDOM));
+}
+
 #[test]
 fn an_error_is_read_once() {
     const EINVAL: i32 = 22;

@@ -140,6 +140,16 @@ pub(super) fn share(count: u32, queue: u16, queues: u16) -> Range<u32> {
 }
 
 impl Control {
+    /// Subchannels that the host has been asked for, or has granted, and has not offered yet.
+    pub(crate) fn awaited_subchannels(&self) -> u16 {
+        let State::Growing(Growing { offered, wait, .. }) = &self.state else { return 0 };
+        let asked = match wait {
+            Wait::Answer { wished, .. } => *wished,
+            Wait::Open { granted } => *granted,
+        };
+        asked.saturating_sub(offered.len())
+    }
+
     /// Send sections that the primary channel has until it is known how many queues there are.
     pub(super) fn first_share(&self, count: u32) -> u32 {
         let several = self.version.is_some_and(|version| version >= Version::V5);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -225,6 +226,14 @@ impl Bus for UioBus {
             self.close_all();
         } else if self.open.remove(&channel).is_some() {
             self.session.remove(channel, End::Closed);
+        }
+    }
+
+    fn await_offers(&mut self, subchannels: u16) {
+        let before = self.session.awaited.swap(subchannels, Ordering::AcqRel);
+        // Fewer: the pauses grow by themselves.
+        if subchannels > before {
+            self.session.wake_reactor();
         }
     }
 

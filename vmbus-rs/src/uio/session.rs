@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -52,6 +52,8 @@ pub(super) struct Session {
     /// Set when a subchannel came, or is overdue.
     pub(super) arrival: Latch,
     pub(super) wanted: Mutex<Option<Wanted>>,
+    /// Subchannels that the driver waits to be offered.
+    pub(super) awaited: AtomicU16,
     /// Why channels that are there are not offered.
     pub(super) refusals: Mutex<Vec<(RelId, UioError)>>,
     pub(super) traits: Mutex<KernelTraits>,
@@ -93,6 +95,7 @@ impl Session {
             latch: Latch::new(),
             arrival: Latch::new(),
             wanted: Mutex::new(None),
+            awaited: AtomicU16::new(0),
             refusals: Mutex::default(),
             traits: Mutex::new(parts.traits),
             end: OnceLock::new(),

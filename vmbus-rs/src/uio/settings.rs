@@ -15,7 +15,6 @@ pub struct Settings {
     pub(super) latency: Option<Duration>,
     pub(super) direct: DirectPages,
     pub(super) rescan: Duration,
-    pub(super) eager: Duration,
     pub(super) idle_rescan: Duration,
 }
 
@@ -28,7 +27,6 @@ impl Default for Settings {
             latency: Some(Duration::from_micros(50)),
             direct: DirectPages::Huge,
             rescan: Duration::from_millis(10),
-            eager: Duration::from_secs(10),
             idle_rescan: Duration::from_secs(1),
         }
     }
@@ -73,25 +71,21 @@ impl Settings {
         self
     }
 
-    /// How often to look for subchannels while they are expected: 10 ms by default.
+    /// How often to look for subchannels while they are awaited ([`Bus::await_offers`], [`UioBus::expect_subchannels`]):
+    /// 10 ms by default.
     ///
     /// Sysfs of a kernel does not tell when it grows, so it has to be looked at; a simulated one tells at once.
+    ///
+    /// [`Bus::await_offers`]: crate::bus::Bus::await_offers
+    /// [`UioBus::expect_subchannels`]: super::UioBus::expect_subchannels
     #[must_use]
     pub fn rescan(mut self, interval: Duration) -> Self {
         self.rescan = interval;
         self
     }
 
-    /// How long after the opening subchannels are expected unasked ([`UioBus::expect_subchannels`] asks): 10 s by default.
-    ///
-    /// [`UioBus::expect_subchannels`]: super::UioBus::expect_subchannels
-    #[must_use]
-    pub fn expect_for(mut self, time: Duration) -> Self {
-        self.eager = time;
-        self
-    }
-
-    /// How often to look whether subchannels have come or gone when none are expected: 1 s by default.
+    /// How often to look whether subchannels have come or gone when nobody awaits any: 1 s by default. The first looks
+    /// follow each other sooner.
     #[must_use]
     pub fn idle_rescan(mut self, interval: Duration) -> Self {
         self.idle_rescan = interval;

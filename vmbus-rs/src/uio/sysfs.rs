@@ -300,7 +300,9 @@ pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
     let mut mac = [0; 6];
     let mut pairs = text.trim().split([':', '-']);
     for byte in &mut mac {
-        let pair = pairs.next().filter(|pair| pair.len() == 2)?;
+        // Digits only: a sign would be taken as well.
+        let digits = |pair: &&str| pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let pair = pairs.next().filter(digits)?;
         *byte = u8::from_str_radix(pair, 16).ok()?;
     }
     pairs.next().is_none().then_some(mac)
@@ -446,7 +448,8 @@ mod tests {
     fn macs() {
         assert_eq!(parse_mac("00:15:5d:01:02:0A\n"), Some([0, 0x15, 0x5d, 1, 2, 10]));
         assert_eq!(parse_mac("00-15-5d-01-02-0a"), Some([0, 0x15, 0x5d, 1, 2, 10]));
-        for text in ["", "00:15:5d:01:02", "00:15:5d:01:02:0a:0b", "0:15:5d:01:02:0a", "00:15:5d:01:02:0g"] {
+        let wrong = ["", "00:15:5d:01:02", "00:15:5d:01:02:0a:0b", "0:15:5d:01:02:0a", "00:15:5d:01:02:0g"];
+        for text in wrong.into_iter().chain(["00:15:5d:01:02:+f", "+0:15:5d:01:02:0a", "00:15:5d:01:02:é"]) {
             assert_eq!(parse_mac(text), None, "{text:?}");
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! The kernel makes `channels/<relid>/`, opens the channel itself, and makes `ring` visible last. Nothing tells which
 //! will come, or when; if the kernel's own opening fails, nothing ever does. So the directory is looked at, again and
-//! again; inotify says when to look sooner, where it works (sysfs does not report what the kernel does in it, a file
+//! again while somebody awaits subchannels, and ever less often when nobody does; inotify says when to look sooner, where it works (sysfs does not report what the kernel does in it, a file
 //! system that a simulated host writes does).
 //!
 //! Source: Linux `drivers/uio/uio_hv_generic.c` (`hv_uio_new_channel`), DPDK `drivers/bus/vmbus/linux/vmbus_uio.c`
@@ -13,6 +13,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
@@ -39,7 +40,8 @@ pub(super) struct Watcher {
     device: SysfsDevice,
     rescan: Duration,
     idle_rescan: Duration,
-    eager_until: Instant,
+    /// Between the last look and the next.
+    pause: Duration,
     inotify: Option<Inotify>,
     /// Those that were there before the session, by the inode of their ring: an earlier session's, soon to be removed.
     stale: HashMap<RelId, u64>,
@@ -67,7 +69,7 @@ impl Watcher {
         let watcher = Self {
             rescan: settings.rescan,
             idle_rescan: settings.idle_rescan,
-            eager_until: now + settings.eager,
+            pause: Duration::ZERO,
             inotify,
             stale,
             known: HashMap::new(),
@@ -84,11 +86,12 @@ impl Watcher {
         if let Some(inotify) = &self.inotify {
             while inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
         }
-        self.next_scan = now;
+        self.hurry(now);
     }
 
     /// Somebody wants subchannels: looks at once, and often.
     pub(super) fn hurry(&mut self, now: Instant) {
+        self.pause = Duration::ZERO;
         self.next_scan = now;
     }
 
@@ -97,7 +100,8 @@ impl Watcher {
         self.check_probe(session, now);
         if self.next_scan <= now {
             self.scan(session, now);
-            self.next_scan = now + if self.is_eager(session, now) { self.rescan } else { self.idle_rescan };
+            self.pause = if self.is_eager(session) { self.rescan } else { self.longer_pause() };
+            self.next_scan = now + self.pause;
         }
         let scan = self.next_scan.saturating_duration_since(now);
         let overdue = self.check_overdue(session, now);
@@ -105,11 +109,16 @@ impl Watcher {
         [Some(scan), overdue, probe].into_iter().flatten().min().unwrap_or(scan)
     }
 
-    fn is_eager(&self, session: &Session, now: Instant) -> bool {
-        match *lock(&session.wanted) {
-            Some(wanted) => !wanted.overdue && session.subchannels() < wanted.count,
-            None => now < self.eager_until,
-        }
+    /// Whether subchannels are awaited.
+    fn is_eager(&self, session: &Session) -> bool {
+        let wanted = *lock(&session.wanted);
+        wanted.is_some_and(|wanted| !wanted.overdue && session.subchannels() < wanted.count)
+            || session.awaited.load(Ordering::Acquire) > 0
+    }
+
+    /// Those that nobody awaits may come all the same: the longer nothing does, the less often it is looked.
+    fn longer_pause(&self) -> Duration {
+        self.pause.saturating_mul(2).clamp(self.rescan, self.idle_rescan.max(self.rescan))
     }
 
     /// Notices when subchannels did not come in time; how long they have.
