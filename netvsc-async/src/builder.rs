@@ -15,6 +15,7 @@ use crate::queue::{Queue, QueueOptions};
 use crate::wait::WaitMode;
 
 /// Sets an adapter up: [`Nic::builder`](crate::Nic::builder).
+#[derive(Clone)]
 pub struct NicBuilder {
     pub(crate) config: Config,
     pub(crate) clock: Option<Arc<dyn Clock>>,

@@ -1,6 +1,6 @@
 //! Opening an adapter of this machine: one that is bound to `uio_hv_generic`.
 
-use vmbus::uio::{Selector, Settings, UioBus, UioChannel, UioDevice};
+use vmbus::uio::{Selector, Settings, UioBus, UioChannel, UioDevice, UioError};
 
 use crate::builder::NicBuilder;
 use crate::nic::Nic;
@@ -36,13 +36,27 @@ impl NicBuilder {
     /// # Cancel safety
     /// As [`open_on`](Self::open_on).
     pub async fn open(self) -> Result<(Nic<UioBus>, Vec<Queue<UioChannel>>), OpenError> {
-        let system = |error: vmbus::uio::UioError| OpenError::System {
-            kind: vmbus::Error::kind(&error),
-            message: error.to_string(),
-        };
-        let bus = UioDevice::find(&self.device, self.uio.clone()).and_then(|device| device.open()).map_err(system)?;
+        let device = self.find()?;
+        self.open_device(&device).await
+    }
+
+    /// The adapter that is meant.
+    pub(crate) fn find(&self) -> Result<UioDevice, OpenError> {
+        UioDevice::find(&self.device, self.uio.clone()).map_err(system)
+    }
+
+    /// Opens an adapter that was found.
+    pub(crate) async fn open_device(
+        self,
+        device: &UioDevice,
+    ) -> Result<(Nic<UioBus>, Vec<Queue<UioChannel>>), OpenError> {
+        let bus = device.open().map_err(system)?;
         self.open_on(bus).await
     }
+}
+
+fn system(error: UioError) -> OpenError {
+    OpenError::System { kind: vmbus::Error::kind(&error), message: error.to_string() }
 }
 
 /// Which adapter, as [`NicBuilder::device`] takes it: a [`Selector`], or its text.

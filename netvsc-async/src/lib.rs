@@ -17,7 +17,7 @@
 //! * **Bursts** ([`Queue::rx`], [`Queue::tx`]): received frames are lent, as many as there are; sent frames are batched.
 //!   No allocation, no lock and no system call a frame. For appliances.
 //! * **`Stream` and `Sink`** of [`Packet`]s ([`Queue::into_split`]): owned packets from a pool.
-//! * **A TCP/IP stack** ([`smoltcp`], feature `smoltcp`): a `phy::Device` over a queue.
+//! * **A TCP/IP stack** (module and feature `smoltcp`): a `phy::Device` over a queue.
 //!
 //! # Where things run
 //! The adapter has a task for its control side, and each queue has one that looks after it while nobody uses it: sends
@@ -31,11 +31,11 @@
 //! # Features
 //! | feature | adds |
 //! |---|---|
-//! | `smoltcp` | [`smoltcp::NetvscDevice`] |
-//! | `bind` | [`bind`]: binding adapters to `uio_hv_generic` and giving them back (Linux) |
+//! | `smoltcp` | `smoltcp::NetvscDevice` |
+//! | `bind` | `bind`: binding adapters to `uio_hv_generic` and giving them back (Linux) |
 //! | `cli` | the command `netvsc`; libraries do not need it |
-//! | `uio` | [`NicBuilder::open`]: adapters of this machine, bound to `uio_hv_generic` (Linux) |
-//! | `host` | [`testing`]: an adapter and a simulated host in one line |
+//! | `uio` | `NicBuilder::open`: adapters of this machine, bound to `uio_hv_generic` (Linux); `NicBuilder::reopening`: again after they were taken away |
+//! | `host` | `testing`: an adapter and a simulated host in one line |
 #![forbid(unsafe_code)]
 
 mod affinity;
@@ -53,6 +53,8 @@ mod open;
 mod packet;
 mod port;
 mod queue;
+#[cfg(feature = "uio")]
+mod reopen;
 #[cfg(feature = "smoltcp")]
 pub mod smoltcp;
 mod steering;
@@ -72,6 +74,8 @@ pub use open::{CloseError, OpenError, RequestError};
 pub use packet::Packet;
 pub use port::PacketPort;
 pub use queue::{PacketSink, PacketStream, Queue, RxBurst, RxHalf, TxBatch, TxHalf};
+#[cfg(feature = "uio")]
+pub use reopen::{ReopenError, ReopenPolicy, ReopeningNic};
 pub use steering::Steering;
 pub use wait::{SpinBudget, WaitMode};
 
