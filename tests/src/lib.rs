@@ -19,6 +19,7 @@ pub mod flows;
 pub mod frames;
 #[cfg(target_os = "linux")]
 pub mod netns;
+#[cfg(target_os = "linux")]
 pub mod process;
 pub mod real;
 pub mod rig;
