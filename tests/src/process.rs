@@ -463,6 +463,19 @@ pub fn number(report: &Value, field: &str) -> u64 {
     report[field].as_u64().unwrap_or_else(|| panic!("no number {field}: {report}"))
 }
 
+/// Checks what a host's closed loop says: each frame that it sent came back, or is accounted for.
+///
+/// # Panics
+/// If not.
+#[track_caller]
+pub fn assert_accounted(device: &Value, what: &str) {
+    let sum = |fields: &[&str]| fields.iter().map(|field| number(device, field)).sum::<u64>();
+    // Of those under way when the client closed its filter the device had passed some on, and counts no others.
+    let done = sum(&["returned", "lost", "flushed_before_start"]);
+    let sent = done..=done + sum(&["in_flight_at_close"]);
+    assert!(sent.contains(&number(device, "tx_packets")), "{what}: {device}");
+}
+
 /// The last line, which is JSON.
 ///
 /// # Panics
