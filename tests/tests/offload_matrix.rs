@@ -1,0 +1,301 @@
+//! The kernel's TCP and UDP, over both versions of IP and both ways at a time, between two network namespaces *through* the
+//! forwarder (`examples/l2fwd`): two adapters of two simulated hosts, a TAP interface each, under every combination of
+//! offloads.
+//!
+//! ```text
+//!  namespace ── TAP ── host ── NIC ── l2fwd ── NIC ── host ── TAP ── namespace
+//! ```
+//!
+//! In every cell of the matrix content arrives as it was sent (SHA-256), no counter of wrong checksums moves in either
+//! kernel, iperf3 agrees as a second generator, frames are as large as the cell says, and nothing is left or complained of
+//! when the forwarder ends.
+//!
+//! Runs a cover of all pairs of settings with 16 MiB a transfer; with the variable `FULL` set, all cells with 256 MiB. Needs
+//! root; without it says `SKIPPED`, and fails where the variable `CI` is set.
+#![cfg(target_os = "linux")]
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use netvsc_tests::netns::{LinkCounters, Netns};
+use netvsc_tests::real;
+use netvsc_tests::transfer::{Protocol, Transfer};
+use serde_json::Value;
+
+/// After so long something hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Largest frame at the usual MTU.
+const USUAL_FRAME: u64 = 1514;
+/// Names of the TAP interfaces.
+const TAPS: [&str; 2] = ["nvmtxl", "nvmtxr"];
+/// Addresses of the namespaces: documentation's (RFC 5737, RFC 3849).
+const ADDRESSES: [[&str; 2]; 2] = [["198.51.100.1", "198.51.100.2"], ["2001:db8:51::1", "2001:db8:51::2"]];
+
+/// What is asked of the host about checksums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Checksum {
+    On,
+    Off,
+    /// A host of 2012 R2, which has TCP's only.
+    Ws2012R2,
+}
+
+/// One combination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cell {
+    checksum: Checksum,
+    lso: bool,
+    rsc: bool,
+    queues: u16,
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let on = |on: bool| if on { "on" } else { "off" };
+        let checksum = match self.checksum {
+            Checksum::On => "on",
+            Checksum::Off => "off",
+            Checksum::Ws2012R2 => "2012r2",
+        };
+        write!(f, "checksum {checksum:6} lso {:3} rsc {:3} queues {}", on(self.lso), on(self.rsc), self.queues)
+    }
+}
+
+impl Cell {
+    /// How many values each setting has.
+    const SIZES: [usize; 4] = [3, 2, 2, 2];
+
+    fn new(values: [usize; 4]) -> Self {
+        let [checksum, lso, rsc, queues] = values;
+        Self {
+            checksum: [Checksum::On, Checksum::Off, Checksum::Ws2012R2][checksum],
+            lso: lso == 1,
+            rsc: rsc == 1,
+            queues: [1, 4][queues],
+        }
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let on = |on: bool| if on { "on" } else { "off" };
+        let profile = if self.checksum == Checksum::Ws2012R2 { "ws2012r2" } else { "ws2022" };
+        let (queues, checksum) = (self.queues.to_string(), on(self.checksum != Checksum::Off));
+        let arguments = ["--tap", TAPS[0], "--tap", TAPS[1], "--queues", &queues, "--profile", profile];
+        let switches =
+            ["--tx-checksum", checksum, "--rx-checksum", checksum, "--lso", on(self.lso), "--rsc", on(self.rsc)];
+        let running = ["--wait", "interrupt", "--seconds", "0", "--json"];
+        [&arguments[..], &switches, &running].concat().into_iter().map(String::from).collect()
+    }
+}
+
+/// All combinations of so many values.
+fn all(sizes: &[usize]) -> Vec<Vec<usize>> {
+    sizes.iter().fold(vec![vec![]], |rows, size| {
+        rows.iter().flat_map(|row| (0..*size).map(move |value| [&row[..], &[value]].concat())).collect()
+    })
+}
+
+/// Pairs of values of two settings in a row: setting, value, setting, value.
+fn pairs(row: &[usize]) -> impl Iterator<Item = [usize; 4]> + '_ {
+    (0..row.len()).flat_map(move |b| (0..b).map(move |a| [a, row[a], b, row[b]]))
+}
+
+/// Few rows that have every pair of values: greedily, each time the row that has most new ones.
+fn cover(sizes: &[usize]) -> Vec<Vec<usize>> {
+    let rows = all(sizes);
+    let mut open: std::collections::BTreeSet<[usize; 4]> = rows.iter().flat_map(|row| pairs(row)).collect();
+    let mut cover = Vec::new();
+    while !open.is_empty() {
+        let new = |row: &Vec<usize>| pairs(row).filter(|pair| open.contains(pair)).count();
+        // The first of the best, so that it is the same every time.
+        let best = rows.iter().rev().max_by_key(|row| new(row)).expect("there are rows").clone();
+        open.retain(|open| pairs(&best).all(|pair| pair != *open));
+        cover.push(best);
+    }
+    cover
+}
+
+/// The forwarder, running.
+struct Forwarder {
+    child: Child,
+}
+
+impl Forwarder {
+    fn start(machine: &Netns, program: &PathBuf, cell: &Cell) -> Self {
+        let mut command = Command::new(program);
+        command.args(cell.arguments()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let child = machine.enter(|| command.spawn()).expect("starts");
+        let mut forwarder = Self { child };
+        let deadline = Instant::now() + PATIENCE;
+        while TAPS.iter().any(|tap| machine.ip(&format!("link show dev {tap}")).is_err()) {
+            assert!(forwarder.child.try_wait().expect("our child").is_none(), "the forwarder ended early");
+            assert!(Instant::now() < deadline, "the forwarder does not make its interfaces");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        forwarder
+    }
+
+    /// Interrupts it as Ctrl-C does; its last line.
+    fn finish(mut self) -> Value {
+        let done = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        assert!(done.is_ok_and(|status| status.success()), "kill");
+        let deadline = Instant::now() + PATIENCE;
+        while self.child.try_wait().expect("our child").is_none() {
+            assert!(Instant::now() < deadline, "still running after an interrupt");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let mut said = String::new();
+        let mut stdout = self.child.stdout.take().expect("piped");
+        std::io::Read::read_to_string(&mut stdout, &mut said).expect("text");
+        let status = self.child.wait().expect("our child");
+        assert!(status.success(), "{status}: {said}");
+        serde_json::from_str(said.lines().last().expect("a last line")).expect("one JSON object")
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What was moved in a cell.
+struct Moved {
+    bytes: u64,
+    time: Duration,
+    repeated: u64,
+}
+
+/// Content in both directions at a time, each protocol over each version of IP.
+fn transfers(ends: &[Netns; 2], bytes: usize) -> Moved {
+    let start = Instant::now();
+    let (mut moved, mut repeated) = (0, 0);
+    for (version, addresses) in ADDRESSES.iter().enumerate() {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            std::thread::scope(|scope| {
+                let ways = [0, 1].map(|from| {
+                    let to = 1 - from;
+                    let address: IpAddr = addresses[to].parse().expect("an address");
+                    let seed = (version * 4 + from) as u64;
+                    let transfer = Transfer { from: &ends[from], to: &ends[to], address, protocol, bytes, seed };
+                    scope.spawn(move || {
+                        transfer.run().unwrap_or_else(|error| panic!("{protocol:?} to {address}: {error}"))
+                    })
+                });
+                for way in ways {
+                    let arrived = way.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                    repeated += arrived.repeated;
+                    moved += bytes as u64;
+                }
+            });
+        }
+    }
+    Moved { bytes: moved, time: start.elapsed(), repeated }
+}
+
+/// The second generator: `kind` chooses protocol and version of IP.
+fn iperf3(ends: &[Netns; 2], kind: usize, bytes: usize) {
+    let address = ADDRESSES[kind / 2 % 2][1];
+    let server = ends[1].start("iperf3", &["-s", "-1", "-B", address]).expect("starts");
+    let deadline = Instant::now() + PATIENCE;
+    while !ends[1].run("ss", &["-Hltn", "sport = :5201"]).expect("ss").contains("5201") {
+        assert!(Instant::now() < deadline, "iperf3 does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let bytes = bytes.to_string();
+    let mut arguments = vec!["-c", address, "-n", &bytes, "--json"];
+    let udp = kind % 2 == 1;
+    if udp {
+        // It has no flow control: slow enough for a busy machine.
+        arguments.extend(["-u", "-b", "100M", "-l", "1400"]);
+    }
+    let said = ends[0].run("iperf3", &arguments).expect("iperf3");
+    let report: Value = serde_json::from_str(&said).expect("json");
+    let end = &report["end"];
+    let received = if udp { &end["sum"] } else { &end["sum_received"] };
+    assert!(report["error"].is_null() && received["bytes"].as_u64().is_some_and(|got| got > 0), "{said}");
+    if udp {
+        let lost = end["sum"]["lost_percent"].as_f64().expect("a share");
+        assert!(lost < 50.0, "{lost} % of iperf3's datagrams were lost");
+    }
+    server.finish().expect("iperf3's server");
+}
+
+/// One cell from beginning to end.
+fn run(cell: &Cell, number: usize, program: &PathBuf, bytes: usize) -> String {
+    let [machine, left, right] = [(); 3].map(|()| Netns::new().expect("root makes namespaces"));
+    let ends = [left, right];
+    let forwarder = Forwarder::start(&machine, program, cell);
+    for (at, (netns, tap)) in ends.iter().zip(TAPS).enumerate() {
+        machine.enter(|| netns.adopt(tap)).expect("the interface moves");
+        netns.ip(&format!("addr add {}/24 dev {tap}", ADDRESSES[0][at])).expect("an address");
+        netns.ip(&format!("addr add {}/64 dev {tap} nodad", ADDRESSES[1][at])).expect("an address");
+        netns.ip(&format!("link set {tap} up")).expect("up");
+    }
+    reachable(&ends);
+    let errors = || ends.each_ref().map(|end| end.checksum_errors().expect("nstat"));
+    let counters = || [0, 1].map(|at| ends[at].link_counters(TAPS[at]).expect("counters"));
+    let (errors_before, counters_before) = (errors(), counters());
+    let moved = transfers(&ends, bytes);
+    iperf3(&ends, number, bytes);
+    assert_eq!(errors(), errors_before, "{cell}: the kernel found wrong checksums");
+    let seen = [0, 1].map(|at| counters()[at].since(counters_before[at]));
+    let summary = forwarder.finish();
+    assert_eq!(summary["clean"], true, "{cell}: {summary}");
+    assert_eq!(summary["queues"], cell.queues);
+    let sizes = check_sizes(cell, &seen, &summary);
+    let rate = moved.bytes as f64 * 8e-6 / moved.time.as_secs_f64();
+    format!("{cell}  {rate:6.0} Mbit/s  {} datagrams repeated  {sizes}", moved.repeated)
+}
+
+/// The forwarder's adapters come up a moment after its interfaces.
+fn reachable(ends: &[Netns; 2]) {
+    let deadline = Instant::now() + PATIENCE;
+    for addresses in ADDRESSES {
+        while ends[0].run("ping", &["-c", "1", "-W", "1", addresses[1]]).is_err() {
+            assert!(Instant::now() < deadline, "{} cannot be reached through the forwarder", addresses[1]);
+        }
+    }
+}
+
+/// Frames are as large as the cell says, at both ends and in the forwarder.
+fn check_sizes(cell: &Cell, seen: &[LinkCounters; 2], summary: &Value) -> String {
+    let directions = summary["directions"].as_array().expect("two directions");
+    let forwarded: Vec<u64> = directions.iter().map(|way| way["largest"].as_u64().expect("bytes")).collect();
+    let mean = seen.map(|seen| seen.rx_bytes / seen.rx_packets.max(1));
+    for (way, largest) in forwarded.iter().enumerate() {
+        assert!(*largest <= USUAL_FRAME, "{cell}: {largest} bytes in direction {way}");
+    }
+    assert!(mean.iter().all(|mean| *mean <= USUAL_FRAME), "{cell}: {mean:?} bytes a packet at the ends");
+    format!("largest {forwarded:?}, mean {mean:?} bytes")
+}
+
+#[test]
+fn content_arrives_under_all_offloads() {
+    let _lock = match real::privileged(&["ip", "iperf3", "nstat", "ping", "ss"]) {
+        Ok(lock) => lock,
+        Err(why) => return real::skip(&why),
+    };
+    let program = std::env::var_os("NETVSC_L2FWD_BIN").map_or_else(|| real::example("l2fwd"), PathBuf::from);
+    let full = std::env::var_os("FULL").is_some();
+    let (rows, bytes) = if full { (all(&Cell::SIZES), 256 << 20) } else { (cover(&Cell::SIZES), 16 << 20) };
+    let start = Instant::now();
+    for (number, row) in rows.iter().enumerate() {
+        let cell = Cell::new(row[..].try_into().expect("as many as there are settings"));
+        println!("{}", run(&cell, number, &program, bytes));
+    }
+    println!("{} cells with {} MiB a transfer in {:?}", rows.len(), bytes >> 20, start.elapsed());
+}
+
+#[test]
+fn the_cover_has_every_pair() {
+    let cover = cover(&Cell::SIZES);
+    for pair in all(&Cell::SIZES).iter().flat_map(|row| pairs(row)) {
+        assert!(cover.iter().any(|row| pairs(row).any(|has| has == pair)), "{pair:?}");
+    }
+    assert!(cover.len() <= 9, "{} cells", cover.len());
+}
