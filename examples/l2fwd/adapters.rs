@@ -62,7 +62,11 @@ fn simulate(options: &Options, number: u8, name: &str) -> anyhow::Result<(Host, 
 
 fn builder<C: Channel>(options: &Options, threads: &Threads<C>) -> NicBuilder {
     let mut builder = Nic::builder();
-    builder = builder.queues(options.queues).wait(options.wait.mode()).burst(options.burst.into());
+    builder = builder
+        .queues(options.queues)
+        .wait(options.wait.mode())
+        .burst(options.burst.into())
+        .offloads(options.offloads());
     for (index, runtime) in threads.runtimes() {
         builder = builder.queue_runtime(index, runtime);
     }

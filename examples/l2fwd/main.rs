@@ -44,7 +44,8 @@ mod worker;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, ValueEnum};
-use netvsc_async::{SpinBudget, WaitMode};
+use netvsc::offload::Checksums;
+use netvsc_async::{OffloadSettings, SpinBudget, WaitMode};
 use netvsc_host::Profile;
 
 #[global_allocator]
@@ -87,6 +88,18 @@ struct Options {
     /// The first queue's thread runs on this processor, the next on the one after it, and so on.
     #[arg(long, value_name = "N")]
     cpu: Option<usize>,
+    /// Have the host compute checksums of TCP and UDP in frames that are sent, where one has to be computed; off: in software.
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    tx_checksum: Switch,
+    /// Listen to the host's verdicts on checksums of frames that are received.
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    rx_checksum: Switch,
+    /// Have the host cut frames that are longer than the MTU (large send); off: in software.
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    lso: Switch,
+    /// Have the host merge TCP segments into frames longer than the MTU (receive segment coalescing).
+    #[arg(long, value_enum, default_value_t = Switch::Off)]
+    rsc: Switch,
     /// Print one JSON object as the last line on standard output. Its `syscalls` is null: they have to be counted from
     /// outside, for instance by `strace -fc`. Its `allocations` are those of the queues' threads while they work.
     #[arg(long)]
@@ -98,6 +111,18 @@ enum Mode {
     Rxonly,
     Txonly,
     Io,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+impl Switch {
+    fn is_on(self) -> bool {
+        self == Self::On
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -127,6 +152,17 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 impl Options {
+    /// What the hosts are asked for.
+    fn offloads(&self) -> OffloadSettings {
+        let checksums = |switch: Switch, all| if switch.is_on() { all } else { Checksums::NONE };
+        let mut offloads = OffloadSettings::forwarding();
+        offloads.tx_checksum = checksums(self.tx_checksum, offloads.tx_checksum);
+        offloads.rx_checksum = checksums(self.rx_checksum, offloads.rx_checksum);
+        (offloads.lso_v4, offloads.lso_v6) = (self.lso.is_on(), self.lso.is_on());
+        (offloads.rsc_v4, offloads.rsc_v6) = (self.rsc.is_on(), self.rsc.is_on());
+        offloads
+    }
+
     fn checked() -> Self {
         let options = Self::parse();
         let wrong = match (options.device.len(), options.tap.len()) {
