@@ -44,7 +44,8 @@ impl Prepared {
             return meta.checksum.is_none_or(|request| checksum::fill(&mut self.bytes, request).is_ok());
         };
         let Ok(mss) = usize::try_from(segmentation.mss) else { return false };
-        let Ok(mut segments) = Segments::new(&self.tagged, mss) else { return false };
+        let Ok(segments) = Segments::new(&self.tagged, mss) else { return false };
+        let mut segments = segments.with_fixed_id(segmentation.fixed_id);
         self.bytes.resize(segments.total_len(), 0);
         let mut end = 0;
         while let Some(rest) = self.bytes.get_mut(end..) {
@@ -110,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_large_segment_is_cut_and_summed() {
-        let segmentation = Segmentation { ip: IpVersion::V4, mss: 1000, transport_offset: 34 };
+        let segmentation = Segmentation { ip: IpVersion::V4, mss: 1000, transport_offset: 34, fixed_id: false };
         let meta = TxMeta { segmentation: Some(segmentation), ..TxMeta::default() };
         let mut prepared = Prepared::default();
         assert!(prepared.fill(&tcp(2500), &meta));
@@ -120,7 +121,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_is_said() {
-        let segmentation = Segmentation { ip: IpVersion::V4, mss: 1000, transport_offset: 34 };
+        let segmentation = Segmentation { ip: IpVersion::V4, mss: 1000, transport_offset: 34, fixed_id: false };
         let meta = TxMeta { segmentation: Some(segmentation), ..TxMeta::default() };
         assert!(!Prepared::default().fill(&[0; 60], &meta));
     }
