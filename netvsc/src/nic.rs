@@ -696,6 +696,7 @@ impl<B: Bus> Nic<B> {
         let (mut sends, mut receives) = (0, 0);
         // The next session may have another one.
         self.mtu_told = false;
+        self.offloads_told = None;
         for index in self.indices() {
             let aborted = with_queue(&mut self.queues, taken, index, Queue::detach_buffers).unwrap_or_default();
             sends += aborted.controls + usize::try_from(aborted.frames).unwrap_or(usize::MAX);

@@ -118,6 +118,16 @@ counters! {
         tx_aggregates,
         /// Frames sent from pages rather than from a send section.
         tx_direct,
+        /// Frames whose TCP or UDP checksum was left to the host.
+        tx_checksum_host,
+        /// Frames whose TCP or UDP checksum was computed here.
+        tx_checksum_software,
+        /// Frames that were left to the host to be cut into segments; each is one packet.
+        tx_lso,
+        /// Frames that were cut into segments here.
+        tx_cut,
+        /// Segments that those became; each is a packet.
+        tx_cut_segments,
         /// Sends that the host completed with a failure.
         tx_failed,
         /// Completions of ids that were not outstanding (stale, foreign, or for a second time).

@@ -3,11 +3,9 @@
 mod queue_host;
 
 use netvsc::Instant;
-use netvsc::meta::{IpVersion, Segmentation, Transport, TxChecksum, TxMeta, Vlan};
 use netvsc::queue::{AggregateLimits, ControlInput, ControlToken, SendError};
 use nvsp::{ChannelType, Status};
-use rndis::packet::{Batch, BatchLimits, PacketMsg};
-use rndis::ppi::PpiType;
+use rndis::packet::{Batch, BatchLimits};
 use std::time::Duration;
 use vmbus::packet::TransactionId;
 use vmbus::ring::Outgoing;
@@ -106,7 +104,7 @@ fn the_hosts_limits_are_kept() {
 }
 
 #[test]
-fn a_frame_longer_than_the_mtu_is_refused_unless_it_is_tagged_or_to_be_segmented() {
+fn a_frame_longer_than_the_mtu_is_refused_unless_it_is_tagged() {
     let (mut queue, mut host) = pair(Setup::default());
     send(&mut queue, &frame(0, 1600)).expect("no limit until one is set");
     queue.attach_mtu(1500);
@@ -119,12 +117,10 @@ fn a_frame_longer_than_the_mtu_is_refused_unless_it_is_tagged_or_to_be_segmented
     };
     send(&mut queue, &tagged(1518)).unwrap();
     assert_eq!(send(&mut queue, &tagged(1519)), Err(SendError::TooLong { len: 1519, limit: 1518 }));
-    let cut = Segmentation { ip: IpVersion::V4, mss: 1460, transport_offset: 34, fixed_id: false };
-    queue.send(&frame(0, 4000), &TxMeta { segmentation: Some(cut), ..TxMeta::default() }).unwrap();
     assert_eq!(queue.stats().global.tx_too_big, 2);
     queue.flush().unwrap();
     let frames: Vec<_> = host.take().iter().flat_map(|packet| packet.frames().into_iter().map(|f| f.len())).collect();
-    assert_eq!(frames, [1600, 1514, 1518, 4000]);
+    assert_eq!(frames, [1600, 1514, 1514], "the tag goes beside the frame");
 }
 
 #[test]
@@ -270,44 +266,6 @@ fn a_full_ring_refuses_and_wakes() {
     queue.flush().unwrap();
     assert!(host.next().is_some());
     assert!(!host.consumer.commit().unwrap().is_needed(), "nobody waits any more");
-}
-
-#[test]
-fn metadata_becomes_per_packet_information_in_linuxs_order() {
-    let (mut queue, mut host) = pair(Setup::default());
-    let sums = TxChecksum { ip: IpVersion::V4, ip_header: true, transport: Some(Transport::Udp), transport_offset: 34 };
-    let cut = Segmentation { ip: IpVersion::V6, mss: 1440, transport_offset: 54, fixed_id: false };
-    let vlan = Some(Vlan::new(100, 5, true));
-    let metas = [
-        TxMeta::default(),
-        TxMeta { checksum: Some(sums), ..TxMeta::default() },
-        TxMeta { checksum: Some(sums), vlan, hash: Some(7), ..TxMeta::default() },
-        TxMeta { checksum: Some(sums), vlan, segmentation: Some(cut), ..TxMeta::default() },
-        TxMeta { checksum: Some(TxChecksum { transport: None, ..sums }), ..TxMeta::default() },
-    ];
-    metas.iter().for_each(|meta| queue.send(&frame(0, 100), meta).unwrap());
-    queue.flush().unwrap();
-    let packets = host.take();
-    let FromGuest::Section { bytes, .. } = &packets[0] else { panic!("{packets:?}") };
-    let messages: Vec<PacketMsg<'_>> = Batch::parse(bytes, &BatchLimits::NONE).unwrap().iter().collect();
-    let kinds = |at: usize| messages[at].ppis().iter().map(|ppi| ppi.kind).collect::<Vec<_>>();
-    assert_eq!(kinds(0), []);
-    assert_eq!(kinds(1), [PpiType::CHECKSUM]);
-    assert_eq!(kinds(2), [PpiType::HASH_VALUE, PpiType::IEEE_8021Q, PpiType::CHECKSUM]);
-    assert_eq!(kinds(3), [PpiType::IEEE_8021Q, PpiType::LSO], "segmentation implies checksums");
-    let word = messages[1].tx_checksum().unwrap();
-    assert!(word.is_ipv4() && word.udp() && word.ip_header() && !word.tcp() && word.header_offset() == 34);
-    assert_eq!((messages[2].vlan(), messages[2].hash_value()), (vlan, Some(7)));
-    let word = messages[3].lso().unwrap();
-    assert_eq!((word.mss(), word.header_offset(), word.ip_version()), (1440, 54, IpVersion::V6));
-    assert_eq!(messages[4].tx_checksum().unwrap().0, 0x11);
-    for transport_offset in [1024, u16::MAX] {
-        let meta = TxMeta { checksum: Some(TxChecksum { transport_offset, ..sums }), ..TxMeta::default() };
-        assert!(matches!(queue.send(&frame(0, 100), &meta), Err(SendError::BadMeta(_))));
-    }
-    let meta = TxMeta { segmentation: Some(Segmentation { mss: 0, ..cut }), ..TxMeta::default() };
-    assert!(matches!(queue.send(&frame(0, 100), &meta), Err(SendError::BadMeta(_))));
-    assert_eq!(queue.free_send_sections(), 7, "what was refused took nothing");
 }
 
 #[test]

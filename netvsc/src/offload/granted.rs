@@ -95,6 +95,11 @@ impl Offloads {
         }
     }
 
+    /// Longest frame of any large send; 0 if there is none.
+    pub(crate) fn longest_lso(&self) -> usize {
+        [self.lso_v4, self.lso_v6].into_iter().flatten().map(|limits| limits.max_bytes as usize).max().unwrap_or(0)
+    }
+
     /// Large send over `ip`.
     #[must_use]
     #[inline]

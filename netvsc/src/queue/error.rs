@@ -6,6 +6,9 @@ use rndis::EmitError;
 use vmbus::ErrorKind;
 use vmbus::ring::{BadRing, RingError};
 
+use crate::checksum::Uncomputable;
+use crate::segment::Unsegmentable;
+
 /// The queue is unusable, or was used wrongly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -105,6 +108,10 @@ pub enum SendError {
     },
     /// A value of the [`TxMeta`](crate::meta::TxMeta) that cannot be written.
     BadMeta(EmitError),
+    /// The frame is not one whose checksum can be computed as its metadata asks.
+    Checksum(Uncomputable),
+    /// The frame is not one that can be cut as its metadata asks.
+    Segmentation(Unsegmentable),
     /// There is neither a send section nor memory for GPA-direct sends: nothing is attached (any more).
     NotAttached,
     /// The queue is unusable.
@@ -118,6 +125,8 @@ impl fmt::Display for SendError {
             Self::TooLong { len, limit } => write!(f, "message of {len} bytes exceeds the limit of {limit}"),
             Self::TooShort { len, minimum } => write!(f, "frame of {len} bytes is shorter than {minimum}"),
             Self::BadMeta(error) => error.fmt(f),
+            Self::Checksum(error) => error.fmt(f),
+            Self::Segmentation(error) => error.fmt(f),
             Self::NotAttached => f.write_str("no send buffer and no memory for direct sends"),
             Self::Queue(error) => error.fmt(f),
         }
@@ -128,6 +137,8 @@ impl core::error::Error for SendError {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         match self {
             Self::BadMeta(error) => Some(error),
+            Self::Checksum(error) => Some(error),
+            Self::Segmentation(error) => Some(error),
             Self::Queue(error) => Some(error),
             _ => None,
         }
@@ -141,6 +152,18 @@ impl vmbus::Error for SendError {
             Self::Queue(error) => error.kind(),
             _ => ErrorKind::Misuse,
         }
+    }
+}
+
+impl From<Uncomputable> for SendError {
+    fn from(error: Uncomputable) -> Self {
+        Self::Checksum(error)
+    }
+}
+
+impl From<Unsegmentable> for SendError {
+    fn from(error: Unsegmentable) -> Self {
+        Self::Segmentation(error)
     }
 }
 

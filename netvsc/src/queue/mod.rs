@@ -19,6 +19,8 @@
 //! | `receive` | transfer packets, ranges, messages, frames; coalesced frames |
 //! | `backlog` | ranges that wait |
 //! | `transmit` | frames into sections and pages; aggregation |
+//! | `shape`, `body` | what metadata asks for: elements, changed headers, tags |
+//! | `cutting` | segmentation in software |
 //! | `outbound` | the guest→host ring: room, acknowledgments, doorbell |
 //! | `in_flight` | what is outstanding, by transaction id |
 //! | `kept` | frames that outlive the channel on which they came |
@@ -30,8 +32,10 @@
 //! wrong is counted, and ends the queue only where the ring itself is corrupt.
 
 mod backlog;
+mod body;
 mod burst;
 mod control;
+mod cutting;
 mod error;
 mod in_flight;
 mod kept;
@@ -40,6 +44,7 @@ mod pages;
 mod receive;
 mod sections;
 mod settings;
+mod shape;
 mod transmit;
 
 use alloc::boxed::Box;
@@ -163,7 +168,7 @@ impl<C: Channel> Queue<C> {
             outbound: Outbound::new(outgoing, parts.doorbell),
             packet: vec![0; MAX_INCOMING_BYTES].into_boxed_slice(),
             in_flight,
-            transmit: Transmit::new(is_primary, settings.max_direct_pages),
+            transmit: Transmit::new(is_primary, &settings),
             receive: Receive::new(),
             kept: Kept::default(),
             controls: Controls::new(is_primary, settings.control_inputs),
@@ -377,7 +382,7 @@ impl<C: Channel> Queue<C> {
     /// touched. Until it is [reopened](Self::reopen) the queue receives nothing but what it has put aside, and sends nothing.
     pub fn detach_buffers(&mut self) -> Aborted {
         let mut aborted = Aborted::default();
-        self.transmit.detach(&mut self.in_flight);
+        aborted.frames += self.transmit.detach(&mut self.in_flight);
         while let Some(sent) = self.in_flight.remove_any() {
             match sent.cargo {
                 Cargo::Frames { frames, .. } => aborted.frames += u64::from(frames),
@@ -459,11 +464,14 @@ impl<C: Channel> Queue<C> {
         Ok(left == 0 || self.receive.backlog() >= ranges)
     }
 
-    /// Writes the acknowledgments that wait, and publishes all that was written.
+    /// Writes the acknowledgments that wait and what is left of a frame that is being cut, and publishes all that was written.
     #[inline]
     fn flush_acks(&mut self) -> Result<(), QueueError> {
         if self.detached {
             return Ok(());
+        }
+        if self.transmit.cutting.is_unfinished() {
+            self.transmit.go_on(&mut transmit_with!(self))?;
         }
         if self.outbound.owed() > 0 {
             self.outbound.flush_owed()?;
@@ -604,12 +612,23 @@ impl<C: Channel> Queue<C> {
         while self.outbound.owed() > 0 && self.outbound.wait_for_ack_room()? {
             self.flush_acks()?;
         }
+        while self.transmit.cutting.is_unfinished() && self.wait_to_go_on()? {
+            self.flush_acks()?;
+        }
         if !self.can_unmask {
             return Ok(self.incoming.has_data()?);
         }
         let work = self.incoming.unmask()?;
         self.stats.extra.arms += u64::from(!work);
         Ok(work)
+    }
+
+    /// Asks for an interrupt once a frame that is being cut can go on, if that is for want of room in the ring; whether it
+    /// can now.
+    #[cold]
+    fn wait_to_go_on(&mut self) -> Result<bool, QueueError> {
+        let needed = self.transmit.needed_ring_bytes(self.transmit.longest_segment());
+        Ok(!self.outbound.has_send_room(needed as usize)? && self.outbound.wait_for_send_room(needed)?)
     }
 
     /// Asks for no interrupts: while polling, and after one came.
@@ -622,7 +641,7 @@ impl<C: Channel> Queue<C> {
 
     /// Sends (frames and control messages) that the host has not completed, those that were not flushed included.
     pub fn outstanding(&self) -> usize {
-        self.in_flight.len()
+        self.in_flight.len() + usize::from(self.transmit.cutting.is_unfinished())
     }
 
     /// Acknowledgments of receive packets that wait for room in the ring.
@@ -645,7 +664,7 @@ impl<C: Channel> Queue<C> {
     ///
     /// Counted from the first call that saw it so: call it regularly, after [`pump`](Self::pump).
     pub fn stalled_for(&mut self, now: Instant) -> Option<Duration> {
-        if self.in_flight.len() == 0 {
+        if self.outstanding() == 0 {
             self.stalled = None;
             return None;
         }

@@ -89,11 +89,10 @@ impl<M: SharedMemory> Pages<M> {
         self.free
     }
 
-    /// Copies a message of `head` and `body` into pages, and lists them. `None` if there are not enough, or the message
+    /// Copies a message, which is in pieces, into pages, and lists them. `None` if there are not enough, or the message
     /// takes more than a packet can list.
-    pub(super) fn lend(&mut self, head: &[u8], body: &[u8]) -> Option<(Chain, Header)> {
-        debug_assert!(head.len() <= PAGE_SIZE, "a header of {} bytes", head.len());
-        let len = head.len() + body.len();
+    pub(super) fn lend(&mut self, pieces: [&[u8]; 3]) -> Option<(Chain, Header)> {
+        let len = pieces.iter().map(|piece| piece.len()).sum::<usize>();
         let count = len.div_ceil(PAGE_SIZE);
         if count == 0 || count > self.free || count > nvsp::MAX_PAGE_BUFFERS {
             return None;
@@ -102,19 +101,18 @@ impl<M: SharedMemory> Pages<M> {
         header.bytes[..FIXED_BYTES].copy_from_slice(&gpa_direct_fixed_header(count as u32));
         let chain = Chain { first: self.first_free, pages: count as u32 };
         let mut at = self.first_free;
-        let mut rest = body;
+        let mut pieces = pieces;
         let ranges = header.bytes[FIXED_BYTES..].chunks_exact_mut(RANGE_BYTES);
-        for (number, range) in ranges.take(count).enumerate() {
+        for range in ranges.take(count) {
             let page = self.pages.get(at as usize)?;
             let mut used = 0;
-            if number == 0 {
-                self.memory.write(page.offset, head).ok()?;
-                used = head.len();
+            for piece in &mut pieces {
+                let (here, after) = piece.split_at(piece.len().min(PAGE_SIZE - used));
+                self.memory.write(page.offset + used, here).ok()?;
+                used += here.len();
+                *piece = after;
             }
-            let (here, after) = rest.split_at(rest.len().min(PAGE_SIZE - used));
-            self.memory.write(page.offset + used, here).ok()?;
-            rest = after;
-            write_range(range, (used + here.len()) as u32, 0, [page.number]).ok()?;
+            write_range(range, used as u32, 0, [page.number]).ok()?;
             at = page.next;
         }
         // Nothing was changed before this point.
@@ -148,20 +146,20 @@ mod tests {
     fn pages_come_and_go_in_any_order() {
         let memory = HeapMemory::zeroed(4 * PAGE_SIZE).with_gpa(0x10_0000);
         let mut pool = Pages::new(memory.clone()).unwrap();
-        let (one, _) = pool.lend(&[1; 44], &[2; 16]).unwrap();
-        let (two, header) = pool.lend(&[3; 44], &[4; 5000]).unwrap();
+        let (one, _) = pool.lend([&[1; 44], &[], &[2; 16]]).unwrap();
+        let (two, header) = pool.lend([&[3; 44], &[], &[4; 5000]]).unwrap();
         assert_eq!(header.as_bytes().len(), 8 + 2 * 16);
         let ranges = GpaRanges::parse(&header.as_bytes()[8..], 2).unwrap();
         let listed: Vec<_> = ranges.iter().map(|range| (range.byte_count(), range.pfns().next().unwrap())).collect();
         assert_eq!(listed, [(4096, 0x101), (948, 0x102)]);
-        assert!(pool.lend(&[1; 44], &[0; 5000]).is_none(), "one page is left");
-        let (three, _) = pool.lend(&[5; 44], &[0; 4052]).unwrap();
+        assert!(pool.lend([&[1; 44], &[], &[0; 5000]]).is_none(), "one page is left");
+        let (three, _) = pool.lend([&[5; 44], &[], &[0; 4052]]).unwrap();
         assert_eq!(pool.free(), 0);
         for chain in [two, one, three] {
             pool.give_back(chain);
         }
         assert_eq!(pool.free(), 4);
-        let (all, _) = pool.lend(&[6; 44], &[7; 4 * PAGE_SIZE - 44]).unwrap();
+        let (all, _) = pool.lend([&[6; 44], &[], &[7; 4 * PAGE_SIZE - 44]]).unwrap();
         let mut page = [0; PAGE_SIZE];
         for number in 0..4 {
             memory.read(number * PAGE_SIZE, &mut page).unwrap();

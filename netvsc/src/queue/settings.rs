@@ -13,11 +13,30 @@ pub struct QueueSettings {
     pub control_outstanding: usize,
     /// Pages of direct memory that one send may take, 1 to 32 (Linux `MAX_PAGE_BUFFER_COUNT`). Default 32.
     pub max_direct_pages: usize,
+    /// Longest frame that is copied into a send section where there is direct memory as well; longer ones are sent from
+    /// there. Default: no limit, what fits into a section goes into one. DPDK's is 512 (`tx_copybreak`).
+    pub tx_copybreak: usize,
+    /// Whether an 802.1Q tag that a frame to be sent has in band stays there. Default false: it is moved beside the frame, as
+    /// in Linux and DPDK, since hosts expect none in band.
+    pub tags_in_band: bool,
+    /// Whether the 802.1Q tag of a received frame is put back into it. Default false: it comes beside the frame.
+    pub reinsert_tags: bool,
+    /// Whether each verdict of the host on a checksum is compared with one computed here. Default false. Costs a pass over
+    /// each frame; see [`Disagreement`](super::Disagreement).
+    pub check_verdicts: bool,
 }
 
 impl Default for QueueSettings {
     fn default() -> Self {
-        Self { control_inputs: 128, control_outstanding: 32, max_direct_pages: nvsp::MAX_PAGE_BUFFERS }
+        Self {
+            control_inputs: 128,
+            control_outstanding: 32,
+            max_direct_pages: nvsp::MAX_PAGE_BUFFERS,
+            tx_copybreak: usize::MAX,
+            tags_in_band: false,
+            reinsert_tags: false,
+            check_verdicts: false,
+        }
     }
 }
 

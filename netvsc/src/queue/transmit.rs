@@ -13,32 +13,26 @@
 //!
 //! Source: Linux `drivers/net/hyperv/netvsc.c` (`netvsc_send`); limits: [MS-RNDIS] `REMOTE_NDIS_INITIALIZE_CMPLT`.
 
-use core::ops::Range;
-
 use nvsp::{ChannelType, RndisPacket, RndisPacketComplete, SectionIndex};
 use rndis::packet::{MIN_FRAME_LEN, TxHeader, TxOffload, padding};
-use rndis::ppi::{Lso, TxChecksum};
 use vmbus::bus::Doorbell;
 use vmbus::memory::{PAGE_SIZE, SharedMemory};
 use vmbus::packet::{DESCRIPTOR_BYTES, PacketType, TRAILER_BYTES, TransactionId};
 use vmbus::ring::Outgoing;
 
+use super::body::Body;
 use super::control::ControlToken;
+use super::cutting::Cutting;
 use super::error::{QueueError, SendError};
 use super::in_flight::{Cargo, InFlight, Lent, Sent};
 use super::outbound::{Outbound, SECTION_PACKET_BYTES};
 use super::pages::{self, Pages};
 use super::sections::Sections;
-use super::settings::AggregateLimits;
+use super::settings::{AggregateLimits, QueueSettings};
+use super::shape;
 use crate::meta::TxMeta;
 use crate::offload::Offloads;
 use crate::stats::QueueStats;
-
-/// Where the EtherType stands in a frame. A frame whose length was checked has one.
-const ETHER_TYPE: Range<usize> = 12..14;
-/// EtherType of a frame with an 802.1Q tag, and the tag's length.
-const VLAN_TYPE: [u8; 2] = [0x81, 0x00];
-const VLAN_TAG_BYTES: usize = 4;
 
 /// A section that is being filled. Its send is in the table already, and room for its packet is kept in the ring.
 #[derive(Debug, Clone, Copy)]
@@ -64,16 +58,23 @@ pub(super) struct Transmit<M> {
     section_limit: usize,
     open: Option<Open>,
     max_pages: usize,
-    offloads: Offloads,
+    pub(super) offloads: Offloads,
+    /// 802.1Q tags are left in the frame.
+    pub(super) tags_in_band: bool,
     /// Longest frame, Ethernet header included, unless it is to be segmented or tagged in band.
-    frame_limit: usize,
+    pub(super) frame_limit: usize,
+    /// Longest frame that is copied into a section if there are pages.
+    copybreak: usize,
+    /// Longest frame that goes the usual way: none while a frame waits that is being cut.
+    usual_limit: usize,
+    pub(super) cutting: Cutting,
     /// Sections that frames leave for control messages.
     spare_sections: usize,
     is_primary: bool,
     /// Sending waits for room.
     stopped: bool,
     /// No frames are taken. Then nothing is being filled either: whoever fills an aggregate need not ask.
-    paused: bool,
+    pub(super) paused: bool,
 }
 
 /// What the sending side works with, besides its own.
@@ -83,17 +84,29 @@ pub(super) struct With<'a, M, D> {
     pub(super) stats: &'a mut QueueStats,
 }
 
+impl<M, D> With<'_, M, D> {
+    /// The same, for another call.
+    #[inline]
+    pub(super) fn again(&mut self) -> With<'_, M, D> {
+        With { ring: &mut *self.ring, in_flight: &mut *self.in_flight, stats: &mut *self.stats }
+    }
+}
+
 impl<M: SharedMemory> Transmit<M> {
-    pub(super) fn new(is_primary: bool, max_pages: usize) -> Self {
+    pub(super) fn new(is_primary: bool, settings: &QueueSettings) -> Self {
         Self {
             sections: None,
             pages: None,
             limits: AggregateLimits::SINGLE,
             section_limit: 0,
             open: None,
-            max_pages: max_pages.clamp(1, nvsp::MAX_PAGE_BUFFERS),
+            max_pages: settings.max_direct_pages.clamp(1, nvsp::MAX_PAGE_BUFFERS),
             offloads: Offloads::NONE,
+            tags_in_band: settings.tags_in_band,
             frame_limit: usize::MAX,
+            copybreak: settings.tx_copybreak,
+            usual_limit: settings.tx_copybreak,
+            cutting: Cutting::new(),
             spare_sections: 0,
             is_primary,
             stopped: false,
@@ -112,6 +125,7 @@ impl<M: SharedMemory> Transmit<M> {
 
     pub(super) fn set_frame_limit(&mut self, limit: usize) {
         self.frame_limit = limit;
+        self.limits_changed();
     }
 
     /// Takes no more frames; the caller has handed over what was being filled, or let go of it.
@@ -137,8 +151,13 @@ impl<M: SharedMemory> Transmit<M> {
         self.spare_sections = usize::from(self.is_primary && self.pages.is_none() && several);
     }
 
-    /// Lets go of everything.
-    pub(super) fn detach(&mut self, in_flight: &mut InFlight) {
+    /// Brings the limit of the usual way up to date.
+    pub(super) fn limits_changed(&mut self) {
+        self.usual_limit = if self.cutting.is_unfinished() { 0 } else { self.frame_limit.min(self.copybreak) };
+    }
+
+    /// Lets go of everything; frames of which a part was not even handed over.
+    pub(super) fn detach(&mut self, in_flight: &mut InFlight) -> u64 {
         if let Some(open) = self.open.take() {
             in_flight.update(open.id, Cargo::Frames { frames: open.frames, bytes: open.bytes });
         }
@@ -146,6 +165,9 @@ impl<M: SharedMemory> Transmit<M> {
         self.pages = None;
         self.limits = AggregateLimits::SINGLE;
         self.buffers_changed();
+        let abandoned = self.cutting.abandon();
+        self.limits_changed();
+        u64::from(abandoned)
     }
 
     /// Takes a frame.
@@ -156,14 +178,41 @@ impl<M: SharedMemory> Transmit<M> {
         meta: &TxMeta,
         with: With<'_, M, D>,
     ) -> Result<(), SendError> {
-        let header = header(meta)?;
-        let len = header.buffer_len() + frame.len();
         if frame.len() < MIN_FRAME_LEN as usize {
             return Err(SendError::TooShort { len: frame.len(), minimum: MIN_FRAME_LEN as usize });
         }
-        if frame.len() > self.frame_limit {
-            self.check_frame(frame, meta, with.stats)?;
+        if frame.len() > self.usual_limit || !shape::is_plain(frame, meta) {
+            return self.send_shaped(frame, meta, with);
         }
+        let header = TxHeader { hash_value: meta.hash, vlan: meta.vlan, offload: TxOffload::None };
+        self.put(frame, &header, with)
+    }
+
+    /// Takes a frame that is ready for the wire: into pages if it is longer than what is copied into sections.
+    pub(super) fn put_or_lend<'a, D: Doorbell>(
+        &mut self,
+        frame: impl Body<'a>,
+        header: &TxHeader,
+        with: With<'_, M, D>,
+    ) -> Result<(), SendError> {
+        let len = header.buffer_len() + frame.len();
+        // As many as with all metadata, so that what `has_room` says holds.
+        if frame.len() > self.copybreak && self.lends((TxHeader::MAX_LEN + frame.len()).div_ceil(PAGE_SIZE)) {
+            self.check_len(len, with.stats)?;
+            return self.send_pages(frame, header, len, with);
+        }
+        self.put(frame, header, with)
+    }
+
+    /// Takes a frame that is ready for the wire.
+    #[inline(always)]
+    fn put<'a, D: Doorbell>(
+        &mut self,
+        frame: impl Body<'a>,
+        header: &TxHeader,
+        with: With<'_, M, D>,
+    ) -> Result<(), SendError> {
+        let len = header.buffer_len() + frame.len();
         if let Some(open) = &mut self.open
             && open.frames < self.limits.max_packets
         {
@@ -172,7 +221,7 @@ impl<M: SharedMemory> Transmit<M> {
             if at + len <= self.section_limit
                 && let Some(sections) = &self.sections
             {
-                put_message(sections, open.section, open.used, pad, &header, frame)?;
+                put_message(sections, open.section, open.used, pad, header, frame)?;
                 if pad != 0 {
                     // The padding belongs to the message before it.
                     let last_len = (at - open.last) as u32;
@@ -185,13 +234,13 @@ impl<M: SharedMemory> Transmit<M> {
                 return Ok(());
             }
         }
-        self.start(frame, &header, len, with)
+        self.start(frame, header, len, with)
     }
 
     /// Takes a frame that does not fit into what is being filled.
-    fn start<D: Doorbell>(
+    fn start<'a, D: Doorbell>(
         &mut self,
-        frame: &[u8],
+        frame: impl Body<'a>,
         header: &TxHeader,
         len: usize,
         mut with: With<'_, M, D>,
@@ -237,9 +286,9 @@ impl<M: SharedMemory> Transmit<M> {
     }
 
     /// Sends a frame from pages, behind what was being filled.
-    fn send_pages<D: Doorbell>(
+    fn send_pages<'a, D: Doorbell>(
         &mut self,
-        frame: &[u8],
+        frame: impl Body<'a>,
         header: &TxHeader,
         len: usize,
         mut with: With<'_, M, D>,
@@ -258,7 +307,7 @@ impl<M: SharedMemory> Transmit<M> {
         self.close(&mut with)?;
         let bytes = frame.len() as u32;
         let cargo = Cargo::Frames { frames: 1, bytes };
-        self.write_pages(&head[..head_len], frame, ChannelType::DATA, cargo, &mut with)?;
+        self.write_pages([&head[..head_len], frame.head(), frame.rest()], ChannelType::DATA, cargo, &mut with)?;
         with.stats.extra.tx_direct += 1;
         self.went_on(with);
         Ok(())
@@ -267,14 +316,13 @@ impl<M: SharedMemory> Transmit<M> {
     /// Writes a GPA-direct packet, for which there is room.
     fn write_pages<D: Doorbell>(
         &mut self,
-        head: &[u8],
-        body: &[u8],
+        pieces: [&[u8]; 3],
         channel_type: ChannelType,
         cargo: Cargo,
         with: &mut With<'_, M, D>,
     ) -> Result<(), SendError> {
         let Some(pages) = &mut self.pages else { return Err(SendError::NotAttached) };
-        let Some((chain, list)) = pages.lend(head, body) else { return Err(SendError::Full) };
+        let Some((chain, list)) = pages.lend(pieces) else { return Err(SendError::Full) };
         let Some(id) = with.in_flight.insert(Sent { lent: Lent::Pages(chain), cargo }) else {
             pages.give_back(chain);
             return Err(SendError::Full);
@@ -341,7 +389,7 @@ impl<M: SharedMemory> Transmit<M> {
         self.close(&mut with)?;
         let cargo = Cargo::Control(token);
         if in_page && self.pages.as_ref().is_some_and(|pages| pages.free() > 0) {
-            return self.write_pages(message, &[], ChannelType::CONTROL, cargo, &mut with);
+            return self.write_pages([message, &[], &[]], ChannelType::CONTROL, cargo, &mut with);
         }
         let Some(sections) = &mut self.sections else { return Err(SendError::Full) };
         if len > section_bytes {
@@ -398,27 +446,45 @@ impl<M: SharedMemory> Transmit<M> {
         }
     }
 
-    /// Whether a frame of `frame_len` bytes with all metadata that there is would be taken now.
-    pub(super) fn can_send<D: Doorbell>(&self, frame_len: usize, with: With<'_, M, D>) -> Result<bool, QueueError> {
-        if self.paused {
+    /// Whether a frame of `frame_len` bytes, with whatever metadata, would be taken now.
+    pub(super) fn can_send<D: Doorbell>(&self, frame_len: usize, mut with: With<'_, M, D>) -> Result<bool, QueueError> {
+        if self.paused || self.cutting.is_unfinished() {
             return Ok(false);
         }
+        let longest = self.frame_limit.saturating_add(shape::MOST_TAG_BYTES);
+        if frame_len <= longest {
+            return self.has_room(frame_len, with);
+        }
+        // To be cut: room for one segment is enough. But if it is the host who cuts, it needs all of it at once.
+        let by_host = self.offloads.longest_lso().min(self.message_limit().saturating_sub(TxHeader::MAX_LEN));
+        Ok(self.has_room(longest, with.again())? && (frame_len > by_host || self.has_room(frame_len, with)?))
+    }
+
+    /// Whether a message with a frame of `frame_len` bytes finds room.
+    fn has_room<D: Doorbell>(&self, frame_len: usize, with: With<'_, M, D>) -> Result<bool, QueueError> {
         let len = TxHeader::MAX_LEN + frame_len;
-        if let Some(open) = &self.open
-            && open.frames < self.limits.max_packets
-            && open.used + padding(open.used as u32, self.limits.alignment) as usize + len <= self.section_limit
-        {
-            return Ok(true);
-        }
-        if !with.in_flight.has_room() {
-            return Ok(false);
-        }
-        if len <= self.section_limit && self.free_sections() > 0 {
-            return Ok(with.ring.has_send_room(SECTION_PACKET_BYTES as usize)?);
-        }
         let count = len.div_ceil(PAGE_SIZE);
-        let enough = self.pages.as_ref().is_some_and(|pages| count <= pages.free() && count <= self.max_pages);
-        Ok(enough && with.ring.has_send_room(direct_packet_bytes(count))?)
+        let enough = self.lends(count);
+        if frame_len <= self.copybreak || !enough {
+            if let Some(open) = &self.open
+                && open.frames < self.limits.max_packets
+                && open.used + padding(open.used as u32, self.limits.alignment) as usize + len <= self.section_limit
+            {
+                return Ok(true);
+            }
+            if !with.in_flight.has_room() {
+                return Ok(false);
+            }
+            if len <= self.section_limit && self.free_sections() > 0 {
+                return Ok(with.ring.has_send_room(SECTION_PACKET_BYTES as usize)?);
+            }
+        }
+        Ok(enough && with.in_flight.has_room() && with.ring.has_send_room(direct_packet_bytes(count))?)
+    }
+
+    /// Whether a message of `count` pages can be lent now.
+    fn lends(&self, count: usize) -> bool {
+        count <= self.pages.as_ref().map_or(0, Pages::free) && count <= self.max_pages
     }
 
     /// Ring bytes that a frame of `frame_len` bytes may take.
@@ -454,25 +520,18 @@ impl<M: SharedMemory> Transmit<M> {
         self.sections.as_ref().map_or(0, |sections| sections.free().saturating_sub(self.spare_sections))
     }
 
-    /// A frame longer than the MTU: hosts accept it and throw it away.
-    #[cold]
-    fn check_frame(&self, frame: &[u8], meta: &TxMeta, stats: &mut QueueStats) -> Result<(), SendError> {
-        let tag = if frame[ETHER_TYPE] == VLAN_TYPE { VLAN_TAG_BYTES } else { 0 };
-        let (len, limit) = (frame.len(), self.frame_limit.saturating_add(tag));
-        if meta.segmentation.is_some() || len <= limit {
-            return Ok(());
-        }
-        stats.global.tx_too_big += 1;
-        Err(SendError::TooLong { len, limit })
+    /// Longest message that can ever be sent in one piece.
+    pub(super) fn message_limit(&self) -> usize {
+        let direct = self.pages.as_ref().map_or(0, |pages| pages.count().min(self.max_pages) * PAGE_SIZE);
+        direct.min(self.limits.max_bytes as usize).max(self.section_limit)
     }
 
     /// Whether a message that no section holds can ever be sent.
     fn check_len(&self, len: usize, stats: &mut QueueStats) -> Result<(), SendError> {
-        let limit = match &self.pages {
-            Some(pages) => (pages.count().min(self.max_pages) * PAGE_SIZE).min(self.limits.max_bytes as usize),
-            None if self.sections.is_none() => return Err(SendError::NotAttached),
-            None => self.section_limit,
-        };
+        let limit = self.message_limit();
+        if self.pages.is_none() && self.sections.is_none() {
+            return Err(SendError::NotAttached);
+        }
         if len > limit {
             stats.global.tx_too_big += 1;
             return Err(SendError::TooLong { len, limit });
@@ -506,13 +565,13 @@ const MESSAGE_LEN_AT: usize = 4;
 
 /// Writes `pad` zeros and a frame's message into a section, where they fit.
 #[inline(always)]
-fn put_message<M: SharedMemory>(
+fn put_message<'a, M: SharedMemory, B: Body<'a>>(
     sections: &Sections<M>,
     section: u32,
     at: usize,
     pad: usize,
     header: &TxHeader,
-    frame: &[u8],
+    frame: B,
 ) -> Result<(), SendError> {
     /// Zeros that are written together with the header: more than hosts ask for.
     const FRONT: usize = 8;
@@ -524,29 +583,10 @@ fn put_message<M: SharedMemory>(
         sections.write(section, at, &ZEROS[..pad - front]);
     }
     sections.write(section, at + pad - front, &head[FRONT - front..FRONT + head_len]);
-    sections.write(section, at + pad + head_len, frame);
+    let at = at + pad + head_len;
+    if B::HAS_HEAD {
+        sections.write(section, at, frame.head());
+    }
+    sections.write(section, at + frame.head().len(), frame.rest());
     Ok(())
-}
-
-/// The wire form of a frame's metadata.
-#[inline]
-fn header(meta: &TxMeta) -> Result<TxHeader, SendError> {
-    let offload = match (meta.segmentation, meta.checksum) {
-        (None, None) => TxOffload::None,
-        (Some(cut), _) => TxOffload::Lso(Lso::v2(cut.ip, cut.mss, cut.transport_offset).map_err(SendError::BadMeta)?),
-        (None, Some(sums)) => checksum(sums)?,
-    };
-    Ok(TxHeader { hash_value: meta.hash, vlan: meta.vlan, offload })
-}
-
-fn checksum(sums: crate::meta::TxChecksum) -> Result<TxOffload, SendError> {
-    let word = match sums.transport {
-        Some(transport) => {
-            let word = TxChecksum::transport(sums.ip, transport, sums.transport_offset).map_err(SendError::BadMeta)?;
-            if sums.ip_header { word.with_ip_header() } else { word }
-        }
-        None if sums.ip_header => TxChecksum::ipv4_header(),
-        None => return Ok(TxOffload::None),
-    };
-    Ok(TxOffload::Checksum(word))
 }

@@ -85,6 +85,12 @@ impl<'a> Segments<'a> {
         self
     }
 
+    /// Without the first `index` segments.
+    pub(crate) fn starting_at(mut self, index: usize) -> Self {
+        self.next = index.min(self.headers.count());
+        self
+    }
+
     /// How many segments there are in all; at least one.
     #[inline]
     #[must_use]

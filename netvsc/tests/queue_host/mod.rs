@@ -149,6 +149,10 @@ pub(crate) struct Host {
 }
 
 pub(crate) fn pair(setup: Setup) -> (TestQueue, Host) {
+    pair_with(setup, QueueSettings::default())
+}
+
+pub(crate) fn pair_with(setup: Setup, settings: QueueSettings) -> (TestQueue, Host) {
     let to_host = HeapMemory::zeroed(4096 + setup.ring_bytes);
     let to_guest = HeapMemory::zeroed(4096 + setup.ring_bytes);
     let receive = HeapMemory::zeroed((setup.receive_sections * setup.receive_section_bytes).max(1) as usize);
@@ -164,7 +168,7 @@ pub(crate) fn pair(setup: Setup) -> (TestQueue, Host) {
         doorbell: bell.clone(),
         interrupt: NoInterrupt,
     });
-    let mut queue = Queue::new(channel, QueueSettings::default()).unwrap();
+    let mut queue = Queue::new(channel, settings).unwrap();
     if setup.direct_pages > 0 {
         queue.attach_direct(direct.clone()).unwrap();
     }

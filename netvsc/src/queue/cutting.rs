@@ -1,0 +1,196 @@
+//! Frames that are cut into segments here: the sending side's part of it.
+//!
+//! A frame is taken whole or not at all. If there is room for its first segments only, what is left is kept in a buffer
+//! of the queue's, and goes out as room appears, before anything else: whenever the queue is flushed, pumped or received from.
+
+use alloc::boxed::Box;
+use alloc::vec;
+
+use vmbus::bus::Doorbell;
+use vmbus::memory::SharedMemory;
+
+use super::body::Parts;
+use super::error::{QueueError, SendError};
+use super::shape::{self, Cut, Rules, Shape, Work};
+use super::transmit::{Transmit, With};
+use crate::frame::fields::ethernet;
+use crate::meta::TxMeta;
+use crate::segment::Segments;
+
+/// Longest frame that is cut: the longest IP packet, an Ethernet header and tags, in round numbers.
+const LONGEST: usize = 66 * 1024;
+
+/// What cutting works with. Made once.
+#[derive(Debug)]
+pub(super) struct Cutting {
+    /// Changed headers are written here.
+    scratch: Box<[u8]>,
+    /// The frame that is being cut, if it did not fit.
+    buffer: Box<[u8]>,
+    left: Option<Left>,
+}
+
+/// What is left of a frame.
+#[derive(Debug, Clone, Copy)]
+struct Left {
+    /// Bytes of the frame in the buffer.
+    len: usize,
+    cut: Cut,
+    /// The next segment.
+    next: usize,
+}
+
+impl Cutting {
+    pub(super) fn new() -> Self {
+        Self {
+            scratch: vec![0; shape::SCRATCH_BYTES].into_boxed_slice(),
+            buffer: vec![0; LONGEST].into_boxed_slice(),
+            left: None,
+        }
+    }
+
+    /// Whether something is left of a frame.
+    #[inline]
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.left.is_some()
+    }
+
+    /// Forgets what is left of a frame; whether there was any.
+    pub(super) fn abandon(&mut self) -> bool {
+        self.left.take().is_some()
+    }
+}
+
+impl<M: SharedMemory> Transmit<M> {
+    /// Takes a frame that cannot be sent as it is, or that is longer than usual.
+    #[inline(never)]
+    pub(super) fn send_shaped<D: Doorbell>(
+        &mut self,
+        frame: &[u8],
+        meta: &TxMeta,
+        mut with: With<'_, M, D>,
+    ) -> Result<(), SendError> {
+        if !self.go_on(&mut with)? {
+            return Err(SendError::Full);
+        }
+        let mut scratch = core::mem::take(&mut self.cutting.scratch);
+        let result = self.send_with(frame, meta, &mut scratch, &mut with);
+        self.cutting.scratch = scratch;
+        result
+    }
+
+    fn send_with<D: Doorbell>(
+        &mut self,
+        frame: &[u8],
+        meta: &TxMeta,
+        scratch: &mut [u8],
+        with: &mut With<'_, M, D>,
+    ) -> Result<(), SendError> {
+        match shape::shape(frame, meta, &self.rules(), scratch, with.stats)? {
+            Shape::Whole { header, head, rest, work } => {
+                let parts = Parts { head: &scratch[..head], rest: &frame[rest] };
+                self.put_or_lend(parts, &header, with.again())?;
+                match work {
+                    Work::Nothing => {}
+                    Work::HostSums => with.stats.extra.tx_checksum_host += 1,
+                    Work::OwnSums => with.stats.extra.tx_checksum_software += 1,
+                    Work::HostCuts => with.stats.extra.tx_lso += 1,
+                }
+                Ok(())
+            }
+            Shape::Cut(cut) => {
+                if frame.len() > LONGEST {
+                    with.stats.global.tx_too_big += 1;
+                    return Err(SendError::TooLong { len: frame.len(), limit: LONGEST });
+                }
+                let (next, result) = self.put_segments(frame, &cut, 0, scratch, with);
+                match result {
+                    Err(SendError::Full) if next > 0 => {
+                        self.cutting.buffer[..frame.len()].copy_from_slice(frame);
+                        self.cutting.left = Some(Left { len: frame.len(), cut, next });
+                        self.limits_changed();
+                    }
+                    result => result?,
+                }
+                with.stats.extra.tx_cut += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// Goes on with a frame that was not cut to its end; whether it is now. What was written is closed, so that it only has to
+    /// be published.
+    pub(super) fn go_on<D: Doorbell>(&mut self, with: &mut With<'_, M, D>) -> Result<bool, QueueError> {
+        let Some(Left { len, cut, next }) = self.cutting.left.take() else { return Ok(true) };
+        // The frame was taken before the pause, which waits for it.
+        let paused = core::mem::replace(&mut self.paused, false);
+        let mut scratch = core::mem::take(&mut self.cutting.scratch);
+        let buffer = core::mem::take(&mut self.cutting.buffer);
+        let (next, result) = self.put_segments(&buffer[..len], &cut, next, &mut scratch, with);
+        self.cutting.scratch = scratch;
+        self.cutting.buffer = buffer;
+        self.paused = paused;
+        let finished = match result {
+            Ok(()) => true,
+            Err(SendError::Full) => {
+                self.cutting.left = Some(Left { len, cut, next });
+                false
+            }
+            Err(error) => {
+                // The frame was accepted. Either the queue is unusable, or it has other buffers than before.
+                with.stats.extra.tx_dropped += 1;
+                self.limits_changed();
+                if let SendError::Queue(error) = error {
+                    return Err(error);
+                }
+                true
+            }
+        };
+        self.limits_changed();
+        self.close(with)?;
+        Ok(finished)
+    }
+
+    /// Sends the segments of a frame from `next` on; the first that was not sent, and why.
+    fn put_segments<D: Doorbell>(
+        &mut self,
+        frame: &[u8],
+        cut: &Cut,
+        mut next: usize,
+        scratch: &mut [u8],
+        with: &mut With<'_, M, D>,
+    ) -> (usize, Result<(), SendError>) {
+        let mut segments = match Segments::new(frame, cut.mss) {
+            Ok(segments) => segments.with_fixed_id(cut.fixed_id).starting_at(next),
+            Err(error) => return (next, Err(error.into())),
+        };
+        // The scratch memory holds the headers of any frame.
+        while let Ok(Some((len, rest))) = segments.next_parts(scratch) {
+            // A tag that goes beside the frame is taken out by moving the addresses over it.
+            if cut.skip > 0 {
+                scratch.copy_within(..ethernet::TYPE, cut.skip);
+            }
+            let parts = Parts { head: &scratch[cut.skip..len], rest };
+            if let Err(error) = self.put_or_lend(parts, &cut.header, with.again()) {
+                return (next, Err(error));
+            }
+            with.stats.extra.tx_cut_segments += 1;
+            next += 1;
+        }
+        (next, Ok(()))
+    }
+
+    /// Longest segment that there can be.
+    pub(super) fn longest_segment(&self) -> usize {
+        self.frame_limit.saturating_add(shape::MOST_TAG_BYTES).min(LONGEST)
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            offloads: self.offloads,
+            tags_in_band: self.tags_in_band,
+            frame_limit: self.frame_limit,
+            message_limit: self.message_limit(),
+        }
+    }
+}
