@@ -8,6 +8,8 @@
 
 use rndis::ppi::{HashInfo, PacketInfo};
 
+use crate::frame::Headers;
+
 pub use rndis::ppi::{IpVersion, Transport, Vlan};
 
 /// What is known about a received frame.
@@ -137,6 +139,47 @@ pub struct TxMeta {
     pub hash: Option<u32>,
     /// Cut a large TCP segment into frames.
     pub segmentation: Option<Segmentation>,
+}
+
+impl TxMeta {
+    /// What it takes to send a received frame on, through an adapter of this MTU: its tag; the segments that it was merged
+    /// from, or as long ones as the MTU has room for if they are not known; checksums that were left stale.
+    ///
+    /// The frame's addresses may have been changed, and its IP header, as long as its checksums were.
+    #[inline]
+    #[must_use]
+    pub fn passing_on(frame: &[u8], meta: &RxMeta, mtu: u32) -> Self {
+        let plain = Self { vlan: meta.vlan, ..Self::default() };
+        if meta.coalesced.is_none() && !meta.checksum.ip_stale && !meta.checksum.transport_stale {
+            return plain;
+        }
+        plain.with_work(frame, meta, mtu)
+    }
+
+    #[inline(never)]
+    fn with_work(self, frame: &[u8], meta: &RxMeta, mtu: u32) -> Self {
+        let Some(headers) = Headers::parse(frame) else { return self };
+        let transport_offset = headers.transport() as u16;
+        let ip = headers.ip();
+        let payload = headers.payload(frame);
+        if let (Some(coalesced), Some(payload)) = (meta.coalesced, payload) {
+            let mss = match coalesced.segment_size {
+                0 => mtu.saturating_sub((payload - headers.network()) as u32),
+                known => u32::from(known),
+            };
+            if mss > 0 {
+                let segmentation = Segmentation { ip, mss, transport_offset, fixed_id: coalesced.fixed_id };
+                return Self { segmentation: Some(segmentation), ..self };
+            }
+        }
+        let checksum = TxChecksum {
+            ip,
+            ip_header: ip == IpVersion::V4 && meta.checksum.ip_stale,
+            transport: headers.transport_protocol().filter(|_| meta.checksum.transport_stale && payload.is_some()),
+            transport_offset,
+        };
+        Self { checksum: (checksum.ip_header || checksum.transport.is_some()).then_some(checksum), ..self }
+    }
 }
 
 /// Checksums that the host shall compute.

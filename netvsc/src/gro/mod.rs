@@ -4,6 +4,7 @@
 //! [`Gro`] decides, frame by frame; it holds what may still grow, and hands out what is complete. It does not care where
 //! frames lie: it is shown a frame's bytes and keeps a *token* for it, be it an index into a burst (nothing is copied then,
 //! and what comes out is a chain of borrowed fragments) or an owned packet. [`Merged::gather`] makes one buffer of a chain.
+//! [`BurstMerger`] is that for [`Burst`](crate::Burst)s.
 //!
 //! What was merged can be [cut](crate::segment) again into the very segments that came in: the headers of all segments are
 //! compared for what cutting does not restore, and what does not fit passes by itself.
@@ -26,6 +27,7 @@
 //! `net/ipv4/udp_offload.c` (`udp_gro_receive_segment`). Stricter than Linux: flow labels, extension headers and urgent
 //! pointers that differ end the held frame, lest later segments overtake it; SYN, RST and URG are never held.
 
+mod burst;
 mod candidate;
 mod held;
 mod merged;
@@ -37,6 +39,7 @@ use core::time::Duration;
 use candidate::{Candidate, Kind};
 use held::{Fit, Held};
 
+pub use burst::{BurstMerger, Chain, Received};
 pub use merged::Merged;
 pub use stats::{FlushReason, GroStats};
 
