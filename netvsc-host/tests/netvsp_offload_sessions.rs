@@ -128,6 +128,9 @@ fn each_recorded_request_is_done() {
 fn what_linux_accepted_goes_out_whole() {
     let (frames, counters, _) = play("tap-linux");
     assert_eq!((counters.lso_frames, counters.lso_segments, counters.tx_checksums), (1, 7, 1));
-    let tcp = frames.iter().filter(|frame| frame[12..14] == [8, 0] && frame[23] == 6);
-    assert_eq!(tcp.map(|frame| checked(frame)).count() as u64, 8 + counters.lso_segments);
+    let tcp: Vec<_> = frames.iter().filter(|frame| frame[12..14] == [8, 0] && frame[23] == 6).collect();
+    for frame in &tcp {
+        checked(frame);
+    }
+    assert_eq!(tcp.len() as u64, 8 + counters.lso_segments);
 }

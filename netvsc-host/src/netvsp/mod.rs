@@ -9,6 +9,7 @@
 //! | `transmit` | guest → switch: sections, GPA-direct ranges, batches |
 //! | `receive` | switch → guest: sub-allocations, transfer pages |
 //! | `receive_buffer` | who owns which sub-allocation |
+//! | `told` | what the guest is told of a frame: checksums, hash, coalescing |
 //! | `rss` | which queue a frame goes to |
 //! | `steer` | which queues there are for frames of the guest's |
 //! | `queue` | one channel's rings and its signals |
@@ -32,6 +33,7 @@ mod requests;
 mod rss;
 mod session;
 mod steer;
+mod told;
 mod transmit;
 mod vf;
 
@@ -45,7 +47,7 @@ use vmbus::packet::{PacketType, TransactionId};
 
 use crate::fault::{FaultPlan, Service};
 use crate::host::NicId;
-use crate::port::{Frame, Port};
+use crate::port::{Frame, Port, PortOffloads};
 use crate::profile::Settings;
 use crate::report::{Leaks, NicCounters, NicReport};
 use crate::switch::PacketFilter;
@@ -450,6 +452,7 @@ impl Nic {
         self.now = now;
         self.release_held();
         self.serve_link();
+        self.flush_coalesced();
         for index in 0..self.queues.len() {
             if let Some(mut queue) = self.queues[index].take() {
                 if !queue.silent {
@@ -465,10 +468,15 @@ impl Nic {
 
 impl Port for Nic {
     fn deliver(&mut self, frame: Frame<'_>) -> bool {
-        self.deliver_frame(frame.bytes)
+        self.deliver_frame(frame)
+    }
+
+    fn offloads(&self) -> PortOffloads {
+        self.takes()
     }
 
     fn flush(&mut self) {
+        self.flush_coalesced();
         for index in 0..self.queues.len() {
             let Some(mut queue) = self.queues[index].take() else { continue };
             if !queue.silent {
@@ -503,6 +511,17 @@ impl Port for Nic {
     }
 }
 
+impl Leaks {
+    fn of_receive_buffer(sections: u64, receive_ids: u64) -> Self {
+        Self { sections, receive_ids, ..Self::default() }
+    }
+}
+
+/// Transaction ids from here on are those of messages about a VF; guests complete them or not.
+const fn vf_transaction_ids() -> u64 {
+    1 << 63
+}
+
 /// What the published vectors are tried on.
 #[cfg(test)]
 pub(crate) mod requests_for_tests {
@@ -519,15 +538,4 @@ pub(crate) mod requests_for_tests {
         assert_eq!(odd, None);
         work.prepare(frame)
     }
-}
-
-impl Leaks {
-    fn of_receive_buffer(sections: u64, receive_ids: u64) -> Self {
-        Self { sections, receive_ids, ..Self::default() }
-    }
-}
-
-/// Transaction ids from here on are those of messages about a VF; guests complete them or not.
-const fn vf_transaction_ids() -> u64 {
-    1 << 63
 }

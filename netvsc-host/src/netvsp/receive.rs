@@ -3,29 +3,37 @@
 //! A frame is copied once, into the sub-allocation that the guest will read it from. The packets follow when the switch
 //! says that the batch is over, each with as many ranges as the guest and the ring take; the guest is signalled once.
 //! Without a free sub-allocation frames wait in a bounded backlog, and are dropped beyond it.
+//!
+//! What the guest is told of a frame, beside its bytes, is found out when it comes (`told`).
 
 use std::collections::VecDeque;
 
 use rndis::packet::PacketEncoder;
-use rndis::ppi::{PpiWord, RxChecksum, Vlan};
+use rndis::ppi::{PacketId, PacketIdFlags, PpiWord, Vlan};
 use vmbus::packet::{Descriptor, PacketType, TransactionId, TransferPages, TransferRange};
 use vmbus::ring::Outgoing;
 
 use super::Nic;
 use super::queue::{CONTROL_RESERVE, Queue};
 use super::session::Phase;
-use crate::fault::{Delivery, GuestViolation, PacketFate};
+use super::told::Told;
+use crate::fault::{CoalescedFate, Delivery, GuestViolation, PacketFate};
+use crate::offload::coalesce::Coalescer;
+use crate::offload::headers::{TAG, TYPE_AT};
+use crate::offload::sum;
+use crate::port::{Checksum, Frame, FrameMeta};
+use crate::profile::VlanTags;
 use crate::violation::ViolationKind;
 
-/// Bytes before a frame: packet header, checksum and VLAN information.
-pub(super) const HEADER_BYTES: usize = 44 + 2 * 16;
+/// Most elements of information before a frame: checksum, VLAN, hash value, hash info, packet id.
+const MAX_ELEMENTS: usize = 5;
+/// Bytes before a frame, at most.
+pub(super) const HEADER_BYTES: usize = 44 + MAX_ELEMENTS * PpiWord::LEN;
 /// Where OpenVMM puts the frame.
 pub(super) const OPENVMM_DATA_OFFSET: u32 = 256;
 /// Ring bytes of a transfer-page packet besides its ranges: descriptor, fixed header, message, trailer.
 const PACKET_OVERHEAD: u32 = 16 + 8 + 40 + 8;
-/// Where an in-band VLAN tag stands in a frame, and what it is.
-const TAG_AT: usize = 12;
-const TAG_BYTES: usize = 4;
+/// The type that announces the tag which the guest gets beside the frame.
 const TAG_TYPE: [u8; 2] = [0x81, 0x00];
 
 /// A sub-allocation with a frame in it that the guest has not got yet.
@@ -34,8 +42,15 @@ struct Filled {
     id: u32,
     /// Bytes of the range.
     len: u32,
-    /// Bytes of the frame.
-    frame: usize,
+    /// Bytes of the frame that ends here; `None`: the next one holds more of it.
+    frame: Option<usize>,
+}
+
+/// A frame that waits for a sub-allocation.
+#[derive(Debug)]
+struct Waiting {
+    bytes: Vec<u8>,
+    told: Told,
 }
 
 /// Frames on their way to the guest.
@@ -43,22 +58,29 @@ struct Filled {
 pub(super) struct Pending {
     /// For each queue.
     filled: Vec<VecDeque<Filled>>,
-    backlog: VecDeque<Vec<u8>>,
+    backlog: VecDeque<Waiting>,
     /// Buffers of frames that waited, for those that will.
     spare: Vec<Vec<u8>>,
     header: Vec<u8>,
+    /// Segments that are being put together.
+    pub(super) coalescer: Coalescer,
+    /// For headers that are changed on their way.
+    changed: Vec<u8>,
+    /// For frames whose checksums are completed on their way.
+    pub(super) completed: Vec<u8>,
 }
 
 impl Pending {
     /// The session is over, or its receive buffer is gone.
     pub(super) fn clear(&mut self) {
         self.filled.iter_mut().for_each(VecDeque::clear);
-        self.spare.extend(self.backlog.drain(..));
+        self.spare.extend(self.backlog.drain(..).map(|waiting| waiting.bytes));
+        self.coalescer.clear();
     }
 
     /// Frames that the guest was not told of yet.
     pub(super) fn waiting(&self) -> usize {
-        self.filled.iter().map(VecDeque::len).sum::<usize>() + self.backlog.len()
+        self.filled.iter().map(VecDeque::len).sum::<usize>() + self.backlog.len() + self.coalescer.len()
     }
 
     fn push(&mut self, queue: usize, filled: Filled) {
@@ -70,6 +92,28 @@ impl Pending {
 
     fn filled(&self, queue: usize) -> usize {
         self.filled.get(queue).map_or(0, VecDeque::len)
+    }
+
+    /// Takes out what the primary channel's guest would be told of next: places and lengths.
+    #[cfg(test)]
+    pub(super) fn take_filled(&mut self) -> Vec<(u32, u32)> {
+        let filled = self.filled.first_mut().map(std::mem::take).unwrap_or_default();
+        filled.into_iter().map(|filled| (filled.id, filled.len)).collect()
+    }
+
+    /// How many sub-allocations there are, up to `most`, that end with a frame; those of the first frame at least.
+    fn whole_frames(&self, queue: usize, most: usize) -> usize {
+        let Some(filled) = self.filled.get(queue) else { return 0 };
+        let mut whole = 0;
+        for (index, filled) in filled.iter().enumerate() {
+            if whole > 0 && index >= most {
+                break;
+            }
+            if filled.frame.is_some() {
+                whole = index + 1;
+            }
+        }
+        whole
     }
 
     /// A queue is no more.
@@ -92,15 +136,17 @@ impl Nic {
             if let Some(buffer) = &mut self.session.receive_buffer {
                 buffer.untake(filled.id);
             }
-            self.counters.rx_frames -= 1;
-            self.counters.rx_bytes -= filled.frame as u64;
-            self.counters.rx_filtered += 1;
+            if let Some(bytes) = filled.frame {
+                self.counters.rx_frames -= 1;
+                self.counters.rx_bytes -= bytes as u64;
+                self.counters.rx_filtered += 1;
+            }
         }
         self.receive.clear();
     }
 
     /// A frame from the switch; false if it is dropped.
-    pub(super) fn deliver_frame(&mut self, frame: &[u8]) -> bool {
+    pub(super) fn deliver_frame(&mut self, frame: Frame<'_>) -> bool {
         let session = &self.session;
         if session.filter == 0 || session.phase != Phase::Ready || !self.link.up || !session.rndis_initialized {
             self.counters.rx_filtered += 1;
@@ -109,77 +155,128 @@ impl Nic {
         if self.faults.is_empty() {
             return self.accept(frame);
         }
-        match self.faults.on_deliver_to_guest(frame.len()) {
+        match self.faults.on_deliver_to_guest(frame.bytes.len()) {
             Delivery::Drop => {
                 self.counters.rx_dropped += 1;
                 // Lost on the way: the switch has delivered it.
                 true
             }
             Delivery::Corrupt { offset, xor } => {
-                let mut bytes = frame.to_vec();
+                let mut bytes = frame.bytes.to_vec();
+                let mut meta = frame.meta;
+                if meta.segment.is_none() {
+                    // Its checksum is to show it.
+                    if let Checksum::Partial { start, offset } = meta.checksum {
+                        sum::complete(&mut bytes, start.into(), offset.into());
+                    }
+                    meta = FrameMeta::PLAIN;
+                }
                 if let Some(byte) = bytes.get_mut(offset) {
                     *byte ^= xor;
                 }
-                self.accept(&bytes)
+                self.accept(Frame::with_meta(&bytes, meta))
             }
             Delivery::Duplicate => self.accept(frame) & self.accept(frame),
             _ => self.accept(frame),
         }
     }
 
-    fn accept(&mut self, frame: &[u8]) -> bool {
-        let tagged = is_tagged(frame);
-        let bytes = frame.len() - if tagged { TAG_BYTES } else { 0 };
-        if bytes > self.session.frame_mtu as usize {
+    fn accept(&mut self, frame: Frame<'_>) -> bool {
+        let tag = if is_tagged(frame.bytes) { TAG } else { 0 };
+        if tag > 0 && self.config.settings.vlan == VlanTags::Refused {
+            self.counters.rx_filtered += 1;
+            return false;
+        }
+        if frame.wire_bytes() - tag > self.session.frame_mtu as usize {
             self.counters.rx_dropped += 1;
             return false;
         }
+        self.give_told(frame)
+    }
+
+    /// Copies a frame into the receive buffer, or into the backlog; false if it is dropped.
+    pub(super) fn give(&mut self, frame: &[u8], told: Told) -> bool {
         // Order is kept: behind those that wait already.
-        if self.receive.backlog.is_empty() && self.fill(frame) {
+        if self.receive.backlog.is_empty() && self.fill(frame, &told) {
             return true;
         }
         if self.receive.backlog.len() >= self.config.settings.rx_backlog {
             self.counters.rx_dropped += 1;
             return false;
         }
-        let mut copy = self.receive.spare.pop().unwrap_or_default();
-        copy.clear();
-        copy.extend_from_slice(frame);
-        self.receive.backlog.push_back(copy);
+        let mut bytes = self.receive.spare.pop().unwrap_or_default();
+        bytes.clear();
+        bytes.extend_from_slice(frame);
+        self.receive.backlog.push_back(Waiting { bytes, told });
         true
     }
 
     /// The queue that a frame goes to: the one that the guest's table names, if it is open.
-    fn steer(&self, frame: &[u8]) -> usize {
-        let queue = self.session.rss.as_ref().map_or(0, |rss| rss.queue(frame));
+    fn steer(&self, told: &Told) -> usize {
+        let queue = self.session.rss.as_ref().map_or(0, |rss| rss.queue(told.hash));
         if queue < 64 && self.open & 1 << queue != 0 { queue } else { 0 }
     }
 
-    /// Copies a frame into a free sub-allocation; false if there is none.
-    fn fill(&mut self, frame: &[u8]) -> bool {
-        let queue = self.steer(frame);
+    /// Copies a frame into free sub-allocations; false if there are not enough.
+    fn fill(&mut self, frame: &[u8], told: &Told) -> bool {
+        let queue = self.steer(told);
+        let pieces = told.pieces(frame.len());
+        let Some(buffer) = &self.session.receive_buffer else { return false };
+        if buffer.available() < pieces {
+            return false;
+        }
+        let beside = self.config.settings.vlan == VlanTags::PerPacketInfo && is_tagged(frame);
+        let mut words = [PpiWord::hash_value(0); MAX_ELEMENTS];
+        let mut count = 0;
+        let mut push = |word| {
+            words[count] = word;
+            count += 1;
+        };
+        push(PpiWord::from(told.checksum));
+        let mut parts: [&[u8]; 2] = [&[], frame];
+        if beside {
+            // The guest gets the tag beside the frame, never in it.
+            let tci = u16::from_be_bytes([frame[TYPE_AT + 2], frame[TYPE_AT + 3]]);
+            push(Vlan::from_tci(tci).into());
+            parts = [&frame[..TYPE_AT], &frame[TYPE_AT + TAG..]];
+        }
+        if let Some(hash) = told.hash.filter(|_| self.config.settings.rx_hash) {
+            push(PpiWord::hash_value(hash.value));
+            push(hash.info().into());
+        }
+        let written = match told.coalesced {
+            None => self.write_message(queue, &words[..count], parts, Some(frame.len())),
+            Some(_) => self.write_coalesced(queue, &mut words, count, parts[0], parts[1], frame.len(), told),
+        };
+        if !written {
+            // A sub-allocation that was made too small by a setting.
+            self.counters.rx_dropped += 1;
+            return true;
+        }
+        self.counters.rx_frames += 1;
+        self.counters.rx_bytes += frame.len() as u64;
+        self.counters.rx_vlan += u64::from(is_tagged(frame));
+        true
+    }
+
+    /// Writes one message into a free sub-allocation; false if it does not fit. `frame` is the length of the frame that
+    /// ends with it.
+    fn write_message(&mut self, queue: usize, words: &[PpiWord], parts: [&[u8]; 2], frame: Option<usize>) -> bool {
         let Some(buffer) = &mut self.session.receive_buffer else { return false };
         let Some(id) = buffer.take_data() else { return false };
-        let mut ppis = [PpiWord::from(RxChecksum::EMPTY); 2];
-        let mut count = 1;
-        let mut parts: [&[u8]; 2] = [frame, &[]];
-        if is_tagged(frame) {
-            // The guest gets the tag beside the frame, never in it.
-            let tci = u16::from_be_bytes([frame[TAG_AT + 2], frame[TAG_AT + 3]]);
-            ppis[1] = Vlan::from_tci(tci).into();
-            count = 2;
-            parts = [&frame[..TAG_AT], &frame[TAG_AT + TAG_BYTES..]];
-        }
         let data_len = parts[0].len() + parts[1].len();
         let whole = self.config.settings.whole_ranges;
         let encoder = PacketEncoder {
-            ppis: &ppis[..count],
+            ppis: words,
             data_offset: whole.then_some(OPENVMM_DATA_OFFSET),
             message_len: whole.then_some(buffer.size),
         };
         let mut header = [0; OPENVMM_DATA_OFFSET as usize];
         let written = encoder.emit_header(data_len, &mut header).ok().and_then(|start| {
             let message_len = encoder.buffer_len(data_len).ok()?;
+            if message_len > buffer.size as usize {
+                return None;
+            }
             // Between information and data nothing is written: what stood there before still does, as on real hosts.
             let used = start.min(HEADER_BYTES);
             buffer.write(id, 0, &header[..used]).ok()?;
@@ -188,24 +285,92 @@ impl Nic {
             u32::try_from(message_len).ok()
         });
         let Some(len) = written else {
-            // A sub-allocation that was made too small by a setting.
             buffer.untake(id);
-            self.counters.rx_dropped += 1;
-            return true;
+            return false;
         };
-        self.counters.rx_frames += 1;
-        self.counters.rx_bytes += frame.len() as u64;
-        self.receive.push(queue, Filled { id, len, frame: frame.len() });
+        self.receive.push(queue, Filled { id, len, frame });
         true
     }
 
+    /// Writes a coalesced frame: a message for each segment, each with its place in the whole.
+    #[expect(clippy::too_many_arguments, reason = "one frame, taken apart")]
+    fn write_coalesced(
+        &mut self,
+        queue: usize,
+        words: &mut [PpiWord; MAX_ELEMENTS],
+        count: usize,
+        front: &[u8],
+        rest: &[u8],
+        frame_len: usize,
+        told: &Told,
+    ) -> bool {
+        let Some(coalesced) = told.coalesced else { return false };
+        let fate = self.faults.on_coalesced();
+        let last = told.pieces(frame_len) - 1;
+        // Any number will do: it only informs.
+        let id = self.counters.rsc_frames as u16;
+        // The first message has the headers and a segment, the others a segment each. A tag may be gone from the front.
+        let removed = frame_len - front.len() - rest.len();
+        let payload_at = coalesced.payload_at - removed - front.len();
+        let mut head = std::mem::take(&mut self.receive.changed);
+        head.clear();
+        head.extend_from_slice(front);
+        head.extend_from_slice(&rest[..payload_at]);
+        if told.zeroes_ip_header() {
+            let field = coalesced.network - removed + 10;
+            head[field..field + 2].fill(0);
+        }
+        let size = usize::from(coalesced.size.get());
+        let payload = &rest[payload_at..];
+        for index in 0..=last {
+            let part = &payload[(index * size).min(payload.len())..payload.len().min((index + 1) * size)];
+            let mut flags = PacketIdFlags::SUB_ALLOCATION;
+            if (index == 0 && fate != CoalescedFate::NoFirst) || (index == 1 && fate == CoalescedFate::FirstTwice) {
+                flags |= PacketIdFlags::FIRST;
+            }
+            if index == last && fate != CoalescedFate::NoLast {
+                flags |= PacketIdFlags::LAST;
+            }
+            let ends = (index == last).then_some(frame_len);
+            let marked = index != 1 || fate != CoalescedFate::Interrupted;
+            let packet_id = PpiWord::from(PacketId::new(flags, id));
+            let written = if index == 0 {
+                words[count] = packet_id;
+                self.write_message(queue, &words[..=count], [&head, part], ends)
+            } else {
+                let alone = [packet_id];
+                self.write_message(queue, if marked { &alone } else { &[] }, [&[], part], ends)
+            };
+            if !written {
+                // What there is of it so far is withdrawn.
+                self.withdraw(queue, index);
+                self.receive.changed = head;
+                return false;
+            }
+        }
+        self.receive.changed = head;
+        self.counters.rsc_frames += 1;
+        self.counters.rsc_segments += last as u64 + 1;
+        true
+    }
+
+    /// Takes the last `count` messages back that were filled for a queue.
+    fn withdraw(&mut self, queue: usize, count: usize) {
+        let Some(filled) = self.receive.filled.get_mut(queue) else { return };
+        let from = filled.len().saturating_sub(count);
+        let Some(buffer) = &mut self.session.receive_buffer else { return };
+        for filled in filled.drain(from..) {
+            buffer.untake(filled.id);
+        }
+    }
+
     fn fill_from_backlog(&mut self) {
-        while let Some(frame) = self.receive.backlog.pop_front() {
-            if !self.fill(&frame) {
-                self.receive.backlog.push_front(frame);
+        while let Some(waiting) = self.receive.backlog.pop_front() {
+            if !self.fill(&waiting.bytes, &waiting.told) {
+                self.receive.backlog.push_front(waiting);
                 return;
             }
-            self.receive.spare.push(frame);
+            self.receive.spare.push(waiting.bytes);
         }
     }
 
@@ -216,13 +381,14 @@ impl Nic {
         }
         let index = usize::from(queue.index);
         while self.receive.filled(index) > 0 {
-            let least = PACKET_OVERHEAD + 8 + CONTROL_RESERVE;
+            // At most as many as a packet may have ranges.
+            let least = PACKET_OVERHEAD + 8 * self.receive.whole_frames(index, 1) as u32 + CONTROL_RESERVE;
             if !queue.has_room(least) {
                 self.counters.rx_ring_full += 1;
                 return;
             }
             let room = ((queue.room() - PACKET_OVERHEAD - CONTROL_RESERVE) / 8) as usize;
-            let count = room.min(self.max_ranges()).min(self.receive.filled(index)).max(1);
+            let count = self.receive.whole_frames(index, room.min(self.max_ranges()));
             if !self.send_ranges(queue, count) {
                 return;
             }
@@ -233,7 +399,7 @@ impl Nic {
     }
 
     /// Most ranges in one packet, for this guest.
-    fn max_ranges(&self) -> usize {
+    pub(super) fn max_ranges(&self) -> usize {
         let guest = match self.session.ndis_version {
             Some((major, _)) if major < 6 => nvsp::LEGACY_MAX_TRANSFER_RANGES,
             _ => nvsp::MAX_TRANSFER_RANGES,
@@ -253,7 +419,7 @@ impl Nic {
         if fate == PacketFate::Drop {
             for filled in filled.drain(..count) {
                 buffer.untake(filled.id);
-                self.counters.rx_dropped += 1;
+                self.counters.rx_dropped += u64::from(filled.frame.is_some());
             }
             return true;
         }
@@ -323,8 +489,8 @@ impl Nic {
     }
 }
 
-fn is_tagged(frame: &[u8]) -> bool {
-    frame.get(TAG_AT..TAG_AT + 2).is_some_and(|kind| kind == TAG_TYPE) && frame.len() >= TAG_AT + TAG_BYTES + 2
+pub(super) fn is_tagged(frame: &[u8]) -> bool {
+    frame.get(TYPE_AT..TYPE_AT + 2).is_some_and(|kind| kind == TAG_TYPE) && frame.len() >= TYPE_AT + TAG + 2
 }
 
 /// What a fault makes of a packet.
@@ -423,14 +589,14 @@ mod tests {
     fn a_guest_that_closes_its_filter_gets_no_frame_that_the_host_had_in_hand() {
         let mut nic = ready();
         let frame = [0xFF; 60];
-        let taken = (0..7).filter(|_| nic.deliver_frame(&frame)).count();
+        let taken = (0..7).filter(|_| nic.deliver_frame(Frame::new(&frame))).count();
         assert_eq!((taken, nic.receive.waiting(), nic.counters.rx_frames), (7, 7, 5), "two wait in the backlog");
         nic.set_oid(Oid::PACKET_FILTER, &PacketFilter::CLOSED.0.to_le_bytes()).expect("a filter");
         assert_eq!((nic.receive.waiting(), nic.counters.rx_frames, nic.counters.rx_bytes), (0, 0, 0));
         assert_eq!(nic.counters.rx_filtered, 7);
-        assert!(!nic.deliver_frame(&frame));
+        assert!(!nic.deliver_frame(Frame::new(&frame)));
         // All five are there again.
         nic.set_oid(Oid::PACKET_FILTER, &PacketFilter::OPEN.0.to_le_bytes()).expect("a filter");
-        assert_eq!((0..5).filter(|_| nic.fill(&frame)).count(), 5);
+        assert_eq!((0..5).filter(|_| nic.deliver_frame(Frame::new(&frame))).count(), 5);
     }
 }

@@ -61,6 +61,16 @@ impl ReceiveBuffer {
         self.control.pop()
     }
 
+    /// How many are free for frames.
+    pub(super) fn available(&self) -> usize {
+        self.data.len()
+    }
+
+    /// How many there are for frames.
+    pub(super) fn for_frames(&self) -> usize {
+        (self.count - self.reserved) as usize
+    }
+
     pub(super) fn take_data(&mut self) -> Option<u32> {
         self.data.pop_front()
     }

@@ -6,13 +6,12 @@
 //! Source: [MS-NDIS] receive side scaling ("RSS hashing types"): the Toeplitz hash over addresses, and ports where the
 //! packet is no fragment.
 
-use rndis::ppi::HashInfo;
+use rndis::ppi::{HashInfo, IpVersion};
 
-const ETHERNET: usize = 14;
+use crate::offload::headers::{Headers, TCP, UDP};
+
 /// Longest input: two IPv6 addresses and two ports.
 const MAX_INPUT: usize = 36;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 /// Receive-side scaling as the guest set it.
 #[derive(Debug, Clone)]
@@ -28,23 +27,23 @@ impl Rss {
         Self { types: hash_info.types(), table, toeplitz: Toeplitz::new(key) }
     }
 
-    /// The queue for a frame.
-    pub(super) fn queue(&self, frame: &[u8]) -> usize {
-        let Some(hash) = self.hash(frame) else { return 0 };
-        let queue = self.table.get(hash as usize % self.table.len().max(1));
+    /// The queue for a frame with this hash.
+    pub(super) fn queue(&self, hash: Option<FlowHash>) -> usize {
+        let Some(hash) = hash else { return 0 };
+        let queue = self.table.get(hash.value as usize % self.table.len().max(1));
         queue.map_or(0, |&queue| queue as usize)
     }
 
-    fn hash(&self, frame: &[u8]) -> Option<u32> {
-        let packet = frame.get(ETHERNET..)?;
-        match frame.get(12..ETHERNET)? {
-            [0x08, 0x00] => self.hash_v4(packet),
-            [0x86, 0xDD] => self.hash_v6(packet),
-            _ => None,
+    /// The hash of a frame with these headers, and what it covers.
+    pub(super) fn hash(&self, frame: &[u8], headers: &Headers) -> Option<FlowHash> {
+        let packet = frame.get(headers.network..)?;
+        match headers.version {
+            IpVersion::V4 => self.hash_v4(packet),
+            IpVersion::V6 => self.hash_v6(packet),
         }
     }
 
-    fn hash_v4(&self, packet: &[u8]) -> Option<u32> {
+    fn hash_v4(&self, packet: &[u8]) -> Option<FlowHash> {
         let fixed = packet.first_chunk::<20>()?;
         let addresses = &fixed[12..20];
         // More fragments, or not the first one: ports are not in each of them.
@@ -54,27 +53,51 @@ impl Rss {
         self.hash_flow(addresses, ports, with_ports, HashInfo::IPV4)
     }
 
-    fn hash_v6(&self, packet: &[u8]) -> Option<u32> {
+    fn hash_v6(&self, packet: &[u8]) -> Option<FlowHash> {
         let fixed = packet.first_chunk::<40>()?;
         // Extension headers are not followed: their packets are hashed by their addresses.
         let with_ports = self.wants_ports(fixed[6], HashInfo::TCP_IPV6, HashInfo::UDP_IPV6);
         self.hash_flow(&fixed[8..40], packet.get(40..), with_ports, HashInfo::IPV6)
     }
 
-    fn wants_ports(&self, protocol: u8, tcp: HashInfo, udp: HashInfo) -> bool {
-        match protocol {
-            TCP => self.types.contains(tcp),
-            UDP => self.types.contains(udp),
-            _ => false,
-        }
+    /// The type that covers this protocol's ports, if the guest wants it.
+    fn wants_ports(&self, protocol: u8, tcp: HashInfo, udp: HashInfo) -> Option<HashInfo> {
+        let kind = match protocol {
+            TCP => tcp,
+            UDP => udp,
+            _ => return None,
+        };
+        self.types.contains(kind).then_some(kind)
     }
 
-    fn hash_flow(&self, addresses: &[u8], ports: Option<&[u8]>, with_ports: bool, alone: HashInfo) -> Option<u32> {
-        let hash = self.toeplitz.hash(0, addresses);
-        match ports.and_then(|ports| ports.first_chunk::<4>()).filter(|_| with_ports) {
-            Some(ports) => Some(hash ^ self.toeplitz.hash(addresses.len(), ports)),
-            None => self.types.contains(alone).then_some(hash),
+    fn hash_flow(
+        &self,
+        addresses: &[u8],
+        ports: Option<&[u8]>,
+        with_ports: Option<HashInfo>,
+        alone: HashInfo,
+    ) -> Option<FlowHash> {
+        let value = self.toeplitz.hash(0, addresses);
+        match ports.and_then(|ports| ports.first_chunk::<4>()).zip(with_ports) {
+            Some((ports, covers)) => {
+                Some(FlowHash { value: value ^ self.toeplitz.hash(addresses.len(), ports), covers })
+            }
+            None => self.types.contains(alone).then_some(FlowHash { value, covers: alone }),
         }
+    }
+}
+
+/// A frame's hash, and what it covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FlowHash {
+    pub(super) value: u32,
+    covers: HashInfo,
+}
+
+impl FlowHash {
+    /// As the guest is told.
+    pub(super) fn info(self) -> HashInfo {
+        self.covers | HashInfo::TOEPLITZ
     }
 }
 
@@ -131,6 +154,7 @@ mod tests {
         let mut frame = vec![0; 54];
         frame[12..14].copy_from_slice(&[8, 0]);
         frame[14] = 0x45;
+        frame[17] = 40;
         frame[20..22].copy_from_slice(&fragment.to_be_bytes());
         frame[23] = protocol;
         frame[26..30].copy_from_slice(&[66, 9, 149, 187]);
@@ -140,33 +164,42 @@ mod tests {
         frame
     }
 
+    fn hash(rss: &Rss, frame: &[u8]) -> Option<u32> {
+        rss.hash(frame, &Headers::parse(frame)?).map(|hash| hash.value)
+    }
+
     fn rss(types: HashInfo) -> Rss {
         Rss::new(types, &KEY, (0..128).collect())
     }
 
     #[test]
     fn the_published_examples() {
-        assert_eq!(rss(HashInfo::LINUX).hash(&frame(TCP, 0)), Some(0x51cc_c178));
-        assert_eq!(rss(HashInfo::IPV4).hash(&frame(TCP, 0)), Some(0x323e_8fc2));
+        assert_eq!(hash(&rss(HashInfo::LINUX), &frame(TCP, 0)), Some(0x51cc_c178));
+        assert_eq!(hash(&rss(HashInfo::IPV4), &frame(TCP, 0)), Some(0x323e_8fc2));
         let mut six = vec![0; 74];
         six[12..14].copy_from_slice(&[0x86, 0xDD]);
+        six[14] = 0x60;
         six[20] = TCP;
         six[38..54].copy_from_slice(&[0x3f, 0xfe, 0x25, 0x01, 0x02, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 1]);
         six[22..38].copy_from_slice(&[0x3f, 0xfe, 0x25, 0x01, 0x02, 0, 0x1f, 0xff, 0, 0, 0, 0, 0, 0, 0, 7]);
         six[54..56].copy_from_slice(&2794_u16.to_be_bytes());
         six[56..58].copy_from_slice(&1766_u16.to_be_bytes());
-        assert_eq!(rss(HashInfo::LINUX).hash(&six), Some(0x4020_7d3d));
-        assert_eq!(rss(HashInfo::IPV6).hash(&six), Some(0x2cc1_8cd5));
+        assert_eq!(hash(&rss(HashInfo::LINUX), &six), Some(0x4020_7d3d));
+        assert_eq!(hash(&rss(HashInfo::IPV6), &six), Some(0x2cc1_8cd5));
     }
 
     #[test]
     fn what_is_hashed_is_the_guests_choice() {
-        assert_eq!(rss(HashInfo::LINUX).hash(&frame(UDP, 0)), Some(0x323e_8fc2), "by addresses");
-        assert_eq!(rss(HashInfo::UDP_IPV4).hash(&frame(UDP, 0)), Some(0x51cc_c178));
-        assert_eq!(rss(HashInfo::LINUX).hash(&frame(TCP, 0x2000)), Some(0x323e_8fc2), "a fragment");
-        assert_eq!(rss(HashInfo::TCP_IPV4).hash(&frame(UDP, 0)), None);
-        assert_eq!(rss(HashInfo::LINUX).queue(&frame(TCP, 0)), 0x78);
-        assert_eq!(rss(HashInfo::LINUX).queue(&[0; 60]), 0, "no ip");
+        assert_eq!(hash(&rss(HashInfo::LINUX), &frame(UDP, 0)), Some(0x323e_8fc2), "by addresses");
+        assert_eq!(hash(&rss(HashInfo::UDP_IPV4), &frame(UDP, 0)), Some(0x51cc_c178));
+        assert_eq!(hash(&rss(HashInfo::LINUX), &frame(TCP, 0x2000)), Some(0x323e_8fc2), "a fragment");
+        assert_eq!(hash(&rss(HashInfo::TCP_IPV4), &frame(UDP, 0)), None);
+        let rss = rss(HashInfo::LINUX);
+        let tcp = frame(TCP, 0);
+        let found = rss.hash(&tcp, &Headers::parse(&tcp).unwrap());
+        assert_eq!(found.map(FlowHash::info), Some(HashInfo::TCP_IPV4 | HashInfo::TOEPLITZ));
+        assert_eq!(rss.queue(found), 0x78);
+        assert_eq!(rss.queue(None), 0, "no ip");
     }
 
     #[test]
@@ -174,7 +207,7 @@ mod tests {
         let rss = rss(HashInfo(!0));
         let whole = frame(TCP, 0);
         for len in 0..whole.len() {
-            rss.queue(&whole[..len]);
+            hash(&rss, &whole[..len]);
         }
     }
 }

@@ -18,7 +18,7 @@ pub(crate) fn of(frame: &[u8], headers: Option<&Headers>, known: Checksum) -> Rx
             // Nothing in it can be believed, the addresses of the pseudo header neither.
             return RxChecksum::IP_FAILED;
         }
-        verdict = verdict | RxChecksum::IP_SUCCEEDED;
+        verdict |= RxChecksum::IP_SUCCEEDED;
     }
     if headers.fragment || headers.cut_off {
         return verdict;
