@@ -10,7 +10,7 @@ use vmbus::mem::GuestPort;
 use crate::fault::{Fault, FaultPlan, Upset, When};
 use crate::netvsp::{Nic, NicConfig};
 use crate::port::{Frame, MemoryPort, Port, PortOffloads, memory_pair};
-use crate::profile::{Profile, Settings};
+use crate::profile::{Profile, Settings, VlanTags};
 use crate::report::{NicReport, Report};
 #[cfg(feature = "tokio")]
 use crate::runner;
@@ -38,7 +38,27 @@ pub struct NicOptions {
     link_speed_bps: u64,
     friendly_name: String,
     settings: Option<Settings>,
+    offloads: OffloadChoice,
     mac_spoofing: bool,
+}
+
+/// Offloads that are chosen apart from the release's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct OffloadChoice {
+    tx_checksum: Option<bool>,
+    lso: Option<bool>,
+    rsc: Option<bool>,
+    vlan: Option<VlanTags>,
+}
+
+impl OffloadChoice {
+    fn apply(self, settings: &mut Settings) {
+        let mut offloads = settings.offloads;
+        offloads = self.tx_checksum.map_or(offloads, |on| offloads.with_tx_checksum(on));
+        offloads = self.lso.map_or(offloads, |on| offloads.with_lso(on));
+        settings.offloads = self.rsc.map_or(offloads, |on| offloads.with_rsc(on));
+        settings.vlan = self.vlan.unwrap_or(settings.vlan);
+    }
 }
 
 impl Default for NicOptions {
@@ -58,6 +78,7 @@ impl NicOptions {
             link_speed_bps: 10_000_000_000,
             friendly_name: String::from("Network Adapter"),
             settings: None,
+            offloads: OffloadChoice::default(),
             mac_spoofing: false,
         }
     }
@@ -104,6 +125,34 @@ impl NicOptions {
         self
     }
 
+    /// Whether it offers checksums on transmit; without them there is no segmentation either. Default: the settings'.
+    #[must_use]
+    pub fn tx_checksum(mut self, on: bool) -> Self {
+        self.offloads.tx_checksum = Some(on);
+        self
+    }
+
+    /// Whether it offers segmentation on transmit. Default: the settings'.
+    #[must_use]
+    pub fn lso(mut self, on: bool) -> Self {
+        self.offloads.lso = Some(on);
+        self
+    }
+
+    /// Whether it offers coalescing on receive, to guests of NVSP 6.1. Default: the settings'.
+    #[must_use]
+    pub fn rsc(mut self, on: bool) -> Self {
+        self.offloads.rsc = Some(on);
+        self
+    }
+
+    /// What becomes of VLAN tags. Default: the settings'.
+    #[must_use]
+    pub fn vlan(mut self, tags: VlanTags) -> Self {
+        self.offloads.vlan = Some(tags);
+        self
+    }
+
     /// Most queues.
     #[cfg(all(feature = "export", target_os = "linux"))]
     pub(crate) fn queue_count(&self) -> u16 {
@@ -138,6 +187,34 @@ impl HostBuilder {
     #[must_use]
     pub fn nvsp_max(mut self, version: nvsp::Version) -> Self {
         self.settings.nvsp_max = version;
+        self
+    }
+
+    /// Whether NICs offer checksums on transmit; without them there is no segmentation either. Default: the profile's.
+    #[must_use]
+    pub fn tx_checksum(mut self, on: bool) -> Self {
+        self.settings.offloads = self.settings.offloads.with_tx_checksum(on);
+        self
+    }
+
+    /// Whether NICs offer segmentation on transmit. Default: the profile's, which is on.
+    #[must_use]
+    pub fn lso(mut self, on: bool) -> Self {
+        self.settings.offloads = self.settings.offloads.with_lso(on);
+        self
+    }
+
+    /// Whether NICs offer coalescing on receive, to guests of NVSP 6.1. Default: the profile's, which is on.
+    #[must_use]
+    pub fn rsc(mut self, on: bool) -> Self {
+        self.settings.offloads = self.settings.offloads.with_rsc(on);
+        self
+    }
+
+    /// What becomes of VLAN tags. Default: the guest gets them beside the frame.
+    #[must_use]
+    pub fn vlan(mut self, tags: VlanTags) -> Self {
+        self.settings.vlan = tags;
         self
     }
 
@@ -362,7 +439,8 @@ impl Host {
         let number = id.0.to_be_bytes();
         let [a, b, c] = MICROSOFT;
         let mac = options.mac.unwrap_or([a, b, c, number[1] | 1, number[2], number[3]]);
-        let settings = options.settings.unwrap_or_else(|| state.settings.clone());
+        let mut settings = options.settings.unwrap_or_else(|| state.settings.clone());
+        options.offloads.apply(&mut settings);
         let mut faults = FaultPlan::new(state.seed ^ u64::from(id.0) << 32);
         for &(fault, when) in &state.armed {
             faults.arm(fault, when);

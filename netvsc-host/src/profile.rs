@@ -48,7 +48,7 @@ impl Profile {
             Self::Ws2012R2 => {
                 settings.vmbus_max = VmbusVersion::V3_0;
                 settings.nvsp_max = nvsp::Version::V5;
-                settings.offloads.udp = false;
+                settings.offloads = Offloads::WS2012R2;
             }
             Self::Ws2016 => {
                 settings.vmbus_max = VmbusVersion::V4_0;
@@ -142,9 +142,11 @@ pub struct Offloads {
     pub tcp: bool,
     /// UDP checksum, on transmit, IPv4 and IPv6.
     pub udp: bool,
-    /// Checksums on receive, of the same protocols: what the host says of them.
+    /// Checksums on receive, of IPv4 headers and TCP: the host says whether they are right.
     pub receive: bool,
-    /// Largest segmentation (LSO v2, IPv4 and IPv6) in bytes; 0 for none.
+    /// UDP checksums on receive.
+    pub receive_udp: bool,
+    /// Largest segmentation (LSO v2, IPv4 and IPv6) in bytes; 0 for none. Goes with [`tcp`](Self::tcp) only.
     pub lso_max_bytes: u32,
     /// Receive segment coalescing (NVSP 6.1).
     pub rsc: bool,
@@ -152,13 +154,42 @@ pub struct Offloads {
 
 impl Offloads {
     /// None at all: what a host says whose switch computes nothing.
-    pub const NONE: Self =
-        Self { ipv4_header: false, tcp: false, udp: false, receive: false, lso_max_bytes: 0, rsc: false };
+    pub const NONE: Self = Self {
+        ipv4_header: false,
+        tcp: false,
+        udp: false,
+        receive: false,
+        receive_udp: false,
+        lso_max_bytes: 0,
+        rsc: false,
+    };
     /// Checksums only, both ways.
-    pub const CHECKSUMS: Self = Self { ipv4_header: true, tcp: true, udp: true, receive: true, ..Self::NONE };
+    pub const CHECKSUMS: Self =
+        Self { ipv4_header: true, tcp: true, udp: true, receive: true, receive_udp: true, ..Self::NONE };
     /// What Windows Server 2016 and later offer (LSO size as OpenVMM states it; RSC counts with NVSP 6.1 only).
-    pub const ALL: Self =
-        Self { ipv4_header: true, tcp: true, udp: true, receive: true, lso_max_bytes: 0xF53C, rsc: true };
+    pub const ALL: Self = Self { lso_max_bytes: Self::LSO_MAX_BYTES, rsc: true, ..Self::CHECKSUMS };
+    /// What Windows Server 2012 R2 offers: nothing of UDP.
+    pub const WS2012R2: Self = Self { udp: false, receive_udp: false, ..Self::ALL };
+    /// Largest segmentation that hosts offer, by OpenVMM `netvsp`.
+    pub const LSO_MAX_BYTES: u32 = 0xF53C;
+
+    /// With or without checksums on transmit. Turned on, those of UDP stay as they are: that is the release's choice.
+    #[must_use]
+    pub const fn with_tx_checksum(self, on: bool) -> Self {
+        Self { ipv4_header: on, tcp: on, udp: self.udp && on, ..self }
+    }
+
+    /// With or without segmentation on transmit.
+    #[must_use]
+    pub const fn with_lso(self, on: bool) -> Self {
+        Self { lso_max_bytes: if on { Self::LSO_MAX_BYTES } else { 0 }, ..self }
+    }
+
+    /// With or without coalescing on receive.
+    #[must_use]
+    pub const fn with_rsc(self, on: bool) -> Self {
+        Self { rsc: on, ..self }
+    }
 }
 
 /// In which layout offloads are told.

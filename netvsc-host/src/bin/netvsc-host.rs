@@ -16,6 +16,7 @@ use netvsc_host::export::{
 use netvsc_host::port::{
     GeneratorConfig, GeneratorPort, LoopbackPort, PcapPort, Port, SinkCounters, SinkPort, TapConfig, TapPort,
 };
+use netvsc_host::profile::VlanTags;
 use netvsc_host::switch::{PortOptions, SwitchConfig};
 use netvsc_host::{Host, NicOptions, Profile};
 use serde_json::json;
@@ -55,9 +56,26 @@ struct Arguments {
     #[arg(long, value_name = "VERSION", value_parser = nvsp_version)]
     nvsp_max: Option<nvsp::Version>,
 
-    /// Offer checksums on transmit: the host computes what a client asks for
-    #[arg(long)]
+    /// Offer checksums on transmit: the host computes what a client asks for. Without, there is no segmentation either
+    /// [default: the profile's: on, of UDP from ws2016 on]
+    #[arg(long, value_name = "on|off", value_parser = switch, action = clap::ArgAction::Set)]
+    tx_checksum: Option<bool>,
+
+    /// The same as --tx-checksum on
+    #[arg(long, conflicts_with = "tx_checksum")]
     checksum_offload: bool,
+
+    /// Offer segmentation on transmit (LSO) [default: on]
+    #[arg(long, value_name = "on|off", value_parser = switch, action = clap::ArgAction::Set)]
+    lso: Option<bool>,
+
+    /// Offer coalescing on receive (RSC), with NVSP 6.1 [default: on]
+    #[arg(long, value_name = "on|off", value_parser = switch, action = clap::ArgAction::Set)]
+    rsc: Option<bool>,
+
+    /// VLAN tags to a client: beside the frame, in the frame, or off: tagged frames do not pass either way
+    #[arg(long, value_name = "beside|in-frame|off", value_parser = vlan_tags, default_value = "beside")]
+    vlan: VlanTags,
 
     /// Where frames go: loopback, null, tap:NAME, generator:RATE_PPS,SIZE or pcap:FILE
     ///
@@ -145,6 +163,23 @@ fn nvsp_version(text: &str) -> Result<nvsp::Version, String> {
         "6" | "6.0" => Ok(nvsp::Version::V6),
         "6.1" => Ok(nvsp::Version::V6_1),
         _ => Err("none of 1, 2, 4, 5, 6 and 6.1".into()),
+    }
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("neither on nor off".into()),
+    }
+}
+
+fn vlan_tags(text: &str) -> Result<VlanTags, String> {
+    match text {
+        "beside" => Ok(VlanTags::PerPacketInfo),
+        "in-frame" => Ok(VlanTags::InFrame),
+        "off" => Ok(VlanTags::Refused),
+        _ => Err("none of beside, in-frame and off".into()),
     }
 }
 
@@ -260,15 +295,18 @@ fn plug(arguments: &Arguments, export: &mut Export) -> Result<Vec<Arc<SinkCounte
 
 fn host(arguments: &Arguments, cable: bool) -> Host {
     let mut builder = Host::builder().profile(arguments.profile).switch(SwitchConfig::default().cable(cable));
+    builder = builder.vlan(arguments.vlan);
     if let Some(version) = arguments.nvsp_max {
         builder = builder.nvsp_max(version);
     }
-    if arguments.checksum_offload {
-        builder = builder.tune(|settings| {
-            settings.offloads.ipv4_header = true;
-            settings.offloads.tcp = true;
-            settings.offloads.udp = true;
-        });
+    if let Some(on) = arguments.tx_checksum.or(arguments.checksum_offload.then_some(true)) {
+        builder = builder.tx_checksum(on);
+    }
+    if let Some(on) = arguments.lso {
+        builder = builder.lso(on);
+    }
+    if let Some(on) = arguments.rsc {
+        builder = builder.rsc(on);
     }
     builder.build()
 }
@@ -343,6 +381,13 @@ fn summary(report: &DeviceReport, corrupt: u64) -> serde_json::Value {
         "late": seen.late,
         "foreign": seen.foreign,
         "tx_checksums": counters.tx_checksums,
+        "checksums_completed": counters.tx_checksums,
+        "lso_frames": counters.lso_frames,
+        "lso_segments": counters.lso_segments,
+        "rsc_frames": counters.rsc_frames,
+        "rsc_segments": counters.rsc_segments,
+        "rx_vlan": counters.tx_vlan,
+        "tx_vlan": counters.rx_vlan,
         "events": report.events,
         "protocol_violations": report.protocol_violations,
         "leaks": report.leaks,

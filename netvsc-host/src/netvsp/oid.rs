@@ -184,7 +184,9 @@ impl Nic {
         let settings = &self.config.settings;
         let mut offloads = settings.offloads;
         offloads.rsc &= self.session.version.is_some_and(|version| version >= nvsp::Version::V6_1);
-        offloads.udp &= settings.offload_layout == OffloadLayout::Newest || !self.is_before_ndis_6_30();
+        let udp = settings.offload_layout == OffloadLayout::Newest || !self.is_before_ndis_6_30();
+        offloads.udp &= udp;
+        offloads.receive_udp &= udp;
         offered(&offloads)
     }
 
@@ -263,19 +265,21 @@ pub(super) fn offered(offloads: &Offloads) -> Offload {
         flags: flag_v6(tcp, ChecksumV6Flags::TCP | ChecksumV6Flags::TCP_OPTIONS | ChecksumV6Flags::EXTENSION_HEADERS)
             | flag_v6(udp, ChecksumV6Flags::UDP),
     };
-    let lso = match offloads.lso_max_bytes {
+    // Whoever segments computes checksums.
+    let lso_max_bytes = if offloads.tcp { offloads.lso_max_bytes } else { 0 };
+    let lso = match lso_max_bytes {
         0 => LsoTaskV2::default(),
         max_size => LsoTaskV2 { encapsulation: Encapsulation::IEEE_802_3, max_size, min_segments: 2 },
     };
     let receive = offloads.receive;
     Offload {
         checksum_v4_tx: v4(offloads.ipv4_header, offloads.tcp, offloads.udp),
-        checksum_v4_rx: v4(receive && offloads.ipv4_header, receive && offloads.tcp, receive && offloads.udp),
+        checksum_v4_rx: v4(receive, receive, offloads.receive_udp),
         checksum_v6_tx: v6(offloads.tcp, offloads.udp),
-        checksum_v6_rx: v6(receive && offloads.tcp, receive && offloads.udp),
+        checksum_v6_rx: v6(receive, offloads.receive_udp),
         lso_v2_v4: lso,
         lso_v2_v6: lso,
-        lso_v2_v6_options: if offloads.lso_max_bytes == 0 {
+        lso_v2_v6_options: if lso_max_bytes == 0 {
             LsoV6Options::EMPTY
         } else {
             LsoV6Options::EXTENSION_HEADERS | LsoV6Options::TCP_OPTIONS
