@@ -958,9 +958,11 @@ fn what_was_merged_is_passed_on_as_it_came() {
 #[test]
 fn what_a_host_merged_is_passed_on_in_segments_of_the_mtu() {
     let frame = Description { payload: payload(5000, 0, 1), ..tcp4() }.build();
-    let mut meta = RxMeta::default();
-    meta.vlan = Some(Vlan::new(5, 1, false));
-    meta.coalesced = Some(Coalesced { fragments: 4, segment_size: 0, fixed_id: false });
+    let mut meta = RxMeta {
+        vlan: Some(Vlan::new(5, 1, false)),
+        coalesced: Some(Coalesced { fragments: 4, segment_size: 0, fixed_id: false }),
+        ..RxMeta::default()
+    };
     meta.checksum.transport_stale = true;
     let sent = TxMeta::passing_on(&frame, &meta, 1500);
     assert_eq!((sent.vlan, sent.segmentation.map(|cut| cut.mss)), (meta.vlan, Some(1460)));

@@ -68,6 +68,11 @@ impl BurstMerger {
         self.gro.stats()
     }
 
+    /// What happened since the last call; [`stats`](Self::stats) begins anew.
+    pub fn take_stats(&mut self) -> GroStats {
+        self.gro.take_stats()
+    }
+
     /// Hands out the frames of `burst`, those that belong together as chains of borrowed fragments.
     pub fn chains<'b>(&mut self, burst: &'b Burst, to: impl FnMut(Received<'_, 'b>)) {
         self.receive(burst, &mut Chains { burst, to });

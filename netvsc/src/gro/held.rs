@@ -74,17 +74,9 @@ impl<T> Default for Held<T> {
 }
 
 impl<T> Held<T> {
-    /// Holds a first segment.
+    /// Holds a first segment, whose token comes next.
     #[inline]
-    pub(super) fn start(
-        &mut self,
-        first: &Candidate<'_>,
-        meta: &RxMeta,
-        token: T,
-        now: Instant,
-        turn: u64,
-        max_segments: usize,
-    ) {
+    pub(super) fn start(&mut self, first: &Candidate<'_>, meta: &RxMeta, now: Instant, turn: u64, max_segments: usize) {
         let header = first.header();
         self.header[..header.len()].copy_from_slice(header);
         self.header_len = header.len();
@@ -101,7 +93,6 @@ impl<T> Held<T> {
         self.next_sequence = sequence(header, first).wrapping_add(first.payload_len as u32);
         self.fragments.clear();
         self.fragments.reserve(max_segments);
-        self.fragments.push(token);
     }
 
     /// Segments so far.
@@ -171,9 +162,9 @@ impl<T> Held<T> {
         if packet_len > config.max_bytes { Fit::No(FlushReason::Full) } else { Fit::Yes }
     }
 
-    /// Adds a segment that fits; whether it is the last.
+    /// Adds a segment that fits, whose token comes next; whether it is the last.
     #[inline]
-    pub(super) fn merge(&mut self, next: &Candidate<'_>, token: T) -> bool {
+    pub(super) fn merge(&mut self, next: &Candidate<'_>) -> bool {
         if let Some(headers) = &self.headers
             && headers.ip() == IpVersion::V4
             && let Some(ids) = self.ids_with(next.header(), headers.network())
@@ -185,7 +176,6 @@ impl<T> Held<T> {
         }
         self.next_sequence = self.next_sequence.wrapping_add(next.payload_len as u32);
         self.payload_len += next.payload_len;
-        self.fragments.push(token);
         next.ends || next.payload_len < self.segment_size
     }
 

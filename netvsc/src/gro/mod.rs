@@ -117,6 +117,19 @@ pub trait Deliver<T> {
     fn merged(&mut self, merged: &Merged<'_>, fragments: Drain<'_, T>);
 }
 
+/// Where a frame goes.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// Out, by itself.
+    Pass,
+    /// Into a slot, which expects it and nothing else.
+    Slot {
+        slot: usize,
+        /// Nothing may follow it.
+        complete: bool,
+    },
+}
+
 /// Merges the frames of one receive queue. `T` is what is kept of each frame.
 #[derive(Debug)]
 pub struct Gro<T> {
@@ -154,6 +167,11 @@ impl<T> Gro<T> {
         &self.stats
     }
 
+    /// What happened since the last call; [`stats`](Self::stats) begins anew.
+    pub fn take_stats(&mut self) -> GroStats {
+        core::mem::take(&mut self.stats)
+    }
+
     /// Whether nothing is held.
     #[inline]
     #[must_use]
@@ -165,21 +183,18 @@ impl<T> Gro<T> {
     /// handed out goes to `to`.
     #[inline]
     pub fn receive(&mut self, bytes: &[u8], meta: &RxMeta, token: T, now: Instant, to: &mut impl Deliver<T>) {
-        self.stats.frames += 1;
-        let Some(headers) = Headers::parse(bytes) else { return self.pass(token, to) };
-        match candidate::classify(bytes, headers, meta, &self.config) {
-            Kind::Candidate(candidate) => self.take(&candidate, meta, token, now, to),
-            Kind::OfFlow { hash } => {
-                if let Some(slot) = self.find(bytes, &headers, meta, hash) {
-                    self.flush_slot(slot, FlushReason::Unmergeable, to);
-                }
-                self.pass(token, to);
-            }
-            Kind::WithoutPorts => {
-                self.flush_addresses(headers.addresses(bytes), to);
-                self.pass(token, to);
-            }
-        }
+        let place = self.look(bytes, meta, now, to);
+        self.put(place, token, to);
+    }
+
+    /// As [`receive`](Self::receive), for tokens that are the frames.
+    #[inline]
+    pub fn receive_owned(&mut self, frame: T, meta: &RxMeta, now: Instant, to: &mut impl Deliver<T>)
+    where
+        T: AsRef<[u8]>,
+    {
+        let place = self.look(frame.as_ref(), meta, now, to);
+        self.put(place, frame, to);
     }
 
     /// Hands out everything: at the end of a poll, if nothing is to be held beyond it.
@@ -213,37 +228,61 @@ impl<T> Gro<T> {
             .min()
     }
 
+    /// Finds a frame's place. What is in its way is handed out.
     #[inline]
-    fn pass(&mut self, token: T, to: &mut impl Deliver<T>) {
-        self.stats.passed += 1;
-        to.frame(token);
+    fn look(&mut self, bytes: &[u8], meta: &RxMeta, now: Instant, to: &mut impl Deliver<T>) -> Place {
+        self.stats.frames += 1;
+        let Some(headers) = Headers::parse(bytes) else { return Place::Pass };
+        match candidate::classify(bytes, headers, meta, &self.config) {
+            Kind::Candidate(candidate) => return self.take(&candidate, meta, now, to),
+            Kind::OfFlow { hash } => {
+                if let Some(slot) = self.find(bytes, &headers, meta, hash) {
+                    self.flush_slot(slot, FlushReason::Unmergeable, to);
+                }
+            }
+            Kind::WithoutPorts => self.flush_addresses(headers.addresses(bytes), to),
+        }
+        Place::Pass
     }
 
-    /// Merges a frame, or holds it, or passes it.
+    /// Finds the place of a frame that can be merged.
     #[inline]
-    fn take(&mut self, candidate: &Candidate<'_>, meta: &RxMeta, token: T, now: Instant, to: &mut impl Deliver<T>) {
+    fn take(&mut self, candidate: &Candidate<'_>, meta: &RxMeta, now: Instant, to: &mut impl Deliver<T>) -> Place {
         if let Some(slot) = self.find(candidate.frame, &candidate.headers, meta, candidate.hash) {
             let held = &mut self.slots[slot];
             match held.fit(candidate, &self.config) {
-                Fit::Yes => {
-                    let complete = held.merge(candidate, token);
-                    if complete {
-                        self.flush_slot(slot, FlushReason::Complete, to);
-                    } else if self.slots[slot].segments() >= usize::from(self.config.max_segments) {
-                        self.flush_slot(slot, FlushReason::Full, to);
-                    }
-                    return;
-                }
+                Fit::Yes => return Place::Slot { slot, complete: held.merge(candidate) },
                 Fit::No(reason) => self.flush_slot(slot, reason, to),
             }
         }
         if !candidate.may_start {
-            return self.pass(token, to);
+            return Place::Pass;
         }
         let slot = self.free_slot(candidate.hash, to);
         self.turn += 1;
-        self.slots[slot].start(candidate, meta, token, now, self.turn, usize::from(self.config.max_segments));
+        self.slots[slot].start(candidate, meta, now, self.turn, usize::from(self.config.max_segments));
         self.active |= 1 << slot;
+        Place::Slot { slot, complete: false }
+    }
+
+    /// Puts a frame in its place.
+    #[inline]
+    fn put(&mut self, place: Place, token: T, to: &mut impl Deliver<T>) {
+        match place {
+            Place::Pass => {
+                self.stats.passed += 1;
+                to.frame(token);
+            }
+            Place::Slot { slot, complete } => {
+                let held = &mut self.slots[slot];
+                held.fragments.push(token);
+                if complete {
+                    self.flush_slot(slot, FlushReason::Complete, to);
+                } else if held.segments() >= usize::from(self.config.max_segments) {
+                    self.flush_slot(slot, FlushReason::Full, to);
+                }
+            }
+        }
     }
 
     /// The slot that holds a frame of the same flow.
