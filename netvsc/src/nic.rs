@@ -3,6 +3,7 @@
 //! A loop without a protocol decision of its own: bus events and control messages go into [`Control`], its actions are done
 //! on the bus and on the queues. It owns the memory; the queues have clones of it, and are their users' once taken.
 
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::fmt;
 use core::task::{Context, Poll};
@@ -21,6 +22,7 @@ use crate::offload::{OffloadSettings, Offloads};
 use crate::queue::{ControlInput, FrameSink, Queue, QueueError, QueueSettings, ReceiveBuffer, SendBuffer, SendError};
 use crate::rss::RssSettings;
 use crate::time::Instant;
+use crate::vf;
 
 /// Rounds of one [`Nic::poll`]; if there is more to do, it asks to be polled again.
 const MAX_ROUNDS: usize = 64;
@@ -44,6 +46,9 @@ pub struct Nic<B: Bus> {
     offloads_told: Option<Offloads>,
     /// Subchannels that the bus knows to be awaited.
     awaited: u16,
+    vf_tasks: VecDeque<vf::Task>,
+    /// Where the last control input stood.
+    position: u64,
 }
 
 impl<B: Bus> fmt::Debug for Nic<B> {
@@ -136,6 +141,8 @@ impl<B: Bus> Nic<B> {
             mtu_told: false,
             offloads_told: None,
             awaited: 0,
+            vf_tasks: VecDeque::new(),
+            position: 0,
         })
     }
 
@@ -316,6 +323,27 @@ impl<B: Bus> Nic<B> {
         self.control.is_reconfiguring()
     }
 
+    /// From now on the virtual function is used, if the host gives one: [`poll_vf`](Self::poll_vf) says what is to be done, and
+    /// [`handle_vf`](Self::handle_vf) takes what happened to it.
+    pub fn use_vf(&mut self, now: Instant, settings: vf::Settings) {
+        self.control.use_vf(now, settings);
+    }
+
+    /// Something happened to the virtual function. [`poll`](Self::poll) is called next.
+    pub fn handle_vf(&mut self, now: Instant, input: vf::Input) {
+        self.control.handle_vf(now, input);
+    }
+
+    /// What is to be done to the virtual function, in this order. To be asked until `None` after each call.
+    pub fn poll_vf(&mut self) -> Option<vf::Task> {
+        self.vf_tasks.pop_front()
+    }
+
+    /// How the virtual function stands; `None` before [`use_vf`](Self::use_vf).
+    pub fn vf(&self) -> Option<&vf::Machine> {
+        self.control.vf()
+    }
+
     /// Gives up on a request: no [`Event::Answered`] comes. Its id stays reserved until the host answers or its deadline.
     pub fn abandon(&mut self, request: RequestHandle) {
         self.control.abandon(request);
@@ -436,7 +464,7 @@ impl<B: Bus> Nic<B> {
         if self.control.is_over() {
             return false;
         }
-        let Self { control, queues, blocked, .. } = self;
+        let Self { control, queues, blocked, position, .. } = self;
         let heard = with_queue(queues, taken, 0, |queue| {
             if let Err(error) = queue.pump() {
                 *blocked = None;
@@ -444,14 +472,21 @@ impl<B: Bus> Nic<B> {
                 return true;
             }
             let mut moved = false;
-            while let Some(input) = queue.poll_control() {
+            // What is to be done to a virtual function has its place among the frames: nothing more is read before it is done.
+            while (blocked.is_none() || control.vf().is_none())
+                && let Some(input) = queue.poll_control()
+            {
                 moved = true;
+                *position = queue.control_position();
                 match &input {
                     ControlInput::Completed { token, payload } => {
                         control.handle(now, Input::Completed { token: *token, payload });
                     }
                     ControlInput::Message { payload, .. } => control.handle(now, Input::Nvsp { payload }),
                     ControlInput::Rndis { payload } => control.handle(now, Input::Rndis { payload }),
+                }
+                if control.vf().is_some() {
+                    break;
                 }
             }
             moved
@@ -598,6 +633,7 @@ impl<B: Bus> Nic<B> {
                 }
             }
             Action::Detach => self.detach(now, taken),
+            Action::Vf(action) => self.vf_tasks.push_back(vf::Task { action, position: self.position }),
             Action::Release(purpose) => {
                 if let Some(memory) = self.memory.of(purpose).and_then(Option::take) {
                     self.bus.release(channel, memory);

@@ -80,6 +80,8 @@ pub enum Event {
     VfRemoved(VirtualFunction),
     /// The host moved traffic to another path by itself.
     DataPathSwitched(nvsp::DataPath),
+    /// Something happened to the virtual function; only after [`Control::use_vf`](super::Control::use_vf).
+    Vf(crate::vf::Event),
     /// A queue's subchannel was taken back, or cannot be used: the queue has ended, and the host is told to put nothing on
     /// it. Its share of the send buffer stays unused.
     QueueGone {

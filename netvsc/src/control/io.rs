@@ -187,6 +187,9 @@ pub enum Action {
     Resume,
     /// The queues must let go of all buffers: [`Input::Detached`] follows.
     Detach,
+    /// Something is to be done to the virtual function; only after [`Control::use_vf`](super::Control::use_vf). Never
+    /// [`Switch`](crate::vf::Action::Switch): that is a [`SendNvsp`](Self::SendNvsp).
+    Vf(crate::vf::Action),
     /// Give memory back, and tear its GPADL down: [`Input::GpadlTornDown`] follows if there is one.
     Release(Purpose),
     /// Close the primary channel, or give it back if it was rescinded.

@@ -13,6 +13,7 @@
 //! | `offloads` | what the host does to frames, changed at run time |
 //! | `requests` | RNDIS requests: ids, deadlines, late answers |
 //! | `notice` | what the host says by itself, in any state |
+//! | `vf` | the virtual function's machine, and who waits for it |
 //! | `link` | link state: who is believed, how often it is told |
 //! | `reconfigure` | taking the device down and up again, to change it |
 //! | `teardown` | undoing all of it, after a failure or on request |
@@ -37,6 +38,7 @@ mod setup;
 mod state;
 mod subchannels;
 mod teardown;
+mod vf;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -67,6 +69,7 @@ use requests::{Answer, Ask, Done, MAX_WAITING, Origin, Requests};
 use scaling::Change;
 use state::{Closing, Holdings, Phase, State};
 use subchannels::QueueSet;
+use vf::VfControl;
 
 /// Events that wait to be fetched before notices are dropped. What must not be lost (the end of the device, answers to
 /// requests) is kept regardless.
@@ -118,6 +121,9 @@ pub struct Control {
     /// The user chose the scaling that is in force.
     scaling_by_user: bool,
     reconfiguration: Option<Box<Reconfiguration>>,
+    vf: Option<VfControl>,
+    /// The device is closed once the virtual function is not used any more, or then.
+    close_after_vf: Option<Instant>,
     /// The queues when the table was last rebuilt for them, successfully or not.
     rebuilt_for: QueueSet,
     last_token: u32,
@@ -152,6 +158,8 @@ impl Control {
             offload_indicated: None,
             scaling_by_user: false,
             reconfiguration: None,
+            vf: None,
+            close_after_vf: None,
             rebuilt_for: QueueSet::default(),
             last_token: 0,
             last_handle: 0,
@@ -180,7 +188,7 @@ impl Control {
             Input::Rescinded => self.rescinded(now),
             Input::QueueFailed(error) => self.queue_failed(now, error),
             Input::Completed { token, payload } => self.completed(now, token, payload),
-            Input::Nvsp { payload } => self.nvsp_notice(payload),
+            Input::Nvsp { payload } => self.nvsp_notice(now, payload),
             Input::Rndis { payload } => self.rndis_message(now, payload),
             Input::NotSent { token, kind } => self.not_sent(now, token, kind),
             Input::Outstanding { sends, receives } => self.outstanding(now, sends, receives),
@@ -203,7 +211,10 @@ impl Control {
     /// When [`handle_timeout`](Self::handle_timeout) is to be called if nothing else happens; poll after the same calls.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let link = if self.info().is_some() { self.link.poll_timeout() } else { None };
-        [self.deadline, self.requests.deadline(), link].into_iter().flatten().min()
+        [self.deadline, self.requests.deadline(), link, self.vf_timeout(), self.close_after_vf]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Time passed.
@@ -217,6 +228,11 @@ impl Control {
             self.deadline = None;
             self.counters.timeouts += 1;
             self.step_timed_out(now);
+        }
+        self.vf_handle_timeout(now);
+        if self.close_after_vf.take_if(|deadline| *deadline <= now).is_some() {
+            self.counters.timeouts += 1;
+            self.close_as_wished(now);
         }
         self.go_on(now);
     }
@@ -264,8 +280,14 @@ impl Control {
     }
 
     /// Closes the device, whatever it is doing; [`Event::Closed`] follows, or [`Event::Failed`] if it was failing.
+    ///
+    /// A virtual function is given up first, so that the host sends nothing to it afterwards.
     pub fn close(&mut self, now: Instant) {
-        self.close_as_wished(now);
+        if self.info().is_some() && !self.is_reconfiguring() && self.vf.is_some() {
+            self.close_after_vf.get_or_insert(now + self.config.close_deadline);
+        } else {
+            self.close_as_wished(now);
+        }
         self.go_on(now);
     }
 
@@ -324,6 +346,7 @@ impl Control {
 
     /// What may follow from any input: the next request, news of the link.
     fn go_on(&mut self, now: Instant) {
+        self.vf_keep_up(now);
         self.rebuild_table();
         while self.requests.can_start() {
             let token = self.next_token();
@@ -354,6 +377,9 @@ impl Control {
 
     /// A message was completed.
     fn completed(&mut self, now: Instant, token: ControlToken, payload: &[u8]) {
+        if self.vf_switched(now, token, true) {
+            return;
+        }
         match self.state {
             State::Negotiating { token: awaited, candidate } if awaited == token => {
                 self.version_answered(now, candidate, payload);
@@ -379,6 +405,9 @@ impl Control {
 
     /// A message cannot be sent, ever: whoever waits for its answer must not.
     fn not_sent(&mut self, now: Instant, token: Option<ControlToken>, kind: vmbus::ErrorKind) {
+        if token.is_some_and(|token| self.vf_switched(now, token, false)) {
+            return;
+        }
         if let Some(done) = token.and_then(|token| self.requests.not_sent(token, kind)) {
             return self.request_done(now, done);
         }

@@ -3,14 +3,16 @@
 //! Hosts send these in the middle of any exchange, also during bring-up. What is known by then goes into
 //! [`DeviceInfo`](crate::DeviceInfo); later changes are events.
 
-use nvsp::{Message, Sender, Version};
+use nvsp::{DataPath, Message, Sender, Version};
 use rndis::control::IndicateStatus;
 use rndis::offload::Offload;
 use rndis::value::LinkSpeed;
 use rndis::{MessageHeader, MessageType, Status};
 
 use crate::info::{LinkState, VirtualFunction};
+use crate::meta::Path;
 use crate::time::Instant;
+use crate::vf;
 
 use super::Control;
 use super::event::Event;
@@ -20,7 +22,7 @@ use super::state::State;
 
 impl Control {
     /// An NVSP message, in band.
-    pub(super) fn nvsp_notice(&mut self, payload: &[u8]) {
+    pub(super) fn nvsp_notice(&mut self, now: Instant, payload: &[u8]) {
         let message = match Message::parse(payload, Sender::Host) {
             Ok(message) => message,
             Err(error) => return self.violation(error.into()),
@@ -37,6 +39,13 @@ impl Control {
                 self.counters.ignored_messages += 1;
             }
             Message::VfAssociation(association) if version.has_vf() => {
+                self.vf_handle(
+                    now,
+                    match association.allocated {
+                        true => vf::Input::Associated { serial: association.serial_number },
+                        false => vf::Input::Revoked,
+                    },
+                );
                 self.vf_association(
                     association.allocated,
                     VirtualFunction { serial_number: association.serial_number },
@@ -44,6 +53,8 @@ impl Control {
             }
             // The host takes a virtual function away by surprise: it moves the traffic itself.
             Message::SwitchDataPath(switch) if version.has_vf() => {
+                let path = if switch.active_path == DataPath::VF { Path::VirtualFunction } else { Path::Synthetic };
+                self.vf_handle(now, vf::Input::HostSwitched(path));
                 if self.info().is_some() {
                     self.notify(Event::DataPathSwitched(switch.active_path));
                 }

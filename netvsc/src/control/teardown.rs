@@ -71,7 +71,10 @@ impl Control {
         self.cancel_requests();
         // What would be said to the host is not said any more; what is given back is.
         self.actions.retain(|action| {
-            matches!(action, Action::Detach | Action::Release(_) | Action::CloseSubchannel { .. } | Action::Close)
+            matches!(
+                action,
+                Action::Detach | Action::Release(_) | Action::CloseSubchannel { .. } | Action::Close | Action::Vf(_)
+            )
         });
         if let State::Closing(closing) = &mut self.state {
             closing.report.host_gone = true;
@@ -92,8 +95,9 @@ impl Control {
             State::Closing(_) => self.cancel_requests(),
             _ => self.leave(Why::Failed { step: self.step(), cause: Cause::Queue(error) }),
         }
-        self.actions
-            .retain(|action| matches!(action, Action::Release(_) | Action::CloseSubchannel { .. } | Action::Close));
+        self.actions.retain(|action| {
+            matches!(action, Action::Release(_) | Action::CloseSubchannel { .. } | Action::Close | Action::Vf(_))
+        });
         self.holdings.queue = true;
         self.detach(now);
     }
@@ -102,6 +106,8 @@ impl Control {
     pub(super) fn leave(&mut self, why: Why) {
         self.cancel_requests();
         self.deadline = None;
+        self.close_after_vf = None;
+        self.vf_abort(matches!(why, Why::Rescinded));
         self.state = State::Closing(Closing { why, phase: Phase::Silencing, report: CloseReport::default() });
     }
 
@@ -157,7 +163,10 @@ impl Control {
             return;
         }
         if self.is_quiescing() {
-            self.take_down(now);
+            // The host must not be left sending to the virtual function.
+            if self.vf_is_stopped() {
+                self.take_down(now);
+            }
         } else {
             self.revoke(now);
         }

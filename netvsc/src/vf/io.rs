@@ -48,8 +48,10 @@ pub enum Input {
     NotSwitched(SwitchId),
     /// Answers [`Action::Send`]: nothing is outstanding on the path that was left, on any queue.
     SendDrained,
-    /// The adapter is to be closed.
+    /// The VF is not to be used, because the adapter is to be closed or changed.
     Stop,
+    /// It may be used again.
+    Resume,
 }
 
 /// Something to be done, in this order.
@@ -80,6 +82,16 @@ pub enum Action {
     /// Receive from the VF as well, after what the rings hold now; or from the rings alone, after what the VF holds now. That
     /// is taken out of it at once, so that it can be closed.
     Receive(Path),
+}
+
+/// What [`Nic::poll_vf`](crate::Nic::poll_vf) gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Task {
+    /// To be done.
+    pub action: Action,
+    /// Where the host's last word stood among what the primary channel's queue receives, for
+    /// [`Mux::receive_from_both`](super::Mux::receive_from_both).
+    pub position: u64,
 }
 
 /// Something that the user should know.

@@ -182,6 +182,7 @@ impl Machine {
             Input::NotSwitched(id) => self.not_switched(now, id),
             Input::SendDrained => self.send_drained(now, true),
             Input::Stop => self.stopping = true,
+            Input::Resume => self.stopping = false,
         }
         self.go_on(now);
     }
@@ -230,6 +231,26 @@ impl Machine {
         let change = self.change.map(|change| change.deadline);
         let pauses = [self.pause, self.damped, self.explanation];
         [asked, change, self.arrival].into_iter().chain(pauses).flatten().min()
+    }
+
+    /// The channel to the host has ended: nothing can be asked for any more. What is open is closed, and the association
+    /// forgotten; the device may still be there.
+    pub fn abort(&mut self) {
+        self.association = None;
+        self.asked = None;
+        self.explanation = None;
+        self.stage = Stage::Synthetic;
+        self.on_vf_since = None;
+        if core::mem::replace(&mut self.sending, Path::Synthetic) == Path::VirtualFunction {
+            self.counters.switched_to_synthetic += 1;
+            self.actions.push_back(Action::Send(Path::Synthetic));
+        }
+        if self.change.take().is_some() {
+            self.actions.push_back(Action::StopWaiting);
+        }
+        if let Device::Open(identity, _) = self.device {
+            self.release(identity);
+        }
     }
 
     /// Where the data path stands.

@@ -33,7 +33,7 @@ mod prepare;
 mod settings;
 
 pub use device::{VfDevice, VfQueue, VfSendError};
-pub use io::{Action, Counters, Event, Input, SwitchId};
+pub use io::{Action, Counters, Event, Input, SwitchId, Task};
 pub use machine::{Machine, Stage};
 pub use mux::{Mux, SyntheticPath};
 pub use settings::Settings;
