@@ -79,7 +79,7 @@ struct Options {
     /// Serve on an adapter of this machine that is bound to uio_hv_generic: instance GUID, MAC address or uioN.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["tap", "fault", "profile", "nvsp_max"])]
     device: Option<String>,
-    /// With --device: how often to open the adapter again after the host took it away.
+    /// With --device: how often to open the adapter again after the host took it away; it is waited for a minute each time.
     #[arg(long, value_name = "N", default_value_t = 0)]
     reopen: u32,
     /// The appliance's address. This machine's side of the TAP gets the first other address of the network.
@@ -284,45 +284,44 @@ fn is_up(info: &DeviceInfo, host: String) -> Outcome {
 /// The same server on an adapter of this machine.
 #[cfg(target_os = "linux")]
 mod device {
+    use netvsc_async::ReopenPolicy;
+    use vmbus::uio::{UioBus, UioChannel};
+
     use super::*;
 
     /// What the page calls the host: nobody says what it is.
     const HOST: &str = "Hyper-V";
-    /// Between two looks for an adapter that went away.
-    const RETRY: Duration = Duration::from_millis(200);
+    /// What scripts are told when the host took the adapter away.
+    const GONE: &str = "gone";
 
-    /// Serves until Ctrl-C, or until the adapter is gone more often than it shall be opened again.
+    /// Serves until Ctrl-C, or until the adapter is gone more often than it shall be opened again. The outcome is that of
+    /// the last time.
     pub(super) async fn run(device: &str, options: &Options) -> anyhow::Result<Outcome> {
-        let mut left = options.reopen;
+        let policy = ReopenPolicy::default().times(options.reopen);
+        let mut adapter = Nic::builder().config(config(options)).device(device).reopening(policy);
         loop {
-            let outcome = session(device, options).await?;
-            if outcome.error.is_none() || left == 0 {
+            let opened = tokio::select! {
+                opened = adapter.open() => opened.with_context(|| format!("open {device}"))?,
+                interrupted = tokio::signal::ctrl_c() => {
+                    interrupted.context("wait for Ctrl-C")?;
+                    anyhow::bail!("interrupted while {device} was not there");
+                }
+            };
+            let (nic, mut queues) = opened;
+            let outcome = session(nic, queues.remove(0), options).await?;
+            if outcome.error_kind != Some(GONE) || adapter.opened() > options.reopen {
                 return Ok(outcome);
             }
-            left -= 1;
-            println!("{}; waiting for {device} to come back", outcome.error.unwrap_or_default());
+            println!("{GONE}: {}; waiting for {device} to come back", outcome.error.unwrap_or_default());
         }
     }
 
     /// From one opening of the adapter to its end.
-    async fn session(device: &str, options: &Options) -> anyhow::Result<Outcome> {
-        let mut waits = if options.reopen > 0 { 300 } else { 0 };
-        let (nic, mut queues) = loop {
-            match Nic::builder().config(config(options)).device(device).open().await {
-                Ok(opened) => break opened,
-                // It is not there yet, or again.
-                Err(error) if waits > 0 => {
-                    tracing::debug!(%error, "not open yet");
-                    waits -= 1;
-                    tokio::time::sleep(RETRY).await;
-                }
-                Err(error) => return Err(error).context(format!("open {device}")),
-            }
-        };
+    async fn session(nic: Nic<UioBus>, queue: Queue<UioChannel>, options: &Options) -> anyhow::Result<Outcome> {
         let nic = Arc::new(nic);
         let mut outcome = is_up(&nic.info(), HOST.into());
         let violations = watch(&nic);
-        let mut appliance = Appliance::start(&nic, queues.remove(0), options, HOST.into());
+        let mut appliance = Appliance::start(&nic, queue, options, HOST.into());
         println!("the appliance is {}; Ctrl-C ends it", options.address.address());
         tokio::select! {
             interrupted = tokio::signal::ctrl_c() => interrupted.context("wait for Ctrl-C")?,
@@ -330,7 +329,11 @@ mod device {
         }
         match appliance.stop().await {
             Ok(counters) => outcome.bytes = counters.body_bytes,
-            Err(error) => outcome.fail(format!("the server ended early: {error:#}")),
+            Err(error) => {
+                let kind = error.downcast_ref::<netvsc_async::Error>().map(vmbus::Error::kind);
+                outcome.error_kind = (kind == Some(ErrorKind::Gone)).then_some(GONE);
+                outcome.fail(format!("the server ended early: {error:#}"));
+            }
         }
         let queues = nic.queue_stats();
         let stats = NicStats::new(&queues, VfStats::default());

@@ -45,6 +45,8 @@ pub struct Outcome {
     pub leaks: u64,
     /// What ended the run early.
     pub error: Option<String>,
+    /// Which kind of error that was, if scripts may do something about it: `gone` if the host took the adapter away.
+    pub error_kind: Option<&'static str>,
 }
 
 impl Outcome {

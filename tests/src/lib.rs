@@ -12,6 +12,11 @@
 //! | `rss_and_hash_levels` | which queue a frame comes by and leaves by |
 //! | `offload_matrix` | the kernel's TCP/IP between two namespaces through the forwarder, under every offload |
 //! | `appliance` | the example program, reached by the kernel's TCP/IP stack over a TAP interface |
+//! | `uio_nic` | the adapter on the Linux backend, files and sockets in place of a kernel |
+//! | `shim_client` | our driver in a process of its own, against the host in another |
+//! | `appliance_device` | the example program on such a device, reached over a TAP interface, its host killed |
+//! | `idle` | adapters that sleep, and what wakes them |
+//! | `dpdk` | the host, judged by DPDK's driver |
 //! | `hostile` | bytes that no host should send |
 #![forbid(unsafe_code)]
 

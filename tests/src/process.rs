@@ -86,39 +86,26 @@ fn program(variable: &str, arguments: &[&str]) -> PathBuf {
 pub struct Host {
     child: Child,
     root: PathBuf,
-    arguments: Vec<OsString>,
-    /// Where it runs: nothing, or a program that starts others and its arguments.
-    wrapper: Vec<OsString>,
+    arguments: Vec<String>,
     /// What it says of itself, as it comes.
     log: Log,
 }
 
 impl Host {
-    /// Starts it and waits until its device is there.
+    /// Starts it, in the calling thread's network namespace, and waits until its device is there.
     ///
     /// # Panics
     /// If it does not come up.
     #[must_use]
     #[track_caller]
     pub fn start(arguments: &[&str]) -> Self {
-        Self::start_in(&[], arguments)
-    }
-
-    /// As [`start`](Self::start), by a program that starts others, such as `ip netns exec`.
-    ///
-    /// # Panics
-    /// If it does not come up.
-    #[must_use]
-    #[track_caller]
-    pub fn start_in(wrapper: &[&str], arguments: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // Short, and on a tmpfs: a socket's address goes with it.
         let root = PathBuf::from(format!("/dev/shm/nvh-{}-{number}", std::process::id()));
-        let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
-        let wrapper: Vec<OsString> = wrapper.iter().map(OsString::from).collect();
-        let (child, log) = spawn_host(&wrapper, &root, &arguments);
-        let mut host = Self { child, root, arguments, wrapper, log };
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let (child, log) = spawn_host(&root, &arguments);
+        let mut host = Self { child, root, arguments, log };
         host.wait_for_device();
         host
     }
@@ -149,7 +136,7 @@ impl Host {
         self.child.wait().expect("a child");
     }
 
-    /// Starts it again after it was killed, with the same directory and arguments.
+    /// Starts it again after it was killed, with the same directory and arguments, in the calling thread's network namespace.
     ///
     /// # Panics
     /// If it does not come up.
@@ -158,7 +145,7 @@ impl Host {
         // Left by the one that was killed, and nobody listens: it would be taken for the new one's.
         let sockets = entries(&self.root.join("dev"));
         sockets.iter().for_each(|name| drop(std::fs::remove_file(self.root.join("dev").join(name))));
-        (self.child, self.log) = spawn_host(&self.wrapper, &self.root, &self.arguments);
+        (self.child, self.log) = spawn_host(&self.root, &self.arguments);
         self.wait_for_device();
     }
 
@@ -298,16 +285,8 @@ impl Drop for Host {
     }
 }
 
-fn spawn_host(wrapper: &[OsString], root: &Path, arguments: &[OsString]) -> (Child, Log) {
-    let program = host_program();
-    let mut command = match wrapper.split_first() {
-        None => Command::new(program),
-        Some((wrapper, rest)) => {
-            let mut command = Command::new(wrapper);
-            command.args(rest).arg(program);
-            command
-        }
-    };
+fn spawn_host(root: &Path, arguments: &[String]) -> (Child, Log) {
+    let mut command = Command::new(host_program());
     command.arg("--root").arg(root).arg("--json").args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("netvsc-host starts");
