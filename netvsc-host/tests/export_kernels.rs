@@ -6,7 +6,7 @@
 #![cfg(all(feature = "export", target_os = "linux"))]
 
 use std::fs::File;
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -19,8 +19,8 @@ use netvsc_host::export::{DeviceReport, Export, ExportError, ExportOptions, Kern
 use netvsc_host::port::NullPort;
 use netvsc_host::{Host, NicOptions};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use vmbus::memory::{HeapMemory, SharedMemoryExt};
 use vmbus::packet::{PacketType, TransactionId};
@@ -125,6 +125,38 @@ fn clients_come_and_go() {
     }
     let report = exported.stop();
     assert_eq!((report.sessions, report.protocol_violations, report.leaks), (5, 0, 0));
+}
+
+/// Whoever shortens a file under the host's mapping ends it by a signal.
+#[test]
+fn guest_memory_can_not_be_cut_off_under_the_host() {
+    let exported = Exported::start(ExportOptions::new(root()));
+    let mut client = exported.client();
+    let memory = |flags| {
+        let file: File = rustix::fs::memfd_create("guest", flags).unwrap().into();
+        file.set_len(8192).unwrap();
+        file
+    };
+    let good = memory(rustix::fs::MemfdFlags::ALLOW_SEALING);
+    client.announce(0x10_0000, &good);
+    let is_sealed = || rustix::fs::fcntl_get_seals(&good).unwrap().contains(rustix::fs::SealFlags::SHRINK);
+    client.wait("the host's seal", |_| is_sealed());
+    good.set_len(4096).expect_err("the host maps it");
+    good.set_len(16_384).expect("it may grow");
+    // One that is sealed already is as good, and seals can be sealed.
+    let sealed = memory(rustix::fs::MemfdFlags::ALLOW_SEALING);
+    let seals = rustix::fs::SealFlags::SHRINK | rustix::fs::SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&sealed, seals).unwrap();
+    client.announce(0x20_0000, &sealed);
+    // These cannot be sealed: a memfd that was made so, and an ordinary file.
+    client.announce(0x30_0000, &memory(rustix::fs::MemfdFlags::empty()));
+    let path = exported.root.join("file");
+    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    file.set_len(8192).unwrap();
+    client.announce(0x40_0000, &file);
+    drop(client);
+    let report = exported.stop();
+    assert_eq!((report.protocol_violations, report.leaks), (2, 0), "{report:?}");
 }
 
 /// An export that runs, with one device.
@@ -255,6 +287,19 @@ impl Client {
 
     fn control(&self, value: i32) {
         rustix::net::send(&self.socket, &value.to_le_bytes(), SendFlags::NOSIGNAL).unwrap();
+    }
+
+    /// Says that the first 8192 bytes of `file` are guest memory.
+    fn announce(&self, gpa: u64, file: &File) {
+        let mut message = [0; 32];
+        message[..4].copy_from_slice(b"VMBR");
+        message[8..16].copy_from_slice(&gpa.to_le_bytes());
+        message[16..24].copy_from_slice(&8192_u64.to_le_bytes());
+        let files = [file.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&files));
+        rustix::net::sendmsg(&self.socket, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL).unwrap();
     }
 
     /// The next event count; `None` if the device is gone.

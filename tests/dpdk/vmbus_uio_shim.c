@@ -704,10 +704,15 @@ int inotify_add_watch(int fd, const char *path, uint32_t mask)
 	return path ? REAL(inotify_add_watch)(fd, path, mask) : -1;
 }
 
-/* Huge pages that the machine need not have: ordinary ones do as well. */
+/*
+ * Huge pages that the machine need not have: ordinary ones do as well. And it
+ * must be possible to seal what is announced, or the host refuses it: else it
+ * could be shortened under its mapping.
+ */
 int memfd_create(const char *name, unsigned int flags)
 {
 	if (*shim_root()) {
+		flags |= MFD_ALLOW_SEALING;
 		flags &= ~(unsigned int)MFD_HUGETLB;
 		flags &= ~((unsigned int)MFD_HUGE_MASK << MFD_HUGE_SHIFT);
 	}

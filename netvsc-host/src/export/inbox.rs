@@ -4,11 +4,12 @@
 //! an address that it does not know, it looks here first ([`Inbox::drain`] as the memory's `missing`).
 
 use std::fs::File;
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::{SealFlags, fcntl_add_seals, fcntl_get_seals, fstatfs};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
 use vmbus::mem::GuestMemory;
 use vmbus::memory::HeapMemory;
@@ -95,6 +96,7 @@ impl Inner {
         if bytes == 0 || gpa.checked_add(bytes).is_none_or(|end| end > KERNEL_GPA) {
             return Err(text(&"no addresses of a process"));
         }
+        hold(file).map_err(|error| text(&format_args!("in a file that may be shortened: {error}")))?;
         // Beyond the end of a file there is nothing to be mapped, but a signal at the first access.
         let length = file.metadata().map_err(|error| text(&error))?.len();
         if offset.checked_add(bytes).is_none_or(|end| end > length) {
@@ -107,6 +109,23 @@ impl Inner {
         Ok(())
     }
 }
+
+/// Has a file keep its length, so that its client cannot take pages away under this process's mapping, which would end it
+/// by a signal: it is sealed against that, or is refused.
+///
+/// Files of a hugetlbfs have no seals. Whoever uses one can end this process.
+fn hold(file: &File) -> io::Result<()> {
+    if fcntl_get_seals(file)?.contains(SealFlags::SHRINK) {
+        return Ok(());
+    }
+    match fcntl_add_seals(file, SealFlags::SHRINK) {
+        Err(_) if fstatfs(file)?.f_type == HUGETLBFS => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// `HUGETLBFS_MAGIC` of Linux' `include/uapi/linux/magic.h`.
+const HUGETLBFS: rustix::fs::FsWord = 0x9584_58f6;
 
 enum Received {
     Nothing,

@@ -1,4 +1,7 @@
 //! Memory that host and client both map: memfds, sealed so that no client can shorten them under the host.
+//!
+//! The rings of a subchannel are a file in the device's folder instead, which cannot be sealed: a client that shortens it
+//! ends the host, by a signal at its next look.
 
 use std::fs::File;
 use std::io;
