@@ -156,7 +156,7 @@ macro_rules! message {
                 $crate::message_type::expect(bytes, Self::MESSAGE_TYPE)?;
                 $(
                     let found = $crate::field::read::<$fixed_ty>(
-                        bytes, Self::MESSAGE_TYPE.label(), $fixed_offset, stringify!($fixed_field))?;
+                        bytes, const { Self::MESSAGE_TYPE.label() }, $fixed_offset, stringify!($fixed_field))?;
                     let expected: $fixed_ty = $fixed_value;
                     if found != expected {
                         return Err($crate::ParseError::Unexpected {
@@ -169,7 +169,7 @@ macro_rules! message {
                 )?
                 Ok(Self {
                     $($field: $crate::field::read::<$crate::field::layout!($ty $(, $layout)?)>(
-                        bytes, Self::MESSAGE_TYPE.label(), $offset, stringify!($field))?,)*
+                        bytes, const { Self::MESSAGE_TYPE.label() }, $offset, stringify!($field))?,)*
                 })
             }
 

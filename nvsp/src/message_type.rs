@@ -118,16 +118,20 @@ impl MessageType {
 /// Checks that `bytes` hold a message of type `expected`.
 #[inline]
 pub(crate) fn expect(bytes: &[u8], expected: MessageType) -> Result<(), ParseError> {
-    let found = field::read::<MessageType>(bytes, expected.label(), 0, "message_type")?;
-    if found == expected {
-        return Ok(());
+    match bytes.first_chunk() {
+        Some(word) if u32::from_le_bytes(*word) == expected.0 => Ok(()),
+        _ => Err(not_expected(bytes, expected)),
     }
-    Err(ParseError::Unexpected {
-        message: expected.label(),
-        field: "message_type",
-        value: found.0,
-        expected: expected.0,
-    })
+}
+
+/// Apart from the check, which is made for each packet, and finds nothing.
+#[cold]
+fn not_expected(bytes: &[u8], expected: MessageType) -> ParseError {
+    let message = expected.label();
+    match field::read::<MessageType>(bytes, message, 0, "message_type") {
+        Ok(found) => ParseError::Unexpected { message, field: "message_type", value: found.0, expected: expected.0 },
+        Err(error) => error,
+    }
 }
 
 impl fmt::Display for MessageType {

@@ -220,6 +220,45 @@ pub trait SharedMemoryExt: SharedMemory {
         Ok(())
     }
 
+    /// Writes `head` to `offset`, `body` to `body_at` bytes behind `offset` (over what of the head is there already), and zeros
+    /// from its end up to the next multiple of 8: checked as one. Words are little-endian; `offset` is a multiple of 8, and
+    /// the body ends behind the head.
+    #[inline(always)]
+    fn write_headed<const N: usize>(
+        &self,
+        offset: usize,
+        head: [u64; N],
+        body_at: usize,
+        body: &[u8],
+    ) -> Result<(), OutOfBounds> {
+        let bad = |len| OutOfBounds { offset, len, size: self.len() };
+        let end = body_at.checked_add(body.len()).ok_or(bad(usize::MAX))?;
+        let len = end.checked_next_multiple_of(8).ok_or(bad(usize::MAX))?;
+        self.check(offset, len)?;
+        if !offset.is_multiple_of(8) || len < 8 || len < 8 * N {
+            return Err(bad(len));
+        }
+        // The `len` bytes from here lie inside the mapping, as checked just now.
+        let base = self.base().as_ptr().wrapping_add(offset);
+        let store_word = |at: usize, value: u64| {
+            // A multiple of 8, at most `len - 8`, in each call below.
+            let word = base.wrapping_add(at);
+            // SAFETY: eight initialised bytes of the mapping; aligned, since `base()`, `offset` and `at` are; an atomic
+            // allows concurrent accesses.
+            unsafe { AtomicU64::from_ptr(word.cast()) }.store(value.to_le(), Ordering::Relaxed);
+        };
+        // The word that holds the last bytes and the zeros behind them; what else is in it comes over it.
+        store_word(len - 8, 0);
+        for (at, word) in head.into_iter().enumerate() {
+            store_word(8 * at, word);
+        }
+        let to = base.wrapping_add(body_at);
+        // SAFETY: `body_at + body.len()` is at most `len`: bytes of the mapping, reached by atomics or this module only; `body`
+        // is a reference, so private, and the two do not overlap.
+        unsafe { copy::store(to, body.as_ptr(), body.len()) };
+        Ok(())
+    }
+
     /// Two little-endian words, checked as one; `offset` is a multiple of 8.
     #[inline]
     fn read_words(&self, offset: usize) -> Result<[u64; 2], OutOfBounds> {
@@ -305,6 +344,37 @@ mod tests {
                 assert_eq!(around, [0], "byte after, offset {offset} len {len}");
             }
         }
+    }
+
+    #[test]
+    fn a_head_a_body_and_zeros_are_written_as_one() {
+        let body: Vec<u8> = (1..=100).collect();
+        for body_at in [0usize, 1, 12, 15, 16, 21] {
+            for len in 0..body.len() {
+                let shared = HeapMemory::zeroed(PAGE_SIZE);
+                shared.write(0, &[0xEE; 256]).unwrap();
+                let written = shared.write_headed(8, [u64::from_le_bytes(*b"headhead"); 2], body_at, &body[..len]);
+                let end = (body_at + len).next_multiple_of(8);
+                let mut wanted = [0xEE; 256];
+                if end < 16 {
+                    assert!(written.is_err(), "{len} bytes at {body_at} are not behind the head");
+                } else {
+                    written.unwrap();
+                    wanted[8 + end - 8..8 + end].fill(0);
+                    wanted[8..24].copy_from_slice(b"headheadheadhead");
+                    wanted[8 + body_at..][..len].copy_from_slice(&body[..len]);
+                }
+                let mut back = [0; 256];
+                shared.read(0, &mut back).unwrap();
+                assert_eq!(back, wanted, "{len} bytes at {body_at}");
+            }
+        }
+        let shared = HeapMemory::zeroed(PAGE_SIZE);
+        assert!(shared.write_headed(4, [0; 1], 8, &body).is_err(), "not aligned");
+        assert!(shared.write_headed(4096 - 16, [0; 1], 8, &[0; 9]).is_err(), "the zeros are outside");
+        assert!(shared.write_headed(4096 - 16, [0; 1], 8, &[0; 8]).is_ok());
+        assert!(shared.write_headed(0, [0; 1], usize::MAX, &[0; 8]).is_err());
+        assert!(shared.write_headed(0, [0; 0], 0, &[]).is_err(), "nothing");
     }
 
     #[test]

@@ -302,6 +302,7 @@ impl<M: SharedMemory> Attached<M> {
     }
 
     /// Reads the per-packet information of the message at `offset`: out of its head, if all of it is there.
+    #[inline(always)]
     fn informed(
         &mut self,
         header: PacketHeader,

@@ -91,6 +91,19 @@ impl<M: SharedMemory> Sections<M> {
         debug_assert!(inside.is_ok(), "section {section} at {at}, {} bytes", bytes.len());
     }
 
+    /// Writes a message into a section, and zeros up to the next multiple of 8 behind it; `false` if that cannot be.
+    #[inline(always)]
+    pub(super) fn write_headed<const N: usize>(
+        &self,
+        section: u32,
+        at: usize,
+        head: [u64; N],
+        frame_at: usize,
+        frame: &[u8],
+    ) -> bool {
+        self.memory.write_headed(self.place(section, at), head, frame_at, frame).is_ok()
+    }
+
     /// Writes a little-endian word into a section.
     #[inline(always)]
     pub(super) fn write_word(&self, section: u32, at: usize, value: u32) {

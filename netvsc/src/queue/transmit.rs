@@ -14,7 +14,7 @@
 //! Source: Linux `drivers/net/hyperv/netvsc.c` (`netvsc_send`); limits: [MS-RNDIS] `REMOTE_NDIS_INITIALIZE_CMPLT`.
 
 use nvsp::{ChannelType, RndisPacket, RndisPacketComplete, SectionIndex};
-use rndis::packet::{MIN_FRAME_LEN, TxHeader, TxOffload, padding};
+use rndis::packet::{MIN_FRAME_LEN, PACKET_HEADER_LEN, TxHeader, TxOffload, padding};
 use vmbus::bus::Doorbell;
 use vmbus::memory::{PAGE_SIZE, SharedMemory};
 use vmbus::packet::{DESCRIPTOR_BYTES, PacketType, TRAILER_BYTES, TransactionId};
@@ -34,6 +34,9 @@ use crate::meta::TxMeta;
 use crate::offload::Offloads;
 use crate::stats::QueueStats;
 
+/// What nearly all hosts want messages aligned to.
+const WORD: usize = 8;
+
 /// A section that is being filled. Its send is in the table already, and room for its packet is kept in the ring.
 #[derive(Debug, Clone, Copy)]
 struct Open {
@@ -46,6 +49,8 @@ struct Open {
     frames: u32,
     /// Bytes of the frames alone.
     bytes: u32,
+    /// Zeros follow the last message up to a multiple of 8.
+    padded: bool,
 }
 
 /// The sending side.
@@ -56,6 +61,8 @@ pub(super) struct Transmit<M> {
     limits: AggregateLimits,
     /// Most bytes in one section: its size, or less if the host says so.
     section_limit: usize,
+    /// Messages start and sections end at multiples of 8, as nearly everywhere.
+    by_words: bool,
     open: Option<Open>,
     max_pages: usize,
     pub(super) offloads: Offloads,
@@ -99,6 +106,7 @@ impl<M: SharedMemory> Transmit<M> {
             pages: None,
             limits: AggregateLimits::SINGLE,
             section_limit: 0,
+            by_words: false,
             open: None,
             max_pages: settings.max_direct_pages.clamp(1, nvsp::MAX_PAGE_BUFFERS),
             offloads: Offloads::NONE,
@@ -146,6 +154,7 @@ impl<M: SharedMemory> Transmit<M> {
     pub(super) fn buffers_changed(&mut self) {
         let section_bytes = self.sections.as_ref().map_or(0, Sections::section_bytes);
         self.section_limit = section_bytes.min(self.limits.max_bytes as usize);
+        self.by_words = self.limits.alignment == WORD as u32 && section_bytes.is_multiple_of(WORD);
         // Control messages go into pages; where there are none they need a section, however busy the senders are.
         let several = self.sections.as_ref().is_some_and(|sections| sections.count() > 1);
         self.spare_sections = usize::from(self.is_primary && self.pages.is_none() && several);
@@ -171,7 +180,7 @@ impl<M: SharedMemory> Transmit<M> {
     }
 
     /// Takes a frame.
-    #[inline]
+    #[inline(always)]
     pub(super) fn send<D: Doorbell>(
         &mut self,
         frame: &[u8],
@@ -184,6 +193,15 @@ impl<M: SharedMemory> Transmit<M> {
         if frame.len() > self.usual_limit || !shape::is_plain(frame, meta) {
             return self.send_shaped(frame, meta, with);
         }
+        if meta.hash.is_none() && meta.vlan.is_none() && self.add_plain(frame) {
+            return Ok(());
+        }
+        self.send_other(frame, meta, with)
+    }
+
+    /// Takes a frame with an element, or the first one of a section.
+    #[inline(never)]
+    fn send_other<D: Doorbell>(&mut self, frame: &[u8], meta: &TxMeta, with: With<'_, M, D>) -> Result<(), SendError> {
         let header = TxHeader { hash_value: meta.hash, vlan: meta.vlan, offload: TxOffload::None };
         self.put(frame, &header, with)
     }
@@ -231,10 +249,36 @@ impl<M: SharedMemory> Transmit<M> {
                 open.used = at + len;
                 open.frames += 1;
                 open.bytes += frame.len() as u32;
+                open.padded = false;
                 return Ok(());
             }
         }
         self.start(frame, header, len, with)
+    }
+
+    /// Puts a frame without elements into the section that is being filled, in whole words; `false` if it does not fit, or not
+    /// that way.
+    #[inline(always)]
+    fn add_plain(&mut self, frame: &[u8]) -> bool {
+        let (Some(open), Some(sections)) = (&mut self.open, &self.sections) else { return false };
+        let at = open.used.next_multiple_of(WORD);
+        let end = at + PACKET_HEADER_LEN + frame.len();
+        if open.frames >= self.limits.max_packets || end > self.section_limit || !self.by_words || !open.padded {
+            return false;
+        }
+        let Ok(head) = TxHeader::plain_words(frame.len() as u32) else { return false };
+        if !sections.write_headed(open.section, at, head, PACKET_HEADER_LEN, frame) {
+            return false;
+        }
+        if at != open.used {
+            // The padding belongs to the message before it.
+            sections.write_word(open.section, open.last + MESSAGE_LEN_AT, (at - open.last) as u32);
+        }
+        open.last = at;
+        open.used = end;
+        open.frames += 1;
+        open.bytes += frame.len() as u32;
+        true
     }
 
     /// Takes a frame that does not fit into what is being filled.
@@ -269,18 +313,23 @@ impl<M: SharedMemory> Transmit<M> {
         self.close(&mut with)?;
         let Some(sections) = &mut self.sections else { return Err(SendError::NotAttached) };
         let Some(section) = sections.take() else { return Err(SendError::Full) };
-        if let Err(error) = put_message(sections, section, 0, 0, header, frame) {
+        let bytes = frame.len() as u32;
+        let padded = self.by_words
+            && len == PACKET_HEADER_LEN + frame.len()
+            && frame.head().is_empty()
+            && TxHeader::plain_words(bytes)
+                .is_ok_and(|head| sections.write_headed(section, 0, head, PACKET_HEADER_LEN, frame.rest()));
+        if !padded && let Err(error) = put_message(sections, section, 0, 0, header, frame) {
             sections.give_back(section);
             return Err(error);
         }
-        let bytes = frame.len() as u32;
         let cargo = Cargo::Frames { frames: 1, bytes };
         let Some(id) = with.in_flight.insert(Sent { lent: Lent::Section(section), cargo }) else {
             sections.give_back(section);
             return Err(SendError::Full);
         };
         with.ring.keep();
-        self.open = Some(Open { id, section, used: len, last: 0, frames: 1, bytes });
+        self.open = Some(Open { id, section, used: len, last: 0, frames: 1, bytes, padded });
         self.went_on(with);
         Ok(())
     }

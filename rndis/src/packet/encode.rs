@@ -36,6 +36,26 @@ impl TxHeader {
     /// Bytes of the longest header: three elements.
     pub const MAX_LEN: usize = PACKET_HEADER_LEN + 3 * PpiWord::LEN;
 
+    /// The header of a frame of `data_len` bytes without elements and padding, as little-endian words: what
+    /// [`emit`](Self::emit) writes for the default. The upper half of the last word is behind the header, and 0.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`emit`](Self::emit).
+    #[inline]
+    pub const fn plain_words(data_len: u32) -> Result<[u64; PACKET_HEADER_LEN.div_ceil(8)], EmitError> {
+        if data_len < MIN_FRAME_LEN {
+            return Err(data_too_short(data_len as usize));
+        }
+        let Some(message_len) = data_len.checked_add(PACKET_HEADER_LEN as u32) else {
+            let value = (data_len as usize).saturating_add(PACKET_HEADER_LEN);
+            return Err(EmitError::TooLarge { field: "MessageLength", value, limit: u32::MAX as usize });
+        };
+        let data_offset = PACKET_HEADER_LEN as u32 - MESSAGE_HEADER_LEN as u32;
+        let first = MessageType::PACKET.0 as u64 | (message_len as u64) << 32;
+        Ok([first, data_offset as u64 | (data_len as u64) << 32, 0, 0, 0, 0])
+    }
+
     /// Bytes of header and elements; the frame starts behind them.
     #[must_use]
     #[inline]
@@ -222,7 +242,7 @@ fn put_header(
 }
 
 #[cold]
-fn data_too_short(value: usize) -> EmitError {
+const fn data_too_short(value: usize) -> EmitError {
     EmitError::TooSmall { field: "DataLength", value, minimum: MIN_FRAME_LEN as usize }
 }
 
@@ -237,6 +257,20 @@ mod tests {
         let raw = RawPacketHeader::parse(&out).unwrap();
         assert_eq!((raw.message_len, raw.data_offset, raw.data_len), (112, 36, 62));
         assert_eq!((raw.ppi_offset, raw.ppi_len), (0, 0));
+    }
+
+    #[test]
+    fn words_are_what_is_emitted() {
+        for data_len in [14, 60, 1514, 0x0102_0304, u32::MAX - 44] {
+            let mut emitted = [0; 48];
+            TxHeader::default().emit(data_len, 0, &mut emitted).unwrap();
+            let words = TxHeader::plain_words(data_len).unwrap();
+            assert!(words.iter().flat_map(|word| word.to_le_bytes()).eq(emitted), "{data_len}");
+        }
+        for data_len in [0, 13, u32::MAX - 43, u32::MAX] {
+            let emitted = TxHeader::default().emit(data_len, 0, &mut [0; 44]).map(|_| [0; 6]);
+            assert_eq!(TxHeader::plain_words(data_len), emitted, "{data_len}");
+        }
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The elements that netvsc uses, collected in one pass.
 
-use super::{HashInfo, Lso, PacketId, Ppi, PpiType, PpiWord, PpiWords, RxChecksum, TxChecksum, Vlan};
+use super::{
+    ELEMENT_HEADER_LEN, HashInfo, Lso, PacketId, Ppi, PpiType, PpiWord, PpiWords, RxChecksum, TxChecksum, Vlan,
+};
+use crate::bytes::u32_at;
 use crate::error::ParseError;
 
 /// What the elements of one message say; `None` where there is no such element.
@@ -40,10 +43,9 @@ impl PacketInfo {
         let mut info = Self::default();
         let mut rest = block;
         while !rest.is_empty() {
-            let ppi;
-            (ppi, rest) = Ppi::split_first(rest)?;
-            let word = ppi.word();
-            match ppi.kind {
+            let (kind, word);
+            ((kind, word), rest) = Self::split_first(rest)?;
+            match kind {
                 PpiType::CHECKSUM => first(&mut info.checksum, word),
                 PpiType::LSO => first(&mut info.lso, Lso(word)),
                 PpiType::IEEE_8021Q => first(&mut info.vlan, Vlan::from_wire(word)),
@@ -54,6 +56,20 @@ impl PacketInfo {
             }
         }
         Ok(info)
+    }
+
+    /// Type and first word of the first element, and what follows it.
+    #[inline]
+    fn split_first(block: &[u8]) -> Result<((PpiType, u32), &[u8]), ParseError> {
+        // Nearly every element is one word, right behind its header; such a one is good, whatever its type.
+        if let Some((element, rest)) = block.split_first_chunk::<{ PpiWord::LEN }>()
+            && u32_at(element, 0) == PpiWord::LEN as u32
+            && u32_at(element, 8) == ELEMENT_HEADER_LEN as u32
+        {
+            return Ok(((PpiType(u32_at(element, 4)), u32_at(element, 12)), rest));
+        }
+        let (ppi, rest) = Ppi::split_first(block)?;
+        Ok(((ppi.kind, ppi.word()), rest))
     }
 
     /// Checksum result of a received frame.
