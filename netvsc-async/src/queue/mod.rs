@@ -80,7 +80,8 @@ impl<C: Channel> Queue<C> {
 
     /// The queue as a `Stream` of packets and a `Sink` for them, with the same error: `rx.forward(tx)` works.
     pub fn into_split(self) -> (PacketStream<C>, PacketSink<C>) {
-        (PacketStream::new(self.rx), PacketSink::new(self.tx))
+        let pool = self.rx.pool.clone();
+        (PacketStream::new(self.rx), PacketSink::new(self.tx, pool))
     }
 
     #[cfg(feature = "smoltcp")]

@@ -10,7 +10,7 @@ use vmbus::bus::Channel;
 use super::rx::RxHalf;
 use super::tx::TxHalf;
 use crate::error::Error;
-use crate::packet::{Packet, PacketQueue};
+use crate::packet::{Packet, PacketPool, PacketQueue};
 
 /// Packets that are received or handed over under one lock.
 const BATCH: usize = 64;
@@ -81,11 +81,17 @@ impl<C: Channel> Stream for PacketStream<C> {
 pub struct PacketSink<C: Channel> {
     half: TxHalf<C>,
     packets: VecDeque<Packet>,
+    pool: PacketPool,
 }
 
 impl<C: Channel> PacketSink<C> {
-    pub(super) fn new(half: TxHalf<C>) -> Self {
-        Self { half, packets: VecDeque::with_capacity(BATCH) }
+    pub(super) fn new(half: TxHalf<C>, pool: PacketPool) -> Self {
+        Self { half, packets: VecDeque::with_capacity(BATCH), pool }
+    }
+
+    /// A packet with a copy of `frame`, in a buffer of the queue's pool: nothing is allocated while the pool has some.
+    pub fn packet(&self, frame: &[u8]) -> Packet {
+        self.pool.packet(frame)
     }
 
     /// Whether a packet can only be taken after some are handed over.
