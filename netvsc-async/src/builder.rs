@@ -113,6 +113,37 @@ impl NicBuilder {
         self
     }
 
+    /// Longest frame that is copied into a send section; longer ones go from direct memory, if there is any. Default: no
+    /// limit but the section's size. See [`Config::tx_copybreak`].
+    #[must_use]
+    pub fn tx_copybreak(mut self, bytes: usize) -> Self {
+        self.config = self.config.tx_copybreak(bytes);
+        self
+    }
+
+    /// Whether the 802.1Q tags of received frames are put back into them; default false: they come beside the frames, in
+    /// [`RxMeta`](netvsc::RxMeta).
+    #[must_use]
+    pub fn reinsert_tags(mut self, reinsert: bool) -> Self {
+        self.config = self.config.reinsert_tags(reinsert);
+        self
+    }
+
+    /// Whether 802.1Q tags in frames that are sent stay there; default false: they are moved beside the frames, as hosts expect.
+    #[must_use]
+    pub fn tags_in_band(mut self, keep: bool) -> Self {
+        self.config = self.config.tags_in_band(keep);
+        self
+    }
+
+    /// Whether the host's verdicts on checksums are compared with computed ones; default false. See
+    /// [`Config::check_verdicts`].
+    #[must_use]
+    pub fn check_verdicts(mut self, check: bool) -> Self {
+        self.config = self.config.check_verdicts(check);
+        self
+    }
+
     /// How the queues wait for frames. Default: adaptive.
     #[must_use]
     pub fn wait(mut self, mode: WaitMode) -> Self {

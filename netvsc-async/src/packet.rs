@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
-use netvsc::meta::{RxMeta, TxMeta};
+use netvsc::checksum;
+use netvsc::frame::Headers;
+use netvsc::meta::{RxMeta, Segmentation, TxMeta, Vlan};
 use netvsc::queue::FrameSink;
 
 /// Buffers of one size, used again and again. Shared by a queue and the packets that are out.
@@ -79,7 +81,7 @@ impl Packet {
     /// The same packet with what came with it.
     pub(crate) fn with_meta(mut self, meta: RxMeta) -> Self {
         self.rx = meta;
-        self.tx.vlan = meta.vlan;
+        self.tx = passed_on(self.bytes(), &meta);
         self
     }
 
@@ -103,9 +105,36 @@ impl Packet {
         &self.rx
     }
 
-    /// What to ask for when it is sent. A received packet keeps its VLAN tag, so that forwarding keeps it, too.
+    /// What to ask for when it is sent. A received packet keeps its VLAN tag, and one that was merged becomes segments again
+    /// ([`TxMeta::passing_on`]), so that forwarding changes nothing.
     pub fn tx_meta_mut(&mut self) -> &mut TxMeta {
         &mut self.tx
+    }
+
+    /// Asks for all checksums to be computed when it is sent, by the host or in software; what stands in their fields does not
+    /// matter. Whether there are any: not in what is no IP. To be called when the headers are complete.
+    pub fn request_checksums(&mut self) -> bool {
+        let headers = Headers::parse(self.bytes());
+        self.tx.checksum = headers.and_then(|headers| checksum::request(self.bytes(), &headers));
+        self.tx.checksum.is_some()
+    }
+
+    /// Asks for it to be cut when it is sent, into segments of `mss` bytes behind the TCP or UDP header, checksums included.
+    /// Whether it can be: not what is neither TCP nor UDP, and no fragment. To be called when the headers are complete.
+    pub fn request_segmentation(&mut self, mss: u32) -> bool {
+        let headers = Headers::parse(self.bytes()).filter(|headers| headers.transport_protocol().is_some());
+        self.tx.segmentation = headers.map(|headers| Segmentation {
+            ip: headers.ip(),
+            mss,
+            transport_offset: headers.transport() as u16,
+            fixed_id: false,
+        });
+        self.tx.segmentation.is_some()
+    }
+
+    /// The 802.1Q tag that it gets when it is sent, beside the frame; `None` for none.
+    pub fn set_vlan(&mut self, vlan: Option<Vlan>) {
+        self.tx.vlan = vlan;
     }
 
     /// What to ask for when it is sent.
@@ -165,6 +194,11 @@ impl Drop for Packet {
     }
 }
 
+/// What it takes to send a received packet on. Queues say how long the segments of a merged one were: no MTU is needed.
+fn passed_on(frame: &[u8], meta: &RxMeta) -> TxMeta {
+    TxMeta::passing_on(frame, meta, 0)
+}
+
 /// Receives into packets.
 #[derive(Debug)]
 pub(crate) struct PacketQueue {
@@ -203,7 +237,7 @@ impl FrameSink for PacketQueue {
     fn commit(&mut self, len: usize, meta: RxMeta) {
         if let Some(buffer) = self.next.take() {
             let len = len.min(buffer.len());
-            let tx = TxMeta { vlan: meta.vlan, ..TxMeta::default() };
+            let tx = passed_on(&buffer[..len], &meta);
             self.packets.push_back(Packet { buffer, len, rx: meta, tx, pool: Some(self.pool.clone()) });
         }
     }
@@ -244,6 +278,27 @@ mod tests {
         assert_eq!(large.len(), 9000);
         drop(large);
         assert_eq!((pool.allocated(), pool.0.free.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_merged_packet_is_cut_when_it_goes_on() {
+        let mut frame = vec![0; 54 + 3000];
+        frame[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
+        frame[16..18].copy_from_slice(&3040u16.to_be_bytes());
+        (frame[23], frame[46]) = (6, 0x50);
+        let coalesced = netvsc::meta::Coalesced { fragments: 3, segment_size: 1000, fixed_id: false };
+        let meta = RxMeta { coalesced: Some(coalesced), vlan: Some(Vlan::new(7, 0, false)), ..RxMeta::default() };
+        let mut queue = PacketQueue::new(PacketPool::new(1, 64), 1);
+        queue.buffer(frame.len()).unwrap().copy_from_slice(&frame);
+        queue.commit(frame.len(), meta);
+        let mut packet = queue.pop().unwrap();
+        assert_eq!((packet.tx_meta().segmentation.unwrap().mss, packet.tx_meta().vlan), (1000, meta.vlan));
+        assert!(packet.request_segmentation(500) && packet.request_checksums());
+        assert_eq!(packet.tx_meta().segmentation.unwrap().mss, 500);
+        packet.set_vlan(None);
+        packet.bytes_mut()[12] = 0x88;
+        assert!(!packet.request_segmentation(500) && !packet.request_checksums());
+        assert_eq!(*packet.tx_meta(), TxMeta::default());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use vmbus::memory::PAGE_SIZE;
 
 use crate::control::{Cause, RequestError, Step};
 use crate::offload::OffloadSettings;
+use crate::queue::QueueSettings;
 
 /// Sections of the receive buffer unless configured: 16 MiB of 1728 bytes each.
 pub const DEFAULT_RECEIVE_SECTIONS: u32 = 9709;
@@ -80,6 +81,10 @@ pub struct Config {
     pub(crate) direct_bytes: usize,
     pub(crate) gpadl_teardown: GpadlTeardown,
     pub(crate) offloads: OffloadSettings,
+    pub(crate) tx_copybreak: usize,
+    pub(crate) tags_in_band: bool,
+    pub(crate) reinsert_tags: bool,
+    pub(crate) check_verdicts: bool,
     /// Bytes of each section, where the host has said so before.
     pub(crate) receive_section_bytes: Option<u32>,
     pub(crate) send_section_bytes: Option<u32>,
@@ -103,6 +108,10 @@ impl Default for Config {
             direct_bytes: 1 << 20,
             gpadl_teardown: GpadlTeardown::AfterClose,
             offloads: OffloadSettings::forwarding(),
+            tx_copybreak: usize::MAX,
+            tags_in_band: false,
+            reinsert_tags: false,
+            check_verdicts: false,
             receive_section_bytes: None,
             send_section_bytes: None,
         }
@@ -229,6 +238,51 @@ impl Config {
     pub const fn offloads(mut self, settings: OffloadSettings) -> Self {
         self.offloads = settings;
         self
+    }
+
+    /// Longest frame that is copied into a send section where there is [direct memory](Self::direct_bytes) as well; longer ones
+    /// go from there, each in a packet of its own. Default: no limit, what fits into a section goes into one, with others.
+    /// DPDK's is 512 bytes (`tx_copybreak`); the host reads longer frames from either at the same cost.
+    #[must_use]
+    pub const fn tx_copybreak(mut self, bytes: usize) -> Self {
+        self.tx_copybreak = bytes;
+        self
+    }
+
+    /// Whether an 802.1Q tag that a frame to be sent has in band stays there. Default false: it is moved beside the frame, as
+    /// Linux and DPDK do, since hosts expect none in band and may take such a frame for too long.
+    #[must_use]
+    pub const fn tags_in_band(mut self, keep: bool) -> Self {
+        self.tags_in_band = keep;
+        self
+    }
+
+    /// Whether the 802.1Q tag of a received frame is put back into it. Default false: it comes beside the frame, in
+    /// [`RxMeta::vlan`](crate::RxMeta::vlan). Costs moving 12 bytes of each tagged frame.
+    #[must_use]
+    pub const fn reinsert_tags(mut self, reinsert: bool) -> Self {
+        self.reinsert_tags = reinsert;
+        self
+    }
+
+    /// Whether each verdict of the host on a checksum is compared with one computed here. Default false. Wrong ones are
+    /// counted by protocol ([`ExtraStats`](crate::stats::ExtraStats), `rx_checksum_wrong_*`), and frames delivered with the
+    /// right one. Costs a pass over each frame that has a verdict.
+    #[must_use]
+    pub const fn check_verdicts(mut self, check: bool) -> Self {
+        self.check_verdicts = check;
+        self
+    }
+
+    /// What queues have to know of it.
+    pub(crate) fn queue_settings(&self) -> QueueSettings {
+        QueueSettings {
+            tx_copybreak: self.tx_copybreak,
+            tags_in_band: self.tags_in_band,
+            reinsert_tags: self.reinsert_tags,
+            check_verdicts: self.check_verdicts,
+            ..QueueSettings::default()
+        }
     }
 
     /// When GPADLs are torn down. Default after the close.

@@ -107,8 +107,8 @@ pub enum Path {
 pub struct Coalesced {
     /// Ranges that it came in, or frames that it was merged from.
     pub fragments: u16,
-    /// Payload bytes of each segment that was merged but the last, which may have fewer; 0 if it is not known, as hosts do
-    /// not say it.
+    /// Payload bytes of each segment that was merged but the last, which may have fewer; 0 if it is not known. Hosts do not
+    /// say it: it is taken from what the frame came in or, if that cannot be, from the MTU.
     pub segment_size: u16,
     /// All segments had the same IPv4 identification, instead of one more each.
     pub fixed_id: bool,
@@ -131,13 +131,13 @@ impl RxMeta {
 /// What the host shall do to a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TxMeta {
-    /// Compute checksums. Left out if [`segmentation`](Self::segmentation) is asked for, which implies them.
+    /// Compute checksums. Not looked at if [`segmentation`](Self::segmentation) is asked for, which implies them.
     pub checksum: Option<TxChecksum>,
-    /// Add an 802.1Q tag; the frame itself must have none then.
+    /// Add an 802.1Q tag; one that the frame itself has is the inner one then.
     pub vlan: Option<Vlan>,
     /// Hash of the flow, by which the host picks the channel that it answers on.
     pub hash: Option<u32>,
-    /// Cut a large TCP segment into frames.
+    /// Cut it into segments.
     pub segmentation: Option<Segmentation>,
 }
 
@@ -182,9 +182,9 @@ impl TxMeta {
     }
 }
 
-/// Checksums that the host shall compute.
+/// Checksums that shall be computed: by the host where that was granted, otherwise here.
 ///
-/// The transport checksum field holds the sum of the pseudo header, not complemented.
+/// What stands in the fields does not matter. Fragments keep the transport checksum that they have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TxChecksum {
     /// Version of IP.
@@ -197,15 +197,15 @@ pub struct TxChecksum {
     pub transport_offset: u16,
 }
 
-/// How a large TCP segment is cut (large send, version 2).
+/// How a large TCP segment, or a large UDP datagram, is cut: by the host (large send, version 2, TCP only) where that was
+/// granted, otherwise here.
 ///
-/// In the frame IPv4 total length and header checksum, or IPv6 payload length, are 0, and the TCP checksum is that of the
-/// pseudo header with length 0.
+/// What stands in length and checksum fields does not matter, as long as the IP length is zero or fits the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segmentation {
     /// Version of IP.
     pub ip: IpVersion,
-    /// TCP payload bytes of each frame, 1 to 2²⁰ − 1.
+    /// Payload bytes of each segment, behind TCP's or UDP's header; the frames may be no longer than the MTU allows.
     pub mss: u32,
     /// Offset of the TCP header from the frame's first byte, at most 1023.
     pub transport_offset: u16,

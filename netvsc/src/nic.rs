@@ -19,7 +19,7 @@ use crate::error::NicError;
 use crate::info::{DeviceInfo, Sections};
 use crate::meta::RxMeta;
 use crate::offload::{OffloadSettings, Offloads};
-use crate::queue::{ControlInput, FrameSink, Queue, QueueError, QueueSettings, ReceiveBuffer, SendBuffer, SendError};
+use crate::queue::{ControlInput, FrameSink, Queue, QueueError, ReceiveBuffer, SendBuffer, SendError};
 use crate::rss::RssSettings;
 use crate::time::Instant;
 use crate::vf;
@@ -431,7 +431,7 @@ impl<B: Bus> Nic<B> {
         taken: &mut A,
     ) -> Result<(), QueueError> {
         let index = channel.info().subchannel_index;
-        let settings = QueueSettings::default();
+        let settings = self.control.queue_settings();
         let mut channel = Some(channel);
         let reopened = with_queue(&mut self.queues, taken, index, |queue| {
             channel.take().map_or(Ok(()), |channel| queue.reopen(channel, settings))

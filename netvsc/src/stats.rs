@@ -142,6 +142,14 @@ counters! {
         bad_coalesced,
         /// Coalesced frames delivered.
         rx_coalesced,
+        /// Verdicts of the host on checksums that were compared with computed ones.
+        rx_checksum_checked,
+        /// Of these, wrong ones on IPv4 headers.
+        rx_checksum_wrong_ip,
+        /// Wrong ones on TCP.
+        rx_checksum_wrong_tcp,
+        /// Wrong ones on UDP.
+        rx_checksum_wrong_udp,
         /// Receive packets acknowledged.
         acks,
         /// Acknowledgments that had to wait for room in the ring.

@@ -51,7 +51,7 @@ use rndis::value::PacketFilter;
 
 use crate::config::{Config, ConfigError, Warning};
 use crate::info::{DeviceInfo, LinkSpeed, Sections, VirtualFunction};
-use crate::queue::ControlToken;
+use crate::queue::{ControlToken, QueueSettings};
 use crate::rss::RssError;
 use crate::steering;
 use crate::time::Instant;
@@ -240,6 +240,11 @@ impl Control {
     /// The device, while it is up.
     pub fn info(&self) -> Option<&DeviceInfo> {
         if let State::Ready(info) = &self.state { Some(info) } else { None }
+    }
+
+    /// Settings of the device's queues.
+    pub(crate) fn queue_settings(&self) -> QueueSettings {
+        self.config.queue_settings()
     }
 
     /// The negotiated version.

@@ -17,6 +17,7 @@
 //! | file | has |
 //! |---|---|
 //! | `receive` | transfer packets, ranges, messages, frames; coalesced frames |
+//! | `verdicts` | the host's word on checksums, believed or checked |
 //! | `backlog` | ranges that wait |
 //! | `transmit` | frames into sections and pages; aggregation |
 //! | `shape`, `body` | what metadata asks for: elements, changed headers, tags |
@@ -46,6 +47,7 @@ mod sections;
 mod settings;
 mod shape;
 mod transmit;
+mod verdicts;
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -60,6 +62,7 @@ pub use burst::{Burst, Frame, FrameMut, FrameSink, Frames, FramesMut};
 pub use control::{ControlBytes, ControlInput, ControlToken};
 pub use error::{QueueError, SendError};
 pub use settings::{AggregateLimits, QueueSettings, ReceiveBuffer, SendBuffer};
+pub use verdicts::{Checked, Disagreement};
 
 use self::control::Controls;
 use self::in_flight::{Cargo, InFlight, Lent, Sent};
@@ -169,7 +172,7 @@ impl<C: Channel> Queue<C> {
             packet: vec![0; MAX_INCOMING_BYTES].into_boxed_slice(),
             in_flight,
             transmit: Transmit::new(is_primary, &settings),
-            receive: Receive::new(),
+            receive: Receive::new(&settings),
             kept: Kept::default(),
             controls: Controls::new(is_primary, settings.control_inputs),
             ranges_out: 0,
@@ -370,12 +373,23 @@ impl<C: Channel> Queue<C> {
     /// Longer ones are [`SendError::TooLong`] instead of being thrown away by the host; those to be segmented are not
     /// concerned. No limit until then.
     pub fn attach_mtu(&mut self, mtu: u32) {
-        self.transmit.set_frame_limit((mtu as usize).saturating_add(nvsp::ETHERNET_HEADER_LEN as usize));
+        let limit = (mtu as usize).saturating_add(nvsp::ETHERNET_HEADER_LEN as usize);
+        self.transmit.set_frame_limit(limit);
+        self.receive.set_frame_limit(limit);
     }
 
-    /// Sets what the host does to frames; what it does not is computed here. Nothing until then.
+    /// Sets what the host does to frames; what it does not is computed here. Until then nothing is left to the host, and all of its
+    /// verdicts are listened to.
     pub fn attach_offloads(&mut self, offloads: Offloads) {
         self.transmit.set_offloads(offloads);
+        self.receive.trust(offloads.rx_checksum);
+    }
+
+    /// The last verdict of the host on a checksum that was wrong, once: found if
+    /// [`QueueSettings::check_verdicts`] is set. How many there were is counted ([`ExtraStats`](crate::stats::ExtraStats),
+    /// `rx_checksum_wrong_*`).
+    pub fn take_disagreement(&mut self) -> Option<Disagreement> {
+        self.receive.take_disagreement()
     }
 
     /// Lets go of all buffers after the channel was closed or rescinded, and says what was outstanding. The rings are not

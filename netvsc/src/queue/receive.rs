@@ -30,9 +30,13 @@ use super::burst::FrameSink;
 use super::control::{ControlInput, Controls, MAX_CONTROL_BYTES};
 use super::error::QueueError;
 use super::outbound::Outbound;
-use super::settings::ReceiveBuffer;
+use super::settings::{QueueSettings, ReceiveBuffer};
+use super::verdicts::{Disagreement, Verdicts};
 use crate::checksum;
+use crate::frame::fields::ethernet;
+use crate::frame::{Headers, put_word};
 use crate::meta::{Coalesced, RxMeta};
+use crate::offload::Checksums;
 use crate::stats::QueueStats;
 
 /// Bytes of a range that are copied first: a cache line, with the RNDIS header (44) and one element of per-packet
@@ -65,6 +69,24 @@ struct Attached<M> {
     buffer: ReceiveBuffer<Located<M>>,
     /// Per-packet information that is not in the head.
     info: Box<[u8]>,
+    /// Frames with information need [`assemble`]: what [`Rules`] say.
+    careful: bool,
+}
+
+/// What is done with frames beside copying them.
+#[derive(Debug)]
+struct Rules {
+    verdicts: Verdicts,
+    /// 802.1Q tags are put back into frames.
+    reinsert_tags: bool,
+    /// Longest segment of a merged frame.
+    frame_limit: usize,
+}
+
+impl Rules {
+    fn is_careful(&self) -> bool {
+        self.reinsert_tags || !self.verdicts.is_idle()
+    }
 }
 
 /// The receiving side.
@@ -76,6 +98,7 @@ pub(super) struct Receive<M> {
     ranges: Backlog,
     /// Of the coalesced frame at hand.
     fragments: Vec<Fragment>,
+    rules: Rules,
 }
 
 /// What the receiving side works with, besides its own.
@@ -105,6 +128,8 @@ struct Message {
     meta: RxMeta,
     /// Set if it is a part of a coalesced frame, rather than a whole one.
     part: Option<PacketId>,
+    /// It is whole, and has only to be copied.
+    plain: bool,
 }
 
 /// Why a range has no frame.
@@ -118,8 +143,36 @@ enum NoFrame {
 }
 
 impl<M: SharedMemory> Receive<M> {
-    pub(super) fn new() -> Self {
-        Self { attached: None, packets: VecDeque::new(), ranges: Backlog::default(), fragments: Vec::new() }
+    pub(super) fn new(settings: &QueueSettings) -> Self {
+        Self {
+            attached: None,
+            packets: VecDeque::new(),
+            ranges: Backlog::default(),
+            fragments: Vec::new(),
+            rules: Rules {
+                verdicts: Verdicts::new(settings.check_verdicts),
+                reinsert_tags: settings.reinsert_tags,
+                frame_limit: usize::MAX,
+            },
+        }
+    }
+
+    /// Which verdicts of the host are listened to.
+    pub(super) fn trust(&mut self, checksums: Checksums) {
+        self.rules.verdicts.trust(checksums);
+        if let Some(attached) = &mut self.attached {
+            attached.careful = self.rules.is_careful();
+        }
+    }
+
+    /// Longest frame that comes in one piece.
+    pub(super) fn set_frame_limit(&mut self, limit: usize) {
+        self.rules.frame_limit = limit;
+    }
+
+    /// The last verdict of the host that was wrong, once.
+    pub(super) fn take_disagreement(&mut self) -> Option<Disagreement> {
+        self.rules.verdicts.disagreement.take()
     }
 
     /// Takes the receive buffer; says how many packets of it can be outstanding.
@@ -140,7 +193,7 @@ impl<M: SharedMemory> Receive<M> {
         let info = vec![0; buffer.section_bytes as usize].into_boxed_slice();
         let ReceiveBuffer { memory, set_id, section_bytes, sections: count } = buffer;
         let buffer = ReceiveBuffer { memory: Located::new(memory), set_id, section_bytes, sections: count };
-        self.attached = Some(Attached { buffer, info });
+        self.attached = Some(Attached { buffer, info, careful: self.rules.is_careful() });
         Ok(sections)
     }
 
@@ -221,10 +274,13 @@ impl<M: SharedMemory> Receive<M> {
                     attached.buffer.memory.prefetch(ahead.byte_offset as usize);
                 }
                 let outcome = match attached.message(range) {
-                    Ok(message) if message.part.is_none() => whole(attached, &message, sink, with.stats),
+                    Ok(message) if message.plain => whole(attached, &message, sink, with.stats),
+                    Ok(message) if message.part.is_none() => {
+                        assemble(attached, &[message.data], message.meta, 1, &mut self.rules, sink, with.stats)
+                    }
                     Ok(first) => {
                         let rest = ranges.get(at + 1..).unwrap_or_default();
-                        coalesced(attached, &first, rest, &mut self.fragments, sink, with.stats)
+                        coalesced(attached, &first, rest, &mut self.fragments, &mut self.rules, sink, with.stats)
                     }
                     Err(NoFrame::Control) => {
                         Outcome::Skipped { ranges: 1, failed: !attached.control(range, with.controls, with.stats) }
@@ -289,16 +345,17 @@ impl<M: SharedMemory> Attached<M> {
             head
         };
         let Ok(header) = PacketHeader::parse(head, range.byte_count) else { return Err(not_a_packet(head)) };
-        let (meta, part) = if header.ppi_len() == 0 {
+        let (meta, part, plain) = if header.ppi_len() == 0 {
             if header.check_frame(&PacketInfo::default()).is_err() {
                 return Err(NoFrame::BadMessage);
             }
-            (RxMeta::default(), None)
+            (RxMeta::default(), None, true)
         } else {
-            self.informed(header, head, offset)?
+            let (meta, part) = self.informed(header, head, offset)?;
+            (meta, part, part.is_none() && !self.careful)
         };
         let data = header.data_range();
-        Ok(Message { data: Fragment { offset: offset + data.start, len: data.len() }, meta, part })
+        Ok(Message { data: Fragment { offset: offset + data.start, len: data.len() }, meta, part, plain })
     }
 
     /// Reads the per-packet information of the message at `offset`: out of its head, if all of it is there.
@@ -428,6 +485,7 @@ fn coalesced<M: SharedMemory, S: FrameSink>(
     first: &Message,
     rest: &[TransferRange],
     fragments: &mut Vec<Fragment>,
+    rules: &mut Rules,
     sink: &mut S,
     stats: &mut QueueStats,
 ) -> Outcome {
@@ -464,17 +522,35 @@ fn coalesced<M: SharedMemory, S: FrameSink>(
             }
         }
     }
-    let len = fragments.iter().map(|fragment| fragment.len).sum();
     if !whole {
         stats.extra.bad_coalesced += 1;
         stats.extra.rx_dropped += 1;
         return Outcome::Skipped { ranges, failed: true };
     }
+    let mut meta = first.meta;
+    meta.coalesced = Some(Coalesced { fragments: fragments.len() as u16, segment_size: 0, fixed_id: false });
+    assemble(attached, fragments, meta, ranges, rules, sink, stats)
+}
+
+/// Delivers a frame that is to be put together or looked at: out of `fragments`, which are `ranges` ranges.
+#[cold]
+fn assemble<M: SharedMemory, S: FrameSink>(
+    attached: &Attached<M>,
+    fragments: &[Fragment],
+    mut meta: RxMeta,
+    ranges: u32,
+    rules: &mut Rules,
+    sink: &mut S,
+    stats: &mut QueueStats,
+) -> Outcome {
+    let tag = meta.vlan.take_if(|_| rules.reinsert_tags);
+    let tag_len = if tag.is_some() { ethernet::TAG_LEN } else { 0 };
+    let len = tag_len + fragments.iter().map(|fragment| fragment.len).sum::<usize>();
     let Some(buffer) = sink.buffer(len).and_then(|buffer| buffer.get_mut(..len)) else {
         return no_room(len, ranges, sink, stats);
     };
-    let mut rest = &mut *buffer;
-    for fragment in &*fragments {
+    let mut rest = &mut buffer[tag_len..];
+    for fragment in fragments {
         // The parts add up to the whole.
         let (part, after) = rest.split_at_mut(fragment.len);
         if attached.copy(fragment.offset, part).is_err() {
@@ -482,12 +558,35 @@ fn coalesced<M: SharedMemory, S: FrameSink>(
         }
         rest = after;
     }
-    let mut meta = first.meta;
-    meta.coalesced = Some(Coalesced { fragments: fragments.len() as u16, segment_size: 0, fixed_id: false });
+    if let Some(tag) = tag {
+        // The addresses move to the front. A frame has an Ethernet header, or its first fragment has: that was checked.
+        buffer.copy_within(tag_len..tag_len + ethernet::TYPE, 0);
+        put_word(buffer, ethernet::TYPE, ethernet::TYPES_OF_TAGS[0]);
+        put_word(buffer, ethernet::TYPE + 2, tag.tci());
+    }
+    if let Some(coalesced) = &mut meta.coalesced {
+        coalesced.segment_size = segment_size(buffer, tag_len, fragments, rules.frame_limit);
+        stats.extra.rx_coalesced += 1;
+    }
     finish(buffer, &mut meta, stats);
-    stats.extra.rx_coalesced += 1;
+    rules.verdicts.apply(buffer, &mut meta, stats);
     sink.commit(len, meta);
     Outcome::Frame { ranges }
+}
+
+/// Payload bytes of each segment that a merged frame was made from. Hosts do not say it: it is that of the fragments, if they
+/// are of one size and segments of the network, and otherwise the most that the MTU allows. 0 if it is no TCP.
+fn segment_size(frame: &[u8], tag_len: usize, fragments: &[Fragment], frame_limit: usize) -> u16 {
+    let payload = Headers::parse(frame).and_then(|headers| headers.payload(frame));
+    let (Some(payload), Some((first, others))) = (payload.map(|at| at - tag_len), fragments.split_first()) else {
+        return 0;
+    };
+    let most = frame_limit.saturating_sub(payload);
+    let size = first.len.saturating_sub(payload);
+    let (last, middle) = others.split_last().unwrap_or((first, &[]));
+    let even = !others.is_empty() && middle.iter().all(|fragment| fragment.len == size) && last.len <= size;
+    let size = if even && (1..=most).contains(&size) { size } else { most };
+    u16::try_from(size).unwrap_or(0)
 }
 
 /// Counts a frame that was copied, and mends it where the host left that to the guest.
