@@ -84,7 +84,7 @@ async fn work<B: Bus>(
     for (nic, of_nic) in adapters {
         let info = nic.info();
         eprintln!("{} is up, NVSP {}, {} queues", info.mac, info.nvsp_version, of_nic.len());
-        queues.push((of_nic, info.mac.0));
+        queues.push((of_nic, info));
         nics.push(nic);
     }
     let mut meter = Meter::start(threads.progress().to_vec())?;

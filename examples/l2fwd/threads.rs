@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
-use netvsc_async::{Error, Queue};
+use netvsc_async::{DeviceInfo, Error, Queue};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use vmbus::bus::Channel;
@@ -122,30 +122,31 @@ impl<C: Channel> Threads<C> {
 
     /// Hands the queues of one adapter or of two over: work begins. Of two, each queue's frames leave by the queue with the
     /// same index of the other, so that flows stay in order.
-    pub(crate) fn give(&mut self, adapters: Vec<(Vec<Queue<C>>, [u8; 6])>, options: &Options) {
+    pub(crate) fn give(&mut self, adapters: Vec<(Vec<Queue<C>>, DeviceInfo)>, options: &Options) {
         let clock = quanta::Clock::new();
         let two = adapters.len() > 1;
         let mode = if two { Mode::Io } else { options.mode };
         let patient = two && options.wait != Wait::Poll;
         let mut progress = self.progress.iter();
-        let mut worker = |rx, tx, mac| Worker {
+        let mut worker = |rx, tx, sender: &DeviceInfo| Worker {
             rx,
             tx,
+            mtu: sender.mtu,
             mode,
             patient,
-            frame: frame::udp(mac, options.packet_size.into()),
+            frame: frame::udp(sender.mac.0, options.packet_size.into()),
             burst: options.burst,
             clock: clock.clone(),
             counters: Counters::default(),
             progress: progress.next().map(Arc::clone).unwrap_or_default(),
         };
         let mut adapters = adapters.into_iter();
-        let (Some((queues, mac)), other) = (adapters.next(), adapters.next()) else { return };
+        let (Some((queues, info)), other) = (adapters.next(), adapters.next()) else { return };
         let work: Vec<Work<C>> = match other {
-            None => queues.into_iter().map(|Queue { rx, tx, .. }| vec![worker(rx, tx, mac)]).collect(),
-            Some((others, other_mac)) => {
+            None => queues.into_iter().map(|Queue { rx, tx, .. }| vec![worker(rx, tx, &info)]).collect(),
+            Some((others, other)) => {
                 let pairs = queues.into_iter().zip(others);
-                pairs.map(|(a, b)| vec![worker(a.rx, b.tx, other_mac), worker(b.rx, a.tx, mac)]).collect()
+                pairs.map(|(a, b)| vec![worker(a.rx, b.tx, &other), worker(b.rx, a.tx, &info)]).collect()
             }
         };
         self.lanes.truncate(work.len());

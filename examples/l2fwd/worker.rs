@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures::future::{Either, select, try_join};
-use netvsc_async::{Error, RxHalf, RxMeta, TxHalf, TxMeta};
+use netvsc_async::{Error, RxHalf, TxHalf, TxMeta};
 use netvsc_benches::allocations;
 use tokio::sync::watch;
 use vmbus::bus::Channel;
@@ -24,6 +24,8 @@ const BURSTS: u32 = 64;
 pub(crate) struct Worker<C: Channel> {
     pub(crate) rx: RxHalf<C>,
     pub(crate) tx: TxHalf<C>,
+    /// Of the adapter that sends.
+    pub(crate) mtu: u32,
     pub(crate) mode: Mode,
     /// Whether frames wait for room, or are lost as in a switch that is congested. Only who may sleep can wait.
     pub(crate) patient: bool,
@@ -107,7 +109,7 @@ impl<C: Channel> Worker<C> {
 
     /// One burst, every frame of it: where there is no room it waits, and the sender at the far end of the wire has to.
     async fn forward_all(&mut self) -> Result<(), Error> {
-        let Self { rx, tx, clock, counters, progress, .. } = self;
+        let Self { rx, tx, mtu, clock, counters, progress, .. } = self;
         let Some(burst) = rx.try_recv_burst()? else { return Ok(()) };
         let mut next = 0;
         while next < burst.len() {
@@ -115,7 +117,7 @@ impl<C: Channel> Worker<C> {
             let mut batch = tx.batch();
             let mut waits_for = None;
             while let Some(frame) = burst.get(next) {
-                match batch.push(frame.bytes, &passed_on(frame.meta)) {
+                match batch.push(frame.bytes, &TxMeta::passing_on(frame.bytes, &frame.meta, *mtu)) {
                     Ok(()) => counters.forwarded(frame.bytes.len()),
                     Err(Error::Full) => {
                         waits_for = Some(frame.bytes.len());
@@ -164,7 +166,7 @@ impl<C: Channel> Worker<C> {
         let Some(burst) = self.rx.try_recv_burst()? else { return Ok(0) };
         let mut batch = self.tx.batch();
         for frame in &burst {
-            match batch.push(frame.bytes, &passed_on(frame.meta)) {
+            match batch.push(frame.bytes, &TxMeta::passing_on(frame.bytes, &frame.meta, self.mtu)) {
                 Ok(()) => self.counters.sent(frame.bytes.len()),
                 // As a switch does.
                 Err(Error::Full | Error::Send(_)) => self.counters.lost += 1,
@@ -196,9 +198,4 @@ impl<C: Channel> Worker<C> {
         }
         Ok(sent.into())
     }
-}
-
-/// What has to be said about a frame that is sent as it was received.
-fn passed_on(meta: RxMeta) -> TxMeta {
-    TxMeta { vlan: meta.vlan, ..TxMeta::default() }
 }

@@ -101,6 +101,9 @@ struct Options {
     /// Without --device: how many flows the clients open.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     flows: u32,
+    /// Without --device: something that goes wrong on purpose: the exit status must not be 0.
+    #[arg(long, value_name = "KIND", value_enum, conflicts_with = "device")]
+    sabotage: Option<simulation::Sabotage>,
 }
 
 fn main() -> ExitCode {
@@ -180,7 +183,7 @@ impl Running {
             // Questions leave by the first queue.
             let questions = questions.take();
             let (balancer, learned) = (Arc::clone(&balancer), learned.clone());
-            tasks.spawn(async move { queue::serve(queue, &balancer, &count, &learned, questions).await });
+            tasks.spawn(async move { queue::serve(queue, info.mtu, &balancer, &count, &learned, questions).await });
         }
         tasks.spawn(neighbours.look_after());
         Ok(Self { balancer, tasks: tasks.into(), counters })

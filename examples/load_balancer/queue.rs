@@ -49,6 +49,7 @@ impl Counters {
 /// Goes on until the adapter is closed. `questions` are frames of the balancer's own, to be sent.
 pub(crate) async fn serve<C: Channel>(
     mut queue: Queue<C>,
+    mtu: u32,
     balancer: &Balancer,
     counters: &Counters,
     learned: &mpsc::Sender<(IpAddr, Mac)>,
@@ -77,19 +78,19 @@ pub(crate) async fn serve<C: Channel>(
         // One lock and one signal to the host for all of the burst.
         let mut batch = queue.tx.batch();
         for frame in burst.iter_mut() {
-            let meta = TxMeta { vlan: frame.meta.vlan, ..TxMeta::default() };
+            let passing_on = |bytes: &[u8]| TxMeta::passing_on(bytes, &frame.meta, mtu);
             let sent = match balancer.decide(frame.bytes, &living) {
                 Verdict::Forward(index) => {
                     counters.forwarded(index);
-                    batch.push(frame.bytes, &meta)
+                    batch.push(frame.bytes, &passing_on(frame.bytes))
                 }
                 Verdict::Answered => {
                     counters.answered.fetch_add(1, Ordering::Relaxed);
-                    batch.push(frame.bytes, &meta)
+                    batch.push(frame.bytes, &passing_on(frame.bytes))
                 }
                 Verdict::Answer(answer) => {
                     counters.answered.fetch_add(1, Ordering::Relaxed);
-                    batch.push(&answer, &meta)
+                    batch.push(&answer, &TxMeta { vlan: frame.meta.vlan, ..TxMeta::default() })
                 }
                 Verdict::Learned(address, mac) => {
                     // If nobody has time for it, the next answer says the same.

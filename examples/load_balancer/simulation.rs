@@ -57,9 +57,8 @@ pub(crate) struct Scene {
     pub(crate) sabotage: Option<Sabotage>,
 }
 
-/// What goes wrong on purpose: the simulation has to notice, or it checks nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "tests only"))]
+/// What goes wrong on purpose: it has to be noticed, or nothing is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Sabotage {
     /// Backends change their names now and then.
     WanderingFlows,
@@ -76,7 +75,7 @@ impl Scene {
             level: options.hash,
             // Nobody wants to wait for three seconds in a demonstration.
             probe: Duration::from_millis(options.probe.min(200)),
-            sabotage: None,
+            sabotage: options.sabotage,
         }
     }
 }
@@ -523,8 +522,8 @@ impl Station {
         let mut frame = frame.to_vec();
         let headers = Headers::parse(&frame)?;
         if self.sabotage == Some(Sabotage::CorruptFrames) {
-            let last = headers.end() - 1;
-            frame[last] ^= 1;
+            // The port that the answer goes to.
+            frame[headers.transport() + 1] ^= 1;
         }
         let Some(payload) = headers.payload(&frame) else {
             // A fragment, or an error message.

@@ -10,7 +10,6 @@ pub(crate) type Mac = [u8; 6];
 
 const BROADCAST: Mac = [0xFF; 6];
 const ETHERNET: usize = 14;
-const TYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const TYPE_ARP: [u8; 2] = [0x08, 0x06];
 const TYPE_IPV6: [u8; 2] = [0x86, 0xDD];
 /// Ethernet and IPv4, request and reply: the fixed part in front of the operation.
