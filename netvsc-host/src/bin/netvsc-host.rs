@@ -77,11 +77,13 @@ struct Arguments {
     #[arg(long, value_name = "beside|in-frame|off", value_parser = vlan_tags, default_value = "beside")]
     vlan: VlanTags,
 
-    /// Where frames go: loopback, null, tap:NAME, generator:RATE_PPS,SIZE or pcap:FILE
+    /// Where frames go: loopback, null, tap:NAME[,OPTION...], generator:RATE_PPS,SIZE or pcap:FILE
     ///
     /// loopback sends every frame back with its addresses swapped; with --credit the host sends frames, and checks what
-    /// the client forwards. null counts frames. tap:NAME is a new interface of this machine. generator sends numbered
-    /// frames at a rate. pcap plays a capture file, once for each device.
+    /// the client forwards. null counts frames. tap:NAME is a new interface of this machine; its options are queues=N,
+    /// mtu=N, vnet_hdr (the kernel's large frames and unfinished checksums come as they are, and go to it as they are)
+    /// and, with that, large=off (frames go to it as on a wire). generator sends numbered frames at a rate. pcap plays a
+    /// capture file, once for each device.
     #[arg(long, value_name = "PORT", verbatim_doc_comment)]
     port: PortChoice,
 
@@ -128,9 +130,52 @@ struct Arguments {
 enum PortChoice {
     Loopback,
     Null,
-    Tap(String),
+    Tap(Tap),
     Generator { rate: u64, size: usize },
     Pcap(PathBuf),
+}
+
+/// A TAP interface, and its options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Tap {
+    name: String,
+    queues: u16,
+    mtu: Option<u16>,
+    vnet_hdr: bool,
+    large_writes: bool,
+}
+
+impl Tap {
+    fn config(&self) -> TapConfig {
+        let config = TapConfig::new().name(self.name.as_str()).queues(self.queues).vnet_hdr(self.vnet_hdr);
+        let config = config.large_writes(self.large_writes);
+        self.mtu.map_or(config.clone(), |mtu| config.mtu(mtu))
+    }
+}
+
+impl FromStr for Tap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split(',');
+        let name = parts.next().filter(|name| !name.is_empty()).ok_or("tap:NAME is needed")?;
+        let mut tap = Self { name: name.into(), queues: 1, mtu: None, vnet_hdr: false, large_writes: true };
+        for option in parts {
+            let (key, value) = option.split_once('=').unwrap_or((option, "on"));
+            let number = || value.parse().map_err(|_| format!("tap: {option}: a number is needed"));
+            match key {
+                "queues" => tap.queues = number()?,
+                "mtu" => tap.mtu = Some(number()?),
+                "vnet_hdr" => tap.vnet_hdr = switch(value).map_err(|error| format!("tap: {option}: {error}"))?,
+                "large" => tap.large_writes = switch(value).map_err(|error| format!("tap: {option}: {error}"))?,
+                _ => return Err(format!("tap: {option} is none of queues=N, mtu=N, vnet_hdr and large=on|off")),
+            }
+        }
+        if !(1..=64).contains(&tap.queues) {
+            return Err(format!("tap: queues={} is not within 1 and 64", tap.queues));
+        }
+        Ok(tap)
+    }
 }
 
 impl FromStr for PortChoice {
@@ -141,7 +186,7 @@ impl FromStr for PortChoice {
         match (kind, rest) {
             ("loopback", "") => Ok(Self::Loopback),
             ("null", "") => Ok(Self::Null),
-            ("tap", name) if !name.is_empty() => Ok(Self::Tap(name.into())),
+            ("tap", tap) => tap.parse().map(Self::Tap),
             ("pcap", file) if !file.is_empty() => Ok(Self::Pcap(file.into())),
             ("generator", numbers) => {
                 let wrong = || format!("generator:{numbers}: generator:RATE_PPS,SIZE is needed, two numbers");
@@ -261,9 +306,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn plug(arguments: &Arguments, export: &mut Export) -> Result<Vec<Arc<SinkCounters>>, Failure> {
     let mut sinks = Vec::new();
     let shared = match &arguments.port {
-        PortChoice::Tap(name) => {
+        PortChoice::Tap(tap) => {
             let host = host(arguments, false);
-            let tap = TapPort::open(TapConfig::new().name(name.as_str()))?;
+            let tap = TapPort::open(tap.config())?;
             host.try_add_port(tap, PortOptions::trunk())?;
             Some(host)
         }
@@ -393,4 +438,24 @@ fn summary(report: &DeviceReport, corrupt: u64) -> serde_json::Value {
         "leaks": report.leaks,
         "held_at_close": report.held_at_close,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_of_the_command_line() {
+        let tap = |text: &str| match text.parse() {
+            Ok(PortChoice::Tap(tap)) => Some((tap.name, tap.queues, tap.mtu, tap.vnet_hdr, tap.large_writes)),
+            _ => None,
+        };
+        assert_eq!(tap("tap:t0"), Some(("t0".into(), 1, None, false, true)));
+        assert_eq!(tap("tap:t0,queues=4,vnet_hdr"), Some(("t0".into(), 4, None, true, true)));
+        assert_eq!(tap("tap:t0,mtu=9000,vnet_hdr=on,large=off"), Some(("t0".into(), 1, Some(9000), true, false)));
+        for wrong in ["tap:", "tap:t0,queues=0", "tap:t0,queues=x", "tap:t0,gro", "tap:t0,vnet_hdr=maybe", "tap:,mtu=1"]
+        {
+            assert_eq!(tap(wrong), None, "{wrong}");
+        }
+    }
 }

@@ -6,6 +6,10 @@
 //! A TAP cannot wake a `Waker`, so one thread per port blocks in `poll(2)` on it, fills a bounded queue of recycled
 //! buffers and wakes the host. Frames to the TAP are written by the host itself; what the kernel does not take at once is
 //! dropped and counted.
+//!
+//! With [`vnet_hdr`](TapConfig::vnet_hdr) the kernel's large frames and unfinished checksums come and go as they are
+//! (`IFF_VNET_HDR`). With several [queues](TapConfig::queues) there is a thread for each, and the kernel keeps a flow on
+//! the queue that its frames come from.
 
 use core::fmt;
 use core::net::Ipv4Addr;
@@ -18,7 +22,10 @@ use std::thread::{self, JoinHandle};
 use tun_rs::{DeviceBuilder, InterruptEvent, Layer, SyncDevice};
 
 use super::buffers::FrameQueue;
-use super::{Frame, Port};
+use super::{Frame, Port, PortOffloads};
+use crate::offload::headers::Headers;
+
+mod vnet;
 
 /// Settings of a [`TapPort`].
 #[derive(Clone, Debug, Default)]
@@ -28,6 +35,9 @@ pub struct TapConfig {
     mac: Option<[u8; 6]>,
     ipv4: Option<(Ipv4Addr, u8)>,
     capacity: Option<usize>,
+    queues: Option<u16>,
+    vnet_hdr: bool,
+    plain_writes: bool,
 }
 
 impl TapConfig {
@@ -70,14 +80,39 @@ impl TapConfig {
         self.capacity = Some(frames);
         self
     }
+
+    /// How many queues the interface has (`IFF_MULTI_QUEUE`), 1 to 64. Default 1.
+    #[must_use]
+    pub fn queues(mut self, queues: u16) -> Self {
+        self.queues = Some(queues.clamp(1, MAX_QUEUES));
+        self
+    }
+
+    /// Whether large frames and unfinished checksums of the kernel come as they are (`IFF_VNET_HDR`), and those of guests
+    /// go to it as they are. Default false: then the kernel finishes its frames, and the switch those of guests.
+    #[must_use]
+    pub fn vnet_hdr(mut self, on: bool) -> Self {
+        self.vnet_hdr = on;
+        self
+    }
+
+    /// With [`vnet_hdr`](Self::vnet_hdr): whether large frames of guests go to the kernel as they are, or cut and with
+    /// checksums, as they would be on a wire. Default true.
+    #[must_use]
+    pub fn large_writes(mut self, on: bool) -> Self {
+        self.plain_writes = !on;
+        self
+    }
 }
 
 /// A TAP interface, up and ready.
 pub struct TapPort {
-    device: Arc<SyncDevice>,
+    /// One for each queue.
+    devices: Vec<Arc<SyncDevice>>,
     shared: Arc<Mutex<Shared>>,
-    reader: Option<JoinHandle<()>>,
-    stop: Arc<InterruptEvent>,
+    readers: Vec<Reading>,
+    vnet_hdr: bool,
+    takes: PortOffloads,
     /// Frames taken out under one lock and given to the switch without it.
     batch: Vec<Vec<u8>>,
     name: String,
@@ -93,7 +128,10 @@ impl TapPort {
     /// is created.
     pub fn open(config: TapConfig) -> Result<Self, TapError> {
         let at = |step| move |source| TapError { step, source };
+        let queues = config.queues.unwrap_or(1);
         let mut builder = DeviceBuilder::new().layer(Layer::L2).enable(false);
+        // What the crate calls offload is the header before each frame, with all that may be in it turned on.
+        builder = builder.offload(config.vnet_hdr).multi_queue(queues > 1);
         if let Some(name) = config.name {
             builder = builder.name(name);
         }
@@ -111,20 +149,44 @@ impl TapPort {
         let mac = device.mac_address().map_err(at(TapStep::Query))?;
         let mtu = device.mtu().map_err(at(TapStep::Query))?;
         device.enabled(true).map_err(at(TapStep::Up))?;
-        // Writes must never block the host, and reads come after a poll.
-        device.set_nonblocking(true).map_err(at(TapStep::NonBlocking))?;
-        let stop = Arc::new(InterruptEvent::new().map_err(at(TapStep::Reader))?);
-        let device = Arc::new(device);
-        let shared = Arc::new(Mutex::new(Shared::new(config.capacity.unwrap_or(Self::DEFAULT_CAPACITY))));
-        let reader = Reader {
-            device: Arc::clone(&device),
-            shared: Arc::clone(&shared),
-            stop: Arc::clone(&stop),
-            frame_bytes: usize::from(mtu) + ETHERNET_AND_VLAN_BYTES,
+        let large = config.vnet_hdr && !config.plain_writes;
+        let takes = PortOffloads {
+            checksum: large,
+            tcp_ipv4: large,
+            tcp_ipv6: large,
+            udp: large && device.udp_gso(),
+            // The kernel looks for the transport behind the Ethernet header.
+            tagged: false,
         };
-        let thread = thread::Builder::new().name(format!("{name}-reader")).spawn(move || reader.run());
-        let reader = Some(thread.map_err(at(TapStep::Reader))?);
-        Ok(Self { device, shared, reader, stop, batch: Vec::new(), name, mac })
+        let mut devices = vec![device];
+        for _ in 1..queues {
+            devices.push(devices[0].try_clone().map_err(at(TapStep::Queue))?);
+        }
+        let devices: Vec<_> = devices.into_iter().map(Arc::new).collect();
+        let shared = Arc::new(Mutex::new(Shared::new(config.capacity.unwrap_or(Self::DEFAULT_CAPACITY))));
+        let frame_bytes = match config.vnet_hdr {
+            true => vnet::HEADER_BYTES + LARGE_FRAME_BYTES,
+            false => usize::from(mtu) + ETHERNET_AND_VLAN_BYTES,
+        };
+        // Made one by one: those that run already stop when the port is dropped.
+        let readers = Vec::with_capacity(devices.len());
+        let mut port =
+            Self { devices, shared, readers, vnet_hdr: config.vnet_hdr, takes, batch: Vec::new(), name, mac };
+        for (number, device) in port.devices.iter().enumerate() {
+            // Writes must never block the host, and reads come after a poll.
+            device.set_nonblocking(true).map_err(at(TapStep::NonBlocking))?;
+            let stop = Arc::new(InterruptEvent::new().map_err(at(TapStep::Reader))?);
+            let reader = Reader {
+                device: Arc::clone(device),
+                shared: Arc::clone(&port.shared),
+                stop: Arc::clone(&stop),
+                frame_bytes,
+            };
+            let thread = thread::Builder::new().name(format!("{}-reader-{number}", port.name));
+            let thread = thread.spawn(move || reader.run()).map_err(at(TapStep::Reader))?;
+            port.readers.push(Reading { stop, thread });
+        }
+        Ok(port)
     }
 
     /// Frames from the kernel that wait for the host, unless the configuration says otherwise.
@@ -140,6 +202,19 @@ impl TapPort {
         self.mac
     }
 
+    /// The queue that a frame is written to: the same for all of a flow.
+    fn queue(&self, frame: &[u8]) -> usize {
+        if self.devices.len() == 1 {
+            return 0;
+        }
+        let Some(headers) = Headers::parse(frame) else { return 0 };
+        let ports = frame.get(headers.transport..headers.transport + 4).filter(|_| !headers.fragment).unwrap_or(&[]);
+        let parts = headers.addresses(frame).iter().chain(ports);
+        // FNV-1a.
+        let hash = parts.fold(0x811C_9DC5_u32, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        hash as usize % self.devices.len()
+    }
+
     /// A view of the counters that stays when the port is given to a switch.
     pub fn handle(&self) -> TapHandle {
         TapHandle { shared: Arc::clone(&self.shared) }
@@ -147,16 +222,30 @@ impl TapPort {
 }
 
 impl Port for TapPort {
+    fn offloads(&self) -> PortOffloads {
+        self.takes
+    }
+
     fn deliver(&mut self, frame: Frame<'_>) -> bool {
+        let device = &self.devices[self.queue(frame.bytes)];
+        let header = if self.vnet_hdr { vnet::header(&frame) } else { [0; vnet::HEADER_BYTES] };
         let result = loop {
-            match self.device.send(frame.bytes) {
+            let written = if self.vnet_hdr {
+                device.send_vectored(&[io::IoSlice::new(&header), io::IoSlice::new(frame.bytes)])
+            } else {
+                device.send(frame.bytes)
+            };
+            match written {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result,
             }
         };
         let mut shared = lock(&self.shared);
         match &result {
-            Ok(_) => shared.stats.written += 1,
+            Ok(_) => {
+                shared.stats.written += 1;
+                shared.stats.written_large += u64::from(frame.meta.segment.is_some());
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => shared.stats.write_full += 1,
             Err(_) => shared.stats.write_failed += 1,
         }
@@ -174,11 +263,21 @@ impl Port for TapPort {
         if self.batch.is_empty() {
             return 0;
         }
+        let (mut large, mut unknown) = (0, 0);
         for bytes in &self.batch {
-            out(Frame::new(bytes));
+            let frame = if self.vnet_hdr { vnet::read(bytes) } else { Some(Frame::new(bytes)) };
+            match frame {
+                Some(frame) => {
+                    large += u64::from(frame.meta.segment.is_some());
+                    out(frame);
+                }
+                None => unknown += 1,
+            }
         }
         let given = self.batch.len();
         let mut shared = lock(&self.shared);
+        shared.stats.read_large += large;
+        shared.stats.read_unknown += unknown;
         for bytes in self.batch.drain(..) {
             shared.queue.recycle(bytes);
         }
@@ -206,14 +305,20 @@ impl Port for TapPort {
 
 impl Drop for TapPort {
     fn drop(&mut self) {
-        // If the reader cannot be told to stop, waiting for it would not end; it then lives on until the TAP fails.
-        if self.stop.trigger().is_ok()
-            && let Some(reader) = self.reader.take()
-        {
-            // A reader that panicked has nothing left to stop.
-            let _ = reader.join();
+        for Reading { stop, thread } in self.readers.drain(..) {
+            // If a reader cannot be told to stop, waiting for it would not end; it then lives on until the TAP fails.
+            if stop.trigger().is_ok() {
+                // A reader that panicked has nothing left to stop.
+                let _ = thread.join();
+            }
         }
     }
+}
+
+/// A thread that reads a queue.
+struct Reading {
+    stop: Arc<InterruptEvent>,
+    thread: JoinHandle<()>,
 }
 
 impl fmt::Debug for TapPort {
@@ -232,8 +337,14 @@ pub struct TapStats {
     pub read_full: u64,
     /// Frames read from the kernel and dropped: longer than the MTU when the port was opened.
     pub read_too_long: u64,
+    /// Large frames that came from the kernel as they were, among those given to the switch.
+    pub read_large: u64,
+    /// Frames read from the kernel and dropped: they ask for what was not turned on.
+    pub read_unknown: u64,
     /// Frames given to the kernel.
     pub written: u64,
+    /// Large frames among them.
+    pub written_large: u64,
     /// Frames that the kernel had no room for.
     pub write_full: u64,
     /// Frames that the kernel refused, for example since the interface is down.
@@ -269,6 +380,8 @@ pub enum TapStep {
     Up,
     /// Asking for name, MTU or address.
     Query,
+    /// Adding a queue.
+    Queue,
     /// Switching to non-blocking writes.
     NonBlocking,
     /// Starting the reader thread.
@@ -312,6 +425,7 @@ impl fmt::Display for TapError {
             TapStep::Mac => "set its mac address",
             TapStep::Up => "bring it up",
             TapStep::Query => "read its settings",
+            TapStep::Queue => "add a queue",
             TapStep::NonBlocking => "make it non-blocking",
             TapStep::Reader => "start its reader",
         };
@@ -362,16 +476,11 @@ struct Reader {
 impl Reader {
     fn run(self) {
         // One byte more than the longest frame: the kernel cuts what does not fit, and here that shows.
-        let buffer_bytes = self.frame_bytes + 1;
-        let mut buffer = vec![0; buffer_bytes];
+        let mut buffer = vec![0; self.frame_bytes + 1];
         loop {
             match self.device.recv_intr(&mut buffer, &self.stop) {
                 Ok(len) if len > self.frame_bytes => lock(&self.shared).stats.read_too_long += 1,
-                Ok(len) => {
-                    buffer.truncate(len);
-                    buffer = self.queue(buffer);
-                    buffer.resize(buffer_bytes, 0);
-                }
+                Ok(len) => self.queue(&buffer[..len]),
                 Err(_) if self.stop.is_trigger() => return,
                 Err(error) if is_passing(&error) => {}
                 Err(error) => {
@@ -382,22 +491,20 @@ impl Reader {
         }
     }
 
-    /// Queues a frame, wakes the host, and returns a buffer for the next one.
-    fn queue(&self, buffer: Vec<u8>) -> Vec<u8> {
+    /// Queues a frame, and wakes the host.
+    fn queue(&self, bytes: &[u8]) {
         let mut shared = lock(&self.shared);
         let was_empty = shared.queue.is_empty();
-        if shared.queue.push_buffer(buffer) {
+        if shared.queue.push(bytes) {
             shared.stats.read += 1;
         } else {
             shared.stats.read_full += 1;
         }
-        let next = shared.queue.take_spare();
         let host = if was_empty { shared.host.clone() } else { None };
         drop(shared);
         if let Some(host) = host {
             host.wake();
         }
-        next
     }
 }
 
@@ -413,3 +520,7 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 
 /// Ethernet header and one VLAN tag.
 const ETHERNET_AND_VLAN_BYTES: usize = 18;
+/// Largest frame with a large IP packet in it, and two VLAN tags.
+const LARGE_FRAME_BYTES: usize = 0xFFFF + 14 + 8;
+/// Most queues of an interface that are of use: as many as a NIC has.
+const MAX_QUEUES: u16 = 64;
