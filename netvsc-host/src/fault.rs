@@ -37,7 +37,11 @@
 //! | 24 | surprise removal of the VF: the host switches the data path itself, then takes the association back | [`Fault::VfRemoved`] |
 //! | 25 | a broken subchannel goes silent alone; a control message on one completes with status 2 | [`Fault::SubchannelSilent`]; always |
 //! | 26 | RESET, an unknown type or a second INITIALIZE: completed with status 1, then silence | always |
-//! | 27 | offload structures at the host's own revision and size; an RSS answer of 18 bytes | profile: offload revision; [`Fault::AnswerShort`] |
+//! | 27 | offload structures at the host's own revision and size; an RSS answer of 18 bytes | profile: [offload layout](crate::profile::OffloadLayout); [`Fault::AnswerShort`] |
+//!
+//! Offloads have faults of their own, for those who check what a host says: [`Fault::VerdictWrong`],
+//! [`Fault::ChecksumWrong`], and segments of coalesced frames that are marked wrongly ([`Fault::RscNoFirst`] and the
+//! others).
 
 mod kind;
 mod outcome;

@@ -24,7 +24,7 @@ use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::port::{Frame, Port};
+use crate::port::{Frame, FrameMeta, Port};
 
 /// How long a frame may be under way.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -338,7 +338,8 @@ impl Port for ClosedLoopPort {
             entry.early = !self.started;
             self.next_sequence += 1;
             self.stats.sent += 1;
-            out(Frame::new(&entry.frame));
+            // Its checksums were computed here, and need not be verified.
+            out(Frame::with_meta(&entry.frame, FrameMeta::VERIFIED));
         }
         count
     }

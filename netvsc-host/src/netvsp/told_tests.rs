@@ -1,6 +1,6 @@
 //! What a guest is told, read out of its receive buffer.
 
-use rndis::offload::{OffloadParameters, TaskSetting};
+use rndis::offload::{ChecksumSetting, Offload, OffloadParameters, TaskSetting};
 use rndis::packet::PacketHeader;
 use rndis::ppi::{HashInfo, PacketId, PacketIdFlags, PacketInfo, Vlan};
 use rndis::value::PacketFilter;
@@ -15,7 +15,7 @@ use crate::netvsp::session::Phase;
 use crate::netvsp::{NicConfig, NicId, Port};
 use crate::offload::Scratch;
 use crate::port::FrameMeta;
-use crate::profile::{Offloads, Profile, Settings};
+use crate::profile::{OffloadLayout, Offloads, Profile, Settings};
 
 const SECTION: u32 = 1728;
 
@@ -240,4 +240,65 @@ fn unfinished_checksums_are_finished() {
     let meta = FrameMeta { checksum: Checksum::Partial { start: 34, offset: 16 }, ..FrameMeta::PLAIN };
     assert!(nic.deliver(Frame::with_meta(&frame, meta)));
     assert_eq!(messages(&mut nic)[0].1, segments[0]);
+}
+
+#[test]
+fn capabilities_come_in_the_layout_that_the_profile_has() {
+    let told = |layout: OffloadLayout, ndis: (u32, u32)| {
+        let mut settings = Profile::Ws2019.settings();
+        settings.offload_layout = layout;
+        let mut nic = nic(settings);
+        nic.session.ndis_version = Some(ndis);
+        let mut value = [0; crate::netvsp::oid::MAX_VALUE_BYTES];
+        let len = nic.query_oid(Oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES, &mut value).expect("a value");
+        let offload = Offload::parse(&value[..len]).expect("a structure");
+        (len, offload.revision, offload.checksum_v4_tx.flags.contains(ChecksumV4Flags::UDP), offload.rsc_v4)
+    };
+    assert_eq!(told(OffloadLayout::Newest, (6, 1)), (156, 3, true, 1));
+    assert_eq!(told(OffloadLayout::Negotiated, (6, 1)), (144, 2, false, 0));
+    assert_eq!(told(OffloadLayout::Negotiated, (6, 30)), (156, 3, true, 1));
+}
+
+#[test]
+fn what_a_guest_turned_off_is_off() {
+    let mut nic = nic(Profile::Ws2019.settings());
+    let wanted = OffloadParameters {
+        tcp_v4_checksum: ChecksumSetting::OFF,
+        lso_v2_v4: TaskSetting::OFF,
+        ..OffloadParameters::no_change(3)
+    };
+    let mut bytes = [0; OffloadParameters::LEN_V3];
+    wanted.emit(&mut bytes).expect("there is room");
+    nic.set_oid(Oid::TCP_OFFLOAD_PARAMETERS, &bytes).expect("it may");
+    let (_, segments) = stream();
+    assert!(nic.deliver(Frame::new(&segments[0])));
+    assert_eq!(messages(&mut nic)[0].0.checksum, Some(0x20), "nothing is said of TCP");
+    assert_eq!(nic.session.offload.lso_v2_v4.max_size, 0);
+    assert_eq!(nic.session.offload.lso_v2_v6.max_size, Offloads::LSO_MAX_BYTES);
+    let mut value = [0; crate::netvsp::oid::MAX_VALUE_BYTES];
+    let len = nic.query_oid(Oid::TCP_OFFLOAD_CURRENT_CONFIG, &mut value).expect("a value");
+    assert_eq!(Offload::parse(&value[..len]), Ok(nic.session.offload));
+}
+
+#[test]
+fn tags_pass_as_the_setting_says() {
+    let (_, segments) = stream();
+    let mut tagged = segments[0].clone();
+    tagged.splice(12..12, [0x81, 0, 0, 7]);
+    let told = |vlan: VlanTags| {
+        let mut settings = Profile::Ws2019.settings();
+        settings.vlan = vlan;
+        let mut nic = nic(settings);
+        // As long as the MTU allows, and the tag.
+        assert_eq!(tagged.len(), 1518);
+        let taken = nic.deliver(Frame::new(&tagged));
+        assert_eq!(nic.counters.rx_vlan, u64::from(taken));
+        messages(&mut nic).pop()
+    };
+    let (info, data) = told(VlanTags::PerPacketInfo).expect("a frame");
+    assert_eq!((info.vlan, data), (Some(Vlan::new(7, 0, false)), segments[0].clone()));
+    let (info, data) = told(VlanTags::InFrame).expect("a frame");
+    assert_eq!((info.vlan, &data), (None, &tagged));
+    assert_eq!(info.checksum, Some(0x28), "it is looked behind the tag");
+    assert_eq!(told(VlanTags::Refused), None);
 }

@@ -16,6 +16,9 @@
 //!
 //! # For those who implement a port
 //!
+//! A port gets plain frames. One that can do more says so by [`offloads`](Port::offloads): then large frames and
+//! unfinished checksums come as they are, and it looks at [`Frame::meta`]. Frames from a port may have either.
+//!
 //! A port that gets frames from elsewhere keeps the waker given to [`register_waker`](Port::register_waker) and wakes it
 //! when there is something to poll for. The host's thread sleeps until then.
 
