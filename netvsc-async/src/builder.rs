@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use netvsc::Config;
+use netvsc::gro::GroConfig;
 use tokio::runtime::Handle;
 use vmbus::bus::Bus;
 
@@ -25,6 +26,7 @@ pub struct NicBuilder {
     wait: WaitMode,
     burst_frames: usize,
     pool_packets: usize,
+    gro: Option<GroConfig>,
     #[cfg(feature = "uio")]
     pub(crate) device: vmbus::uio::Selector,
     #[cfg(feature = "uio")]
@@ -48,6 +50,7 @@ impl Default for NicBuilder {
             wait: WaitMode::default(),
             burst_frames: 64,
             pool_packets: 1024,
+            gro: Some(GroConfig::default()),
             #[cfg(feature = "uio")]
             device: vmbus::uio::Selector::Only,
             #[cfg(feature = "uio")]
@@ -174,6 +177,19 @@ impl NicBuilder {
         self
     }
 
+    /// Generic receive offload: how segments of one flow are merged after they were received, or `None`: not at all. Default:
+    /// TCP, within a poll.
+    ///
+    /// It is about packets of a [`PacketStream`](crate::PacketStream), which carry what it takes to send them on: a merged one
+    /// is cut into the very same segments again, by the host where it can. So it is on for endpoints and forwarders alike,
+    /// unlike the host's own coalescing, whose segments nobody knows any more. Bursts lend frames as they came, and merge them
+    /// when [asked](crate::RxBurst::merged).
+    #[must_use]
+    pub fn gro(mut self, config: Option<GroConfig>) -> Self {
+        self.gro = config;
+        self
+    }
+
     /// How long sends may wait for the host without any being completed, before
     /// [`Event::Stalled`](crate::Event::Stalled). Default 5 s.
     #[must_use]
@@ -213,12 +229,14 @@ impl NicBuilder {
         driver::open(self, clock, bus).await
     }
 
-    pub(crate) fn queue_options(&self, max_frame: usize) -> QueueOptions {
+    pub(crate) fn queue_options(&self, mtu: u32) -> QueueOptions {
         QueueOptions {
             wait: self.wait,
             burst_frames: self.burst_frames,
-            frame_bytes: max_frame,
+            // Ethernet header and a VLAN tag.
+            frame_bytes: mtu as usize + 18,
             pool_packets: self.pool_packets,
+            gro: self.gro,
         }
     }
 }

@@ -353,8 +353,7 @@ impl<B: Bus> Driver<B> {
         let Some(opened) = self.opened.take() else { return };
         self.lanes.sort_by_key(|lane| lane.index);
         tracing::info!(nvsp = %info.nvsp_version, mac = %info.mac, mtu = info.mtu, queues = info.queues, "network adapter is up");
-        // Ethernet header and a VLAN tag.
-        let options = self.builder.queue_options(info.mtu as usize + 18);
+        let options = self.builder.queue_options(info.mtu);
         let (commands, receiver) = mpsc::unbounded_channel();
         let (events, first) = broadcast::channel(EVENTS);
         for event in self.early.drain(..) {

@@ -79,6 +79,7 @@ pub use reopen::{ReopenError, ReopenPolicy, ReopeningNic};
 pub use steering::Steering;
 pub use wait::{SpinBudget, WaitMode};
 
+pub use netvsc::gro::{FlushReason, GroConfig, GroStats, Received};
 pub use netvsc::meta::{RxMeta, TxMeta};
 pub use netvsc::queue::{Frame, FrameMut};
 pub use netvsc::steering::{HashLevel, HashProtocol};

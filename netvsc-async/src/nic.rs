@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::task::AtomicWaker;
+use netvsc::gro::GroStats;
 use netvsc::stats::QueueStats;
 use netvsc::{CloseReport, DeviceInfo, OffloadSettings, PacketFilter, RssSettings};
 
@@ -78,6 +79,12 @@ impl<B: Bus> Nic<B> {
     #[must_use]
     pub fn queue_stats(&self) -> Vec<QueueStats> {
         self.common.queues.iter().map(|queue| *queue.lock().queue.stats()).collect()
+    }
+
+    /// What merging received frames did, of every queue, in order.
+    #[must_use]
+    pub fn gro_stats(&self) -> Vec<GroStats> {
+        self.common.queues.iter().map(|queue| queue.gro.get()).collect()
     }
 
     /// Chooses the queue of frames that are sent, so that flows stay in order.

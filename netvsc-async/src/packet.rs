@@ -12,10 +12,17 @@ use netvsc::frame::Headers;
 use netvsc::meta::{RxMeta, Segmentation, TxMeta, Vlan};
 use netvsc::queue::FrameSink;
 
+use crate::queue::LARGEST_FRAME;
+
+/// Most large buffers that are kept.
+const LARGE_BUFFERS: usize = 32;
+
 /// Buffers of one size, used again and again. Shared by a queue and the packets that are out.
 #[derive(Debug)]
 struct PoolInner {
     free: ArrayQueue<Box<[u8]>>,
+    /// Buffers of [`LARGEST_FRAME`] bytes, for merged frames: allocated when one is needed, then used again.
+    large: ArrayQueue<Box<[u8]>>,
     buffer_bytes: usize,
     allocated: AtomicU64,
 }
@@ -31,17 +38,22 @@ impl PacketPool {
         for _ in 0..packets {
             let _ = free.push(vec![0; buffer_bytes].into_boxed_slice());
         }
-        Self(Arc::new(PoolInner { free, buffer_bytes, allocated: AtomicU64::new(0) }))
+        let large = ArrayQueue::new(LARGE_BUFFERS);
+        Self(Arc::new(PoolInner { free, large, buffer_bytes, allocated: AtomicU64::new(0) }))
     }
 
     fn take(&self, len: usize) -> Box<[u8]> {
-        if len <= self.0.buffer_bytes
-            && let Some(buffer) = self.0.free.pop()
-        {
+        let (kept, bytes) = if len <= self.0.buffer_bytes {
+            (&self.0.free, self.0.buffer_bytes)
+        } else {
+            (&self.0.large, len.max(LARGEST_FRAME))
+        };
+        // No frame is longer than the largest, unless an application makes one: then that buffer is lost to the pool.
+        if let Some(buffer) = kept.pop().filter(|buffer| buffer.len() >= len) {
             return buffer;
         }
         self.0.allocated.fetch_add(1, Ordering::Relaxed);
-        vec![0; len.max(self.0.buffer_bytes)].into_boxed_slice()
+        vec![0; bytes].into_boxed_slice()
     }
 
     /// Buffers that had to be allocated because the pool was empty or a frame larger than its buffers.
@@ -185,12 +197,14 @@ impl From<&[u8]> for Packet {
 
 impl Drop for Packet {
     fn drop(&mut self) {
-        if let Some(pool) = &self.pool
-            && self.buffer.len() == pool.0.buffer_bytes
-        {
-            // A full pool means that this one was allocated beyond it: let it go.
-            let _ = pool.0.free.push(std::mem::take(&mut self.buffer));
-        }
+        let Some(pool) = &self.pool else { return };
+        let kept = match self.buffer.len() {
+            len if len == pool.0.buffer_bytes => &pool.0.free,
+            LARGEST_FRAME => &pool.0.large,
+            _ => return,
+        };
+        // A full pool means that this one was allocated beyond it: let it go.
+        let _ = kept.push(std::mem::take(&mut self.buffer));
     }
 }
 

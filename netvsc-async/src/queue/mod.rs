@@ -1,5 +1,6 @@
 //! A queue: one channel's worth of receiving and sending.
 
+mod gro;
 mod rx;
 mod shared;
 mod stream;
@@ -8,6 +9,7 @@ mod tx;
 
 use std::sync::Arc;
 
+use netvsc::gro::GroConfig;
 use netvsc::queue::Burst;
 use vmbus::bus::Channel;
 
@@ -58,10 +60,11 @@ pub(crate) struct QueueOptions {
     pub(crate) burst_frames: usize,
     pub(crate) frame_bytes: usize,
     pub(crate) pool_packets: usize,
+    pub(crate) gro: Option<GroConfig>,
 }
 
 /// A burst must have room for one frame of any size that can come: an aggregate of 64 KiB and its headers.
-const LARGEST_FRAME: usize = 68 * 1024;
+pub(crate) const LARGEST_FRAME: usize = 68 * 1024;
 
 impl<C: Channel> Queue<C> {
     pub(crate) fn new(shared: Arc<Shared<C>>, index: u16, options: QueueOptions) -> Self {
@@ -69,7 +72,7 @@ impl<C: Channel> Queue<C> {
         let burst =
             Burst::new(options.burst_frames, options.burst_frames.saturating_mul(frame_bytes).max(LARGEST_FRAME));
         let pool = PacketPool::new(options.pool_packets, frame_bytes);
-        let rx = RxHalf::new(Arc::clone(&shared), burst, Waiter::new(options.wait), pool);
+        let rx = RxHalf::new(Arc::clone(&shared), burst, Waiter::new(options.wait), pool, options.gro);
         Self { rx, tx: TxHalf { shared }, index }
     }
 

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
+use netvsc::gro::{GroConfig, Received};
 use netvsc::queue::{Burst, Frame, FrameMut, FrameSink, Frames};
 use vmbus::bus::Channel;
 
+use super::gro::{GroCounters, LentMerger};
 use super::shared::Shared;
 use crate::error::Error;
 use crate::packet::{PacketPool, PacketQueue};
@@ -25,6 +27,8 @@ pub struct RxHalf<C: Channel> {
     /// What [`recv`](Self::recv) receives into; made at its first call.
     one: Option<PacketQueue>,
     ended: bool,
+    /// What merges bursts, if that is wished.
+    pub(super) gro: Option<LentMerger>,
 }
 
 impl<C: Channel> fmt::Debug for RxHalf<C> {
@@ -41,9 +45,35 @@ impl<C: Channel> fmt::Debug for RxHalf<C> {
 pub struct RxBurst<'q> {
     burst: &'q mut Burst,
     pool: &'q PacketPool,
+    /// Where frames are merged, unless they are, or nobody wishes it.
+    merging: Option<(&'q mut LentMerger, &'q GroCounters)>,
 }
 
 impl<'q> RxBurst<'q> {
+    /// The same burst, with frames that belong together merged into one buffer each, by
+    /// [`NicBuilder::gro`](crate::NicBuilder::gro)'s settings; as it is, if that was switched off.
+    ///
+    /// Merged frames are longer than the MTU: [`TxMeta::passing_on`](crate::TxMeta::passing_on) says what sending one takes.
+    /// Frames of one flow keep their order. If anything is merged, all frames are copied once.
+    #[must_use]
+    pub fn merged(self) -> Self {
+        let Self { burst, pool, merging } = self;
+        let burst = match merging {
+            Some((merger, counters)) => merger.merge(burst, counters),
+            None => burst,
+        };
+        Self { burst, pool, merging: None }
+    }
+
+    /// Hands out the frames, those that belong together as chains of borrowed fragments: nothing is copied. All frames by
+    /// themselves, if merging was switched off, or is done.
+    pub fn chains(&mut self, mut to: impl FnMut(Received<'_, '_>)) {
+        match &mut self.merging {
+            Some((merger, counters)) => merger.chains(self.burst, counters, to),
+            None => self.burst.frames().for_each(|frame| to(Received::Frame(frame))),
+        }
+    }
+
     /// Frames in it; at least one.
     #[expect(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
@@ -81,8 +111,15 @@ impl<'a, 'q> IntoIterator for &'a RxBurst<'q> {
 }
 
 impl<C: Channel> RxHalf<C> {
-    pub(super) fn new(shared: Arc<Shared<C>>, burst: Burst, waiter: Waiter, pool: PacketPool) -> Self {
-        Self { shared, burst, filled: false, waiter, pool, one: None, ended: false }
+    pub(super) fn new(
+        shared: Arc<Shared<C>>,
+        burst: Burst,
+        waiter: Waiter,
+        pool: PacketPool,
+        gro: Option<GroConfig>,
+    ) -> Self {
+        let gro = gro.map(LentMerger::new);
+        Self { shared, burst, filled: false, waiter, pool, one: None, ended: false, gro }
     }
 
     /// Ready once [`try_recv_burst`](Self::try_recv_burst) has frames, or the queue has ended.
@@ -150,7 +187,11 @@ impl<C: Channel> RxHalf<C> {
     }
 
     fn take_burst(&mut self) -> Option<RxBurst<'_>> {
-        std::mem::take(&mut self.filled).then_some(RxBurst { burst: &mut self.burst, pool: &self.pool })
+        if !std::mem::take(&mut self.filled) {
+            return None;
+        }
+        let merging = self.gro.as_mut().map(|merger| (merger, &self.shared.gro));
+        Some(RxBurst { burst: &mut self.burst, pool: &self.pool, merging })
     }
 
     /// Waits for one frame and copies it to the start of `buffer`, as a datagram socket does; its length. A longer frame

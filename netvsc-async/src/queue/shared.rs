@@ -29,6 +29,7 @@ use netvsc::queue::{FrameSink, QueueError, SendError};
 use vmbus::bus::Channel;
 use vmbus::mem::Latch;
 
+use super::gro::GroCounters;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::wait::{Next, Waiter};
@@ -72,6 +73,8 @@ pub(crate) struct Shared<C: Channel> {
     pub(super) receiver_looked: AtomicBool,
     /// Somebody looks without ever waiting, and has since the task last asked: an interrupt would tell it nothing.
     pub(super) receiver_polls: AtomicBool,
+    /// What merging received frames did.
+    pub(crate) gro: GroCounters,
     end: OnceLock<Result<(), Error>>,
 }
 
@@ -92,6 +95,7 @@ impl<C: Channel> Shared<C> {
             task: Latch::new(),
             receiver_looked: AtomicBool::new(false),
             receiver_polls: AtomicBool::new(false),
+            gro: GroCounters::default(),
             end: OnceLock::new(),
         }
     }

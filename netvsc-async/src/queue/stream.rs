@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use futures::{Sink, Stream};
 use vmbus::bus::Channel;
 
+use super::gro::PacketMerger;
 use super::rx::RxHalf;
 use super::tx::TxHalf;
 use crate::error::Error;
@@ -17,17 +18,23 @@ const BATCH: usize = 64;
 
 /// A queue's received packets. Ends when the NIC is closed.
 ///
+/// TCP segments that follow each other come merged, as one long packet, unless
+/// [`NicBuilder::gro`](crate::NicBuilder::gro) says otherwise. Sent on, such a packet becomes the same segments again.
+///
 /// It takes part in tokio's cooperative scheduling: a queue that never runs dry gives way to other tasks.
 #[derive(Debug)]
 pub struct PacketStream<C: Channel> {
     half: RxHalf<C>,
     packets: PacketQueue,
+    /// Between the two, if segments are to be merged.
+    merger: Option<PacketMerger>,
 }
 
 impl<C: Channel> PacketStream<C> {
     pub(super) fn new(half: RxHalf<C>) -> Self {
         let packets = PacketQueue::new(half.pool.clone(), BATCH);
-        Self { half, packets }
+        let merger = half.gro.as_ref().map(|gro| PacketMerger::new(gro.config(), half.pool.clone(), BATCH));
+        Self { half, packets, merger }
     }
 
     /// The next packet, if one is there now.
@@ -36,7 +43,21 @@ impl<C: Channel> PacketStream<C> {
     /// [`Error::Queue`] when the queue failed.
     pub fn try_next(&mut self) -> Result<Option<Packet>, Error> {
         if self.packets.len() == 0 {
-            self.half.try_packets(&mut self.packets, BATCH)?;
+            match &mut self.merger {
+                None => self.half.try_packets(&mut self.packets, BATCH)?,
+                Some(merger) => {
+                    let received = self.half.try_packets(merger.incoming(), BATCH);
+                    let shared = &self.half.shared;
+                    merger.take(shared.clock.now(), &mut self.packets, &shared.gro);
+                    if received.is_err() || shared.ended().is_some() {
+                        merger.flush(&mut self.packets, &shared.gro);
+                    }
+                    // What was received before the failure comes first.
+                    if self.packets.len() == 0 {
+                        received?;
+                    }
+                }
+            }
         }
         Ok(self.packets.pop())
     }
@@ -46,14 +67,42 @@ impl<C: Channel> PacketStream<C> {
     /// # Errors
     /// [`Error::Queue`] when the queue failed.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
-        if self.packets.len() == 0 {
-            ready!(self.half.poll_packets(cx, &mut self.packets, BATCH))?;
+        if self.packets.len() > 0 {
+            return Poll::Ready(Ok(true));
         }
-        Poll::Ready(Ok(self.packets.len() > 0))
+        let Some(merger) = &mut self.merger else {
+            ready!(self.half.poll_packets(cx, &mut self.packets, BATCH))?;
+            return Poll::Ready(Ok(self.packets.len() > 0));
+        };
+        loop {
+            let received = self.half.poll_packets(cx, merger.incoming(), BATCH);
+            let shared = &self.half.shared;
+            let now = shared.clock.now();
+            if received.is_pending() {
+                ready!(merger.poll_held(cx, now));
+            }
+            merger.take(now, &mut self.packets, &shared.gro);
+            if let Poll::Ready(Ok(0) | Err(_)) = &received {
+                merger.flush(&mut self.packets, &shared.gro);
+            }
+            if self.packets.len() > 0 {
+                // An end or a failure is found again by the next call.
+                return Poll::Ready(Ok(true));
+            }
+            match received {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(false)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                // All of it is held.
+                Poll::Ready(Ok(_)) | Poll::Pending => {}
+            }
+        }
     }
 
     /// Back to bursts. Packets that were received and not taken yet are dropped; their number.
-    pub fn into_half(self) -> (RxHalf<C>, usize) {
+    pub fn into_half(mut self) -> (RxHalf<C>, usize) {
+        if let Some(merger) = &mut self.merger {
+            merger.flush(&mut self.packets, &self.half.shared.gro);
+        }
         let left = self.packets.len();
         (self.half, left)
     }

@@ -81,18 +81,28 @@ impl BurstMerger {
     /// The frames of `burst`, those that belong together each in one buffer, which they are copied to. It is `burst` itself
     /// if nothing belongs together.
     pub fn merge<'b>(&'b mut self, burst: &'b mut Burst) -> &'b mut Burst {
+        if self.gather(burst) { self.gathered() } else { burst }
+    }
+
+    /// As [`merge`](Self::merge), in two steps: whether anything belongs together. If so, [`gathered`](Self::gathered) has
+    /// all of the frames.
+    pub fn gather(&mut self, burst: &Burst) -> bool {
         let mut out = Buffers {
             from: burst,
-            to: self.merged.take().unwrap_or_else(|| Burst::new(0, 0)),
+            to: core::mem::take(&mut self.merged),
             before: core::mem::take(&mut self.before),
             any: false,
         };
         out.before.clear();
         self.receive(burst, &mut out);
         let Buffers { to, before, any, .. } = out;
-        self.before = before;
-        let merged = self.merged.insert(to);
-        if any { merged } else { burst }
+        (self.merged, self.before) = (to, before);
+        any
+    }
+
+    /// What was gathered last.
+    pub fn gathered(&mut self) -> &mut Burst {
+        self.merged.get_or_insert_with(|| Burst::new(0, 0))
     }
 
     fn receive(&mut self, burst: &Burst, to: &mut impl Deliver<u32>) {
@@ -122,7 +132,7 @@ impl<'b, F: FnMut(Received<'_, 'b>)> Deliver<u32> for Chains<'b, F> {
 
 struct Buffers<'b> {
     from: &'b Burst,
-    to: Burst,
+    to: Option<Burst>,
     before: Vec<u32>,
     any: bool,
 }
@@ -130,11 +140,11 @@ struct Buffers<'b> {
 impl Buffers<'_> {
     fn copy(&mut self, frame: u32) {
         // The arena is as large as the one that the frames lie in: there is room.
-        if let Some(frame) = self.from.get(frame as usize)
-            && let Some(buffer) = self.to.buffer(frame.bytes.len())
+        if let (Some(frame), Some(to)) = (self.from.get(frame as usize), &mut self.to)
+            && let Some(buffer) = to.buffer(frame.bytes.len())
         {
             buffer.copy_from_slice(frame.bytes);
-            self.to.commit(frame.bytes.len(), frame.meta);
+            to.commit(frame.bytes.len(), frame.meta);
         }
     }
 
@@ -142,11 +152,11 @@ impl Buffers<'_> {
     #[cold]
     fn begin(&mut self) {
         self.any = true;
-        if self.to.byte_capacity() < self.from.byte_capacity() || self.to.frame_capacity() < self.from.frame_capacity()
-        {
-            self.to = Burst::new(self.from.frame_capacity(), self.from.byte_capacity());
-        }
-        self.to.clear();
+        let (frames, bytes) = (self.from.frame_capacity(), self.from.byte_capacity());
+        let to = self.to.take().filter(|to| to.frame_capacity() >= frames && to.byte_capacity() >= bytes);
+        let mut to = to.unwrap_or_else(|| Burst::new(frames, bytes));
+        to.clear();
+        self.to = Some(to);
         for at in 0..self.before.len() {
             self.copy(self.before[at]);
         }
@@ -168,10 +178,11 @@ impl Deliver<u32> for Buffers<'_> {
         }
         let (from, len) = (self.from, merged.len());
         let frames = fragments.map(|at| from.get(at as usize).map_or(&[][..], |frame| frame.bytes));
-        if let Some(buffer) = self.to.buffer(len)
+        if let Some(to) = &mut self.to
+            && let Some(buffer) = to.buffer(len)
             && merged.gather(frames, buffer).is_some()
         {
-            self.to.commit(len, merged.meta());
+            to.commit(len, merged.meta());
         }
     }
 }
