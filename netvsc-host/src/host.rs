@@ -412,7 +412,7 @@ impl Host {
     }
 
     /// Changes a NIC and lets the host see to it.
-    fn with_nic(&self, nic: NicId, change: impl FnOnce(&mut Nic)) {
+    pub(crate) fn with_nic(&self, nic: NicId, change: impl FnOnce(&mut Nic)) {
         if let Some(nic) = self.state().nic_mut(nic) {
             change(nic);
         }

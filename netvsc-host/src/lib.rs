@@ -38,6 +38,7 @@ pub mod profile;
 mod report;
 mod runner;
 pub mod switch;
+pub mod vf;
 pub mod violation;
 mod vmbus_server;
 

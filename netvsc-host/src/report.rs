@@ -153,6 +153,14 @@ pub struct NicCounters {
     pub tx_failed: u64,
     /// RNDIS control messages taken.
     pub control_messages: u64,
+    /// Frames given to the guest by the virtual function.
+    pub vf_rx_frames: u64,
+    /// Frames for it that it had no room for.
+    pub vf_rx_dropped: u64,
+    /// Frames taken from the guest by the virtual function.
+    pub vf_tx_frames: u64,
+    /// Frames of the guest's that were in a virtual function when it vanished.
+    pub vf_lost: u64,
     /// Messages about a virtual function.
     pub vf_messages: u64,
     /// Interrupts raised.

@@ -105,6 +105,8 @@ pub enum ViolationKind {
     BadTransaction,
     /// A value of an OID that cannot be.
     BadOid,
+    /// A frame by a virtual function before the data path was switched to it.
+    UnexpectedVfFrame,
     /// Guest memory that the host holds was freed.
     MemoryGone,
 }
@@ -134,6 +136,7 @@ impl std::fmt::Display for ViolationKind {
             Self::BadFrame => "bad frame",
             Self::BadTransaction => "bad transaction",
             Self::BadOid => "bad oid value",
+            Self::UnexpectedVfFrame => "unexpected vf frame",
             Self::MemoryGone => "memory gone",
         })
     }

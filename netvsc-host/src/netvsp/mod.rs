@@ -13,7 +13,7 @@
 //! | `rss` | which queue a frame goes to |
 //! | `steer` | which queues there are for frames of the guest's |
 //! | `queue` | one channel's rings and its signals |
-//! | `vf` | what is told of a virtual function |
+//! | `vf` | the virtual function: its association, data path and frames |
 //! | `requests` | what a guest asks of the host with a frame |
 //!
 //! A [`Nic`] is a [`Port`] of the switch: polling it serves the guest and gives its frames, delivering to it fills the
@@ -102,6 +102,7 @@ pub(crate) struct Nic {
     silent: bool,
     transmit: transmit::Scratch,
     receive: receive::Pending,
+    vf: vf::Vf,
 }
 
 impl Nic {
@@ -122,6 +123,7 @@ impl Nic {
             silent: false,
             transmit: transmit::Scratch::default(),
             receive: receive::Pending::default(),
+            vf: vf::Vf::default(),
             config,
         }
     }
@@ -188,6 +190,7 @@ impl Nic {
         self.held.clear();
         self.receive.clear();
         self.link.session_ended();
+        self.vf.session_ended();
         self.session.end(&self.config);
     }
 
@@ -269,6 +272,9 @@ impl Nic {
         if !queue.silent {
             self.flush_control(&mut queue);
             self.read_queue(&mut queue, budget, out);
+            if index == 0 {
+                self.do_switch(&mut queue);
+            }
             self.flush_control(&mut queue);
             self.finish_queue(&mut queue);
         }
@@ -468,11 +474,12 @@ impl Nic {
 
 impl Port for Nic {
     fn deliver(&mut self, frame: Frame<'_>) -> bool {
-        self.deliver_frame(frame)
+        self.deliver_by_vf(frame).unwrap_or_else(|| self.deliver_frame(frame))
     }
 
     fn offloads(&self) -> PortOffloads {
-        self.takes()
+        // A virtual function takes frames as they are on a wire.
+        if self.vf.is_active() { PortOffloads::NONE } else { self.takes() }
     }
 
     fn flush(&mut self) {
@@ -495,7 +502,8 @@ impl Port for Nic {
     fn poll(&mut self, now: Duration, budget: usize, out: &mut dyn FnMut(Frame<'_>)) -> usize {
         self.now = now;
         self.serve_bus(out);
-        let mut left = budget;
+        // First: what the guest sends by the rings after that has left the virtual function comes after it.
+        let mut left = self.serve_vf(budget, out);
         for index in 0..self.queues.len() {
             self.serve_queue(index, &mut left, out);
         }

@@ -77,8 +77,9 @@ impl Nic {
             M::SendReceiveBuffer(request) => return self.receive_buffer(queue, descriptor, &request, payload),
             M::SendSendBuffer(request) => return self.send_buffer(queue, descriptor, &request, payload),
             M::SubchannelRequest(request) => return self.subchannels(queue, descriptor, &request, payload),
-            // There is no VF: the switch is completed and means nothing.
-            M::SwitchDataPath(_) if self.at_least(nvsp::Version::V4) => Ok(()),
+            M::SwitchDataPath(switch) if self.at_least(nvsp::Version::V4) => {
+                return self.switch_asked(queue, descriptor, switch.active_path);
+            }
             M::OidQueryEx(_) if self.at_least(nvsp::Version::V5) => {
                 let status = nvsp::NdisStatus::NOT_SUPPORTED;
                 let answer = nvsp::OidQueryExComplete { status, byte_count: 0 };

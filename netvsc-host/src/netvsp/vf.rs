@@ -1,35 +1,271 @@
-//! Virtual functions: there is none so far, but one may be taken away by surprise.
+//! The NIC's virtual function: its association, its data path, and its frames.
 //!
-//! Source: OpenVMM `netvsp/src/lib.rs` (messages, their order and transaction ids).
+//! Source: OpenVMM `netvsp/src/lib.rs` (messages, their order and transaction ids). A switch is completed whatever it asks
+//! for; without an associated VF it means nothing. A removal repeats the serial number, and follows the word that the data
+//! path was moved, if it was on the VF.
 
-use vmbus::packet::TransactionId;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use vmbus::packet::{Descriptor, TransactionId};
 use vmbus::ring::Outgoing;
 
-use super::queue::CONTROL_RESERVE;
+use super::queue::{CONTROL_RESERVE, Queue};
+use super::session::Phase;
 use super::{Nic, vf_transaction_ids};
+use crate::port::Frame;
+use crate::vf::{Device, VfManner};
+use crate::violation::ViolationKind;
+
+/// What the NIC knows of its VF.
+#[derive(Debug, Default)]
+pub(super) struct Vf {
+    device: Option<Arc<Device>>,
+    /// Devices that are gone, with frames that are still to leave.
+    leaving: Vec<Arc<Device>>,
+    association: Option<u32>,
+    /// What the guest was told in this session.
+    told: Option<u32>,
+    /// Frames for the guest go to the VF.
+    active: bool,
+    /// The guest heard that it may send by the VF, some time in this session.
+    allowed: bool,
+    manner: VfManner,
+    /// Switches to be done.
+    asked: VecDeque<Asked>,
+    /// What the guest is to be told, in order.
+    says: VecDeque<Word>,
+}
+
+/// A switch that the guest asked for.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    id: TransactionId,
+    to: nvsp::DataPath,
+    wants_completion: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Word {
+    Association(nvsp::VfAssociation),
+    DataPath(nvsp::DataPath),
+}
+
+impl Vf {
+    /// Whether frames for the guest alone go to the VF.
+    pub(super) fn is_active(&self) -> bool {
+        self.active
+    }
+
+    /// The primary channel is closed: whatever the guest was told is void.
+    pub(super) fn session_ended(&mut self) {
+        self.told = None;
+        self.active = false;
+        self.allowed = false;
+        self.asked.clear();
+        self.says.clear();
+    }
+}
 
 impl Nic {
-    /// The host moves the traffic to the synthetic path by itself, then takes the association back; whatever the guest
-    /// knows of a virtual function. Nothing if the session has no such messages, or no room for them.
+    pub(crate) fn plug_vf(&mut self, serial: u32, capacity: usize) -> Option<Arc<Device>> {
+        if self.vf.device.is_some() {
+            return None;
+        }
+        let device = Device::new(serial, self.config.mac, capacity, self.server.port().latch().clone());
+        self.vf.device = Some(Arc::clone(&device));
+        Some(device)
+    }
+
+    pub(crate) fn unplug_vf(&mut self, lose: bool) {
+        let Some(device) = self.vf.device.take() else { return };
+        self.counters.vf_lost += device.remove(lose) as u64;
+        if !lose {
+            self.vf.leaving.push(device);
+        }
+    }
+
+    pub(crate) fn set_vf_link(&mut self, up: bool) {
+        if let Some(device) = &self.vf.device {
+            device.set_link(up);
+        }
+    }
+
+    pub(crate) fn set_vf_manner(&mut self, manner: VfManner) {
+        self.vf.manner = manner;
+    }
+
+    pub(crate) fn associate_vf(&mut self, serial: u32) {
+        self.vf.association = Some(serial);
+        if self.can_hear_of_vf() {
+            self.tell_association(serial, true);
+        }
+    }
+
+    pub(crate) fn revoke_vf(&mut self) {
+        self.vf.association = None;
+        self.move_data_path_back();
+        if let Some(serial) = self.vf.told.take() {
+            self.tell_association(serial, false);
+        }
+    }
+
+    pub(crate) fn move_data_path_back(&mut self) {
+        if std::mem::take(&mut self.vf.active) {
+            self.vf.says.push_back(Word::DataPath(nvsp::DataPath::SYNTHETIC));
+            self.tell_of_vf();
+        }
+    }
+
+    /// A fault: the host moves the traffic to the synthetic path by itself, then takes the association back; whatever the
+    /// guest knows of a virtual function. Nothing if the session has no such messages.
     pub(crate) fn vf_removed(&mut self) {
         if !self.at_least(nvsp::Version::V4) {
             return;
         }
+        self.unplug_vf(true);
+        self.vf.association = None;
+        self.vf.active = false;
+        let serial_number = self.vf.told.take().unwrap_or(0);
+        self.vf.says.push_back(Word::DataPath(nvsp::DataPath::SYNTHETIC));
+        self.vf.says.push_back(Word::Association(nvsp::VfAssociation { allocated: false, serial_number }));
+        self.tell_of_vf();
+    }
+
+    /// Whether the guest takes messages about a VF: it has the version, asked for it, and has initialized RNDIS.
+    fn can_hear_of_vf(&self) -> bool {
+        self.at_least(nvsp::Version::V4)
+            && self.session.phase == Phase::Ready
+            && self.session.rndis_initialized
+            && self.session.capabilities.contains(nvsp::Capabilities::SRIOV)
+    }
+
+    fn tell_association(&mut self, serial: u32, allocated: bool) {
+        if allocated {
+            self.vf.told = Some(serial);
+        }
+        self.vf.says.push_back(Word::Association(nvsp::VfAssociation { allocated, serial_number: serial }));
+        self.tell_of_vf();
+    }
+
+    /// Says what there is to be said, as far as there is room.
+    pub(super) fn tell_of_vf(&mut self) {
+        if self.vf.says.is_empty() {
+            return;
+        }
         let Some(mut queue) = self.queues.first_mut().and_then(Option::take) else { return };
-        if !queue.silent && queue.has_room(CONTROL_RESERVE) {
-            let path = nvsp::DataPath::SYNTHETIC;
-            let switch: [u8; 8] = nvsp::SwitchDataPath { active_path: path }.to_array();
-            let gone: [u8; nvsp::MESSAGE_LEN] = nvsp::VfAssociation { allocated: false, serial_number: 0 }.to_array();
-            let gone = &gone[..self.session.message_len()];
-            for (id, message) in [(vf_transaction_ids() + 1, &switch[..]), (vf_transaction_ids(), gone)] {
-                if let Err(error) = queue.write(&Outgoing::request(TransactionId(id), message)) {
-                    tracing::debug!(target: "netvsc_host", %error, "word of the vf not sent");
-                    break;
-                }
-                self.counters.vf_messages += 1;
-                self.did_work = true;
-            }
+        self.flush_before(&mut queue);
+        while !queue.silent
+            && queue.has_room(CONTROL_RESERVE)
+            && let Some(word) = self.vf.says.pop_front()
+        {
+            self.say(&mut queue, word);
         }
         self.queues[0] = Some(queue);
+        self.did_work = true;
+    }
+
+    /// What was delivered before a word of the host comes before it.
+    fn flush_before(&mut self, primary: &mut Queue) {
+        self.flush_coalesced();
+        self.flush_receive(primary);
+        for index in 1..self.queues.len() {
+            let Some(mut queue) = self.queues[index].take() else { continue };
+            if !queue.silent {
+                self.flush_receive(&mut queue);
+                self.finish_queue(&mut queue);
+            }
+            self.queues[index] = Some(queue);
+        }
+    }
+
+    fn say(&mut self, queue: &mut Queue, word: Word) {
+        let written = match word {
+            Word::DataPath(active_path) => {
+                let message: [u8; 8] = nvsp::SwitchDataPath { active_path }.to_array();
+                queue.write(&Outgoing::request(TransactionId(vf_transaction_ids() + 1), &message))
+            }
+            Word::Association(association) => {
+                let message: [u8; nvsp::MESSAGE_LEN] = association.to_array();
+                let message = &message[..self.session.message_len()];
+                queue.write(&Outgoing::request(TransactionId(vf_transaction_ids()), message))
+            }
+        };
+        match written {
+            Ok(()) => self.counters.vf_messages += 1,
+            Err(error) => tracing::debug!(target: "netvsc_host", %error, "word of the vf not sent"),
+        }
+    }
+
+    /// The guest asks for a data path.
+    pub(super) fn switch_asked(&mut self, queue: &mut Queue, descriptor: &Descriptor, to: nvsp::DataPath) {
+        let (id, wants_completion) = (descriptor.transaction_id, descriptor.wants_completion());
+        self.vf.asked.push_back(Asked { id, to, wants_completion });
+        // One that follows in the same turn does not overtake it.
+        self.do_switch(queue);
+    }
+
+    /// Does what was asked for.
+    pub(super) fn do_switch(&mut self, queue: &mut Queue) {
+        let manner = self.vf.manner;
+        while manner != VfManner::Silent
+            && queue.has_room_for_completion()
+            && let Some(Asked { id, to, wants_completion }) = self.vf.asked.pop_front()
+        {
+            self.flush_before(queue);
+            let to_vf = to == nvsp::DataPath::VF;
+            self.vf.active = to_vf && self.vf.told.is_some() && manner == VfManner::Obliging;
+            self.vf.allowed |= to_vf && self.vf.told.is_some();
+            if wants_completion {
+                queue.complete(id, &[]);
+            }
+            if to_vf && manner == VfManner::Refusing {
+                self.vf.says.push_back(Word::DataPath(nvsp::DataPath::SYNTHETIC));
+            }
+            self.did_work = true;
+        }
+    }
+
+    /// A frame for the guest: by the VF, if that is where the data path is and it is for the NIC alone. `None`: by the rings.
+    pub(super) fn deliver_by_vf(&mut self, frame: Frame<'_>) -> Option<bool> {
+        let for_many = frame.bytes.first().is_none_or(|byte| byte & 1 != 0);
+        if !self.vf.active || for_many {
+            return None;
+        }
+        let delivered = self.vf.device.as_ref().is_some_and(|device| device.deliver(frame.bytes));
+        if delivered {
+            self.counters.vf_rx_frames += 1;
+        } else {
+            self.counters.vf_rx_dropped += 1;
+        }
+        Some(delivered)
+    }
+
+    /// Takes what the guest sends by the VF; what is left of the budget.
+    pub(super) fn serve_vf(&mut self, mut budget: usize, out: &mut dyn FnMut(Frame<'_>)) -> usize {
+        if self.can_hear_of_vf()
+            && self.vf.told.is_none()
+            && let Some(serial) = self.vf.association
+        {
+            self.tell_association(serial, true);
+        }
+        self.tell_of_vf();
+        let devices = self.vf.leaving.iter().chain(&self.vf.device).cloned().collect::<Vec<_>>();
+        for device in devices {
+            while budget > 0
+                && let Some(frame) = device.take()
+            {
+                budget -= 1;
+                self.did_work = true;
+                if !self.vf.allowed {
+                    let text = "a frame by the vf, before the host completed a switch to it";
+                    self.record(ViolationKind::UnexpectedVfFrame, None, text, &frame);
+                }
+                self.counters.vf_tx_frames += 1;
+                out(Frame::new(&frame));
+            }
+        }
+        self.vf.leaving.retain(|device| !device.is_empty());
+        budget
     }
 }

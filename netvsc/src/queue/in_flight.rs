@@ -48,6 +48,8 @@ pub(super) struct InFlight {
     slots: Vec<Slot>,
     /// Indices of free slots; the last freed is used next, while its cache line is warm.
     free: Vec<u32>,
+    /// Control messages among what is outstanding.
+    controls: usize,
 }
 
 impl InFlight {
@@ -73,12 +75,19 @@ impl InFlight {
         self.slots.len() - self.free.len()
     }
 
+    /// Sends that are outstanding and carry frames.
+    #[inline]
+    pub(super) fn with_frames(&self) -> usize {
+        self.len() - self.controls
+    }
+
     /// Adds a send; `None` if there is no slot.
     #[inline]
     pub(super) fn insert(&mut self, sent: Sent) -> Option<TransactionId> {
         let index = self.free.pop()?;
         let slot = &mut self.slots[index as usize];
         slot.sent = Some(sent);
+        self.controls += usize::from(matches!(sent.cargo, Cargo::Control(_)));
         Some(TransactionId(u64::from(slot.generation) << 32 | u64::from(index + 1)))
     }
 
@@ -96,6 +105,7 @@ impl InFlight {
         let slot = self.slot(id)?;
         let sent = slot.sent.take()?;
         slot.generation = slot.generation.wrapping_add(1);
+        self.controls -= usize::from(matches!(sent.cargo, Cargo::Control(_)));
         // In bounds, or `slot` had found nothing.
         self.free.push(id.0 as u32 - 1);
         Some(sent)

@@ -658,6 +658,11 @@ impl<C: Channel> Queue<C> {
         self.in_flight.len() + usize::from(self.transmit.cutting.is_unfinished())
     }
 
+    /// Sends of frames that the host has not completed, those that were not flushed included.
+    pub fn outstanding_frames(&self) -> usize {
+        self.in_flight.with_frames() + usize::from(self.transmit.cutting.is_unfinished())
+    }
+
     /// Acknowledgments of receive packets that wait for room in the ring.
     pub fn owed_acks(&self) -> usize {
         self.outbound.owed()

@@ -43,7 +43,7 @@ pub trait SyntheticPath {
     /// Ranges that wait.
     fn backlog(&self) -> usize;
 
-    /// Ranges that were received so far.
+    /// Ranges that were received so far; see [`Queue::receive_position`].
     fn position(&self) -> u64;
 
     /// Where the first word of the host stands that nobody has read; see [`Queue::unread_position`].
@@ -67,7 +67,7 @@ pub trait SyntheticPath {
     /// The rings are unusable.
     fn flush(&mut self) -> Result<(), Self::Error>;
 
-    /// Sends that the host has not completed.
+    /// Sends of frames that the host has not completed; see [`Queue::outstanding_frames`].
     fn outstanding(&self) -> usize;
 }
 
@@ -103,7 +103,7 @@ impl<C: Channel> SyntheticPath for Queue<C> {
     }
 
     fn outstanding(&self) -> usize {
-        Queue::outstanding(self)
+        self.outstanding_frames()
     }
 }
 
