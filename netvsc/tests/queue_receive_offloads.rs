@@ -214,11 +214,11 @@ fn merged(host: &Host, frame: &[u8], lengths: &[usize], extra: &[PpiWord]) -> Ve
             let mut flags = PacketIdFlags::SUB_ALLOCATION;
             let mut words = Vec::new();
             if at == 0 {
-                flags = flags | PacketIdFlags::FIRST;
+                flags |= PacketIdFlags::FIRST;
                 words.extend_from_slice(extra);
             }
             if at == last {
-                flags = flags | PacketIdFlags::LAST;
+                flags |= PacketIdFlags::LAST;
             }
             words.push(PacketId::new(flags, 7).into());
             host.put(at as u32, &message(&words, data))
