@@ -149,6 +149,7 @@ fn after_a_refusal_all_is_as_before() {
         });
         assert!(answered.is_some_and(expected), "{:?}", rig.events);
         assert_eq!((rig.info().offload_settings, rig.info().offloads), before);
+        assert_eq!(last_set(&rig).tcp_v4_checksum.0, 4, "the old ones were set again");
     }
 }
 

@@ -1,7 +1,13 @@
 //! Which offloads are in force: as agreed on at bring-up, changed at run time by the user, limited by what the host says.
 //!
-//! A change is one request. Until it is answered only what both the old and the new settings grant is used: the host may
-//! follow it at any moment in between. If it refuses, all is as before.
+//! ```text
+//!  set the new ones ─► done
+//!   │ refused, or not answered
+//!   └─► set the old ones ─► failed
+//! ```
+//!
+//! Until a change is over only what both the old and the new settings grant is used: the host may follow it at any moment in
+//! between. One change at a time.
 //!
 //! Source: Linux `drivers/net/hyperv/rndis_filter.c` (`rndis_filter_set_offload_params`); the indication: OpenVMM
 //! `netvsp/src/lib.rs`, which sends it after the answer, with what came out.
@@ -30,6 +36,8 @@ pub(super) struct OffloadChange {
     /// Whose; `None`: nobody waits for it any more.
     pub(super) request: Option<RequestHandle>,
     settings: OffloadSettings,
+    /// The host did not follow: the old settings are set again.
+    failed: Option<RequestError>,
 }
 
 /// The request that puts `agreed` into force.
@@ -67,24 +75,37 @@ impl Control {
         let agreed = Offloads::agreed(info.nvsp_version, &info.offload, &settings);
         info.offloads = info.offloads.and(agreed);
         self.requests.push(Origin::Offloads, set_offloads(info.nvsp_version, &info.offload, &agreed));
-        self.offload_change = Some(OffloadChange { request: Some(request), settings });
+        self.offload_change = Some(OffloadChange { request: Some(request), settings, failed: None });
         self.offload_indicated = None;
         self.go_on(now);
         Ok(request)
     }
 
-    /// The change was answered, or never will be.
+    /// One request of the change was answered, or never will be.
     pub(super) fn offloads_answered(&mut self, result: Result<(), RequestError>) {
-        let (State::Ready(info), Some(change)) = (&mut self.state, self.offload_change.take()) else { return };
-        if result.is_ok() {
-            info.offload_settings = change.settings;
-            self.offload_current = None;
-        }
-        if let Some(indicated) = self.offload_indicated.take() {
-            self.offload_current = Some(indicated);
-        }
+        let (State::Ready(info), Some(change)) = (&mut self.state, &mut self.offload_change) else { return };
+        let result = match (change.failed, result) {
+            (None, Ok(())) => {
+                info.offload_settings = change.settings;
+                Ok(())
+            }
+            (None, Err(error)) => {
+                change.failed = Some(error);
+                // Of the settings that were refused: of no interest.
+                self.offload_indicated = None;
+                let before = Offloads::agreed(info.nvsp_version, &info.offload, &info.offload_settings);
+                self.requests.push(Origin::Offloads, set_offloads(info.nvsp_version, &info.offload, &before));
+                return;
+            }
+            // Whether the host has put the old ones back it indicates itself.
+            (Some(error), _) => Err(error),
+        };
+        let request = change.request;
+        self.offload_change = None;
+        // A host that indicates nothing has what was set.
+        self.offload_current = self.offload_indicated.take();
         put_into_force(info, self.offload_current.as_deref());
-        if let Some(request) = change.request {
+        if let Some(request) = request {
             self.events.push_back(Event::Answered { request, result: result.map(|()| Vec::new()) });
         }
     }
