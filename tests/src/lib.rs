@@ -11,6 +11,7 @@
 //! | `stress` | seeded random traffic under seeded random faults |
 //! | `rss_and_hash_levels` | which queue a frame comes by and leaves by |
 //! | `offload_matrix` | the kernel's TCP/IP between two namespaces through the forwarder, under every offload |
+//! | `gro_round_trip` | segments merged on receive, forwarded, and cut again; a stack over merged segments |
 //! | `appliance` | the example program, reached by the kernel's TCP/IP stack over a TAP interface |
 //! | `uio_nic` | the adapter on the Linux backend, files and sockets in place of a kernel |
 //! | `shim_client` | our driver in a process of its own, against the host in another |
