@@ -31,9 +31,10 @@ pub(crate) async fn run<C: Channel>(shared: Arc<Shared<C>>, mut interrupt: C::In
 
 async fn drive<C: Channel, I: Interrupt>(shared: &Shared<C>, interrupt: &mut I) -> Result<(), Error> {
     let mut timer: Option<Duration> = Some(Duration::ZERO);
+    let mut doorbell_due = false;
     while shared.ended().is_none() {
         let wake = wait(shared, interrupt, timer).await?;
-        timer = turn(shared, interrupt.can_unmask(), &wake)?;
+        timer = turn(shared, interrupt.can_unmask(), &wake, &mut doorbell_due)?;
         if timer == Some(Duration::ZERO) {
             // The host is faster than one turn: let the others of this runtime have theirs.
             tokio::task::yield_now().await;
@@ -69,8 +70,17 @@ async fn wait<C: Channel, I: Interrupt>(
     })
 }
 
-/// One look at the queue; when to look again without being woken.
-fn turn<C: Channel>(shared: &Shared<C>, can_unmask: bool, wake: &Wake) -> Result<Option<Duration>, Error> {
+/// One look at the queue; when to look again without being woken. `doorbell_due`: the timer is for a doorbell that was put off.
+fn turn<C: Channel>(
+    shared: &Shared<C>,
+    can_unmask: bool,
+    wake: &Wake,
+    doorbell_due: &mut bool,
+) -> Result<Option<Duration>, Error> {
+    if matches!(wake, Wake::Timer) && !*doorbell_due && shared.receiver_polls.swap(false, Ordering::Relaxed) {
+        // Somebody looks without ever waiting, and does what there is to be done: the lock would only be in the way.
+        return Ok(Some(if can_unmask { BACKSTOP } else { POLL_INTERVAL }));
+    }
     let mut guard = shared.lock();
     let core = &mut *guard;
     let mut again = None;
@@ -86,6 +96,7 @@ fn turn<C: Channel>(shared: &Shared<C>, can_unmask: bool, wake: &Wake) -> Result
             _ => shared.flush(core)?,
         }
     }
+    *doorbell_due = again.is_some();
     if matches!(wake, Wake::Called) && core.armed && can_unmask {
         return Ok(again);
     }
@@ -221,10 +232,27 @@ mod tests {
     fn a_receiver_that_polls_is_not_interrupted_while_it_does() {
         let (shared, _host) = queue();
         shared.receiver_polls.store(true, Ordering::Relaxed);
-        assert_eq!(turn(&shared, true, &Wake::Interrupt), Ok(Some(BACKSTOP)));
+        assert_eq!(turn(&shared, true, &Wake::Interrupt, &mut false), Ok(Some(BACKSTOP)));
         assert!(!shared.lock().armed);
-        assert_eq!(turn(&shared, true, &Wake::Timer), Ok(None), "it has stopped");
+        assert_eq!(turn(&shared, true, &Wake::Timer, &mut false), Ok(None), "it has stopped");
         assert!(shared.lock().armed);
+    }
+
+    #[test]
+    fn a_receiver_that_polls_has_the_queue_for_itself_but_for_doorbells() {
+        let (shared, mut host) = queue();
+        say_something(&mut host);
+        let taken = || shared.lock().queue.pending_controls();
+        for can_unmask in [true, false] {
+            shared.receiver_polls.store(true, Ordering::Relaxed);
+            let again = turn(&shared, can_unmask, &Wake::Timer, &mut false).unwrap();
+            assert!(again.is_some_and(|again| again <= BACKSTOP), "it may stop");
+            assert_eq!(taken(), 0, "its own to take");
+        }
+        shared.receiver_polls.store(true, Ordering::Relaxed);
+        let mut doorbell_due = true;
+        turn(&shared, true, &Wake::Timer, &mut doorbell_due).unwrap();
+        assert_eq!((taken(), doorbell_due), (1, false));
     }
 
     #[test]
@@ -235,7 +263,7 @@ mod tests {
             Poll::<()>::Pending
         }));
         assert!(waiting.poll().is_pending());
-        turn(&shared, true, &Wake::Interrupt).unwrap();
+        turn(&shared, true, &Wake::Interrupt, &mut false).unwrap();
         assert!(waiting.is_woken());
     }
 
