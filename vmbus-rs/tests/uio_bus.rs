@@ -426,7 +426,7 @@ fn a_subchannel_on_which_the_host_cannot_be_signalled_is_not_offered() {
     let kernel = Kernel::new(KernelVariant::B, None);
     let mut bus = open(&kernel);
     primary(&mut bus);
-    bus.expect_subchannels(2, Duration::from_millis(300));
+    bus.expect_subchannels(2, Duration::from_secs(3));
     kernel.add_subchannel(21, 1, None);
     kernel.add_subchannel(22, 2, Some(7));
     assert_eq!(offered(&mut bus).id, RelId(22));

@@ -31,6 +31,8 @@ use crate::protocol::RelId;
 /// How long the effect of interrupt control is waited for. A kernel has none that is not immediate; who simulates one in
 /// another process takes a moment.
 const PROBE: Duration = Duration::from_millis(20);
+/// The same for a channel that is of no use if there is no effect.
+const PROBE_UNMONITORED: Duration = Duration::from_secs(1);
 /// How often it is looked for.
 const PROBE_STEP: Duration = Duration::from_millis(1);
 
@@ -217,7 +219,8 @@ impl Watcher {
             probe.waiting.push(line);
         } else if unknown && let Ok(done) = session.probe_control(&line) {
             // Where it reaches subchannels, it clears the mask that was just set.
-            self.probe = Some(Probe { until: if done { now + PROBE } else { now }, waiting: vec![line] });
+            let patience = if line.info.monitor.is_some() { PROBE } else { PROBE_UNMONITORED };
+            self.probe = Some(Probe { until: if done { now + patience } else { now }, waiting: vec![line] });
             self.check_probe(session, now);
         } else {
             decide(session, &line);
