@@ -94,7 +94,7 @@ async fn work<B: Bus>(
             nic.set_packet_filter(PacketFilter::PROMISCUOUS).await.context("receive frames for others")?;
         }
     }
-    meter.run(options.seconds).await;
+    meter.run(options.seconds, options.packets).await;
     threads.stop();
     let (counters, runtimes) = threads.collect().await?;
     let mut summary = meter.finish(counters);

@@ -28,6 +28,7 @@
 //! | `threads.rs` | a thread for each queue |
 //! | `adapters.rs` | adapters of this machine, and simulated ones |
 //! | `measure.rs` | counters, CPU time of the process |
+//! | `syscalls.rs` | system calls, counted from outside |
 //! | `frame.rs` | the frame that is sent |
 
 #[cfg(target_os = "linux")]
@@ -36,6 +37,8 @@ mod adapters;
 mod frame;
 #[cfg(target_os = "linux")]
 mod measure;
+#[cfg(target_os = "linux")]
+mod syscalls;
 #[cfg(target_os = "linux")]
 mod threads;
 #[cfg(target_os = "linux")]
@@ -79,6 +82,9 @@ struct Options {
     /// How long to go on; 0 is until Ctrl-C.
     #[arg(long, value_name = "N", default_value = "10", value_parser = seconds)]
     seconds: Duration,
+    /// End as soon as so many packets were moved.
+    #[arg(long, value_name = "N")]
+    packets: Option<u64>,
     /// How a queue waits for frames.
     #[arg(long, value_enum, default_value_t = Wait::Poll)]
     wait: Wait,
@@ -100,10 +106,15 @@ struct Options {
     /// Have the host merge TCP segments into frames longer than the MTU (receive segment coalescing).
     #[arg(long, value_enum, default_value_t = Switch::Off)]
     rsc: Switch,
-    /// Print one JSON object as the last line on standard output. Its `syscalls` is null: they have to be counted from
-    /// outside, for instance by `strace -fc`. Its `allocations` are those of the queues' threads while they work.
+    /// Print one JSON object as the last line on standard output. Its `allocations` are those of the queues' threads while
+    /// they work; its `syscalls` too, with --strace, and null without.
     #[arg(long)]
     json: bool,
+    /// With --json: count system calls, as strace(1) sees them. The program runs itself under it, and counts what the queues'
+    /// threads called from the start of their work to its end; calls of other threads, which go by time and not by packets,
+    /// are not in there. It slows down whoever makes system calls.
+    #[arg(long, requires = "json")]
+    strace: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -177,6 +188,12 @@ impl Options {
 #[cfg(target_os = "linux")]
 fn main() -> anyhow::Result<()> {
     let options = Options::checked();
+    if options.strace {
+        let (status, report) = syscalls::run_again("--strace")?;
+        println!("{report}");
+        anyhow::ensure!(status.success(), "{status}");
+        return Ok(());
+    }
     // What keeps the adapters going; the queues' threads have what they need themselves.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let summary = runtime.block_on(async {

@@ -99,6 +99,8 @@ struct Idle {
 
 /// How often it is looked whether packets come.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// The same where their number ends the run.
+const SHORT_INTERVAL: Duration = Duration::from_millis(1);
 
 impl Meter {
     /// Starts; `progress` has the packets of each queue.
@@ -108,18 +110,20 @@ impl Meter {
         Ok(Self { cpu, progress, start, end: start, idle: Idle::default() })
     }
 
-    /// Waits for `time`, or for Ctrl-C.
-    pub(crate) async fn run(&mut self, time: Duration) {
+    /// Waits for `time`, for so many packets, or for Ctrl-C.
+    pub(crate) async fn run(&mut self, time: Duration, packets: Option<u64>) {
+        let interval = if packets.is_some() { SHORT_INTERVAL } else { INTERVAL };
         self.start = Moment::now(&mut self.cpu, &self.progress);
         let (start, mut before) = (self.start, self.start);
         let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
         loop {
             let rest = time.saturating_sub(before.at.duration_since(start.at));
-            if rest.is_zero() {
+            let moved = before.packets - start.packets;
+            if rest.is_zero() || packets.is_some_and(|packets| moved >= packets) {
                 break;
             }
             let interrupted = tokio::select! {
-                () = tokio::time::sleep(rest.min(INTERVAL)) => false,
+                () = tokio::time::sleep(rest.min(interval)) => false,
                 // Where interrupts cannot be heard of, time still ends.
                 heard = &mut interrupt => heard.is_ok(),
             };
@@ -147,6 +151,7 @@ impl Meter {
         Summary {
             counters,
             directions,
+            queue_packets: self.progress.iter().map(|queue| queue.load(Ordering::Relaxed)).collect(),
             time,
             rate: (end.packets - start.packets) as f64 / time.as_secs_f64(),
             cpu: end.cpu.saturating_sub(start.cpu).as_secs_f64() / time.as_secs_f64(),
@@ -200,6 +205,8 @@ pub(crate) struct Summary {
     counters: Counters,
     /// The same, each direction by itself.
     directions: Vec<Counters>,
+    /// Packets of each queue's thread.
+    queue_packets: Vec<u64>,
     time: Duration,
     /// Packets a second.
     rate: f64,
@@ -230,6 +237,7 @@ impl Summary {
             "lost": self.counters.lost,
             "largest": self.counters.largest,
             "large": self.counters.large,
+            "queue_packets": self.queue_packets,
             "directions": self.directions.iter().map(Counters::json).collect::<Vec<_>>(),
             "allocations": self.counters.allocations,
             "syscalls": null,

@@ -12,6 +12,7 @@ use vmbus::bus::Channel;
 
 use crate::Mode;
 use crate::measure::Counters;
+use crate::syscalls;
 
 /// Bursts that `txonly` sends before it has completions reclaimed. They come in the meantime: looking each time would
 /// only move the ring's cache lines to and fro.
@@ -41,6 +42,7 @@ pub(crate) struct Worker<C: Channel> {
 /// Goes on until `stop` with all of `workers` in turn, without ever waiting.
 pub(crate) fn poll<C: Channel>(workers: &mut [Worker<C>], stop: &AtomicBool) -> Result<(), Error> {
     let before = allocations::count_here();
+    syscalls::mark();
     while !stop.load(Ordering::Relaxed) {
         let mut moved = false;
         for worker in &mut *workers {
@@ -51,6 +53,7 @@ pub(crate) fn poll<C: Channel>(workers: &mut [Worker<C>], stop: &AtomicBool) -> 
             std::hint::spin_loop();
         }
     }
+    syscalls::mark();
     if let Some(worker) = workers.first_mut() {
         worker.counters.allocations = allocations::count_here() - before;
     }
@@ -60,11 +63,13 @@ pub(crate) fn poll<C: Channel>(workers: &mut [Worker<C>], stop: &AtomicBool) -> 
 /// Goes on until `stop`; sleeps, in the way that the queues were set up with, while there is nothing to do.
 pub(crate) async fn wait<C: Channel>(workers: &mut [Worker<C>], stop: watch::Receiver<bool>) -> Result<(), Error> {
     let before = allocations::count_here();
+    syscalls::mark();
     match workers {
         [one] => one.wait(stop).await?,
         [one, other] => drop(try_join(one.wait(stop.clone()), other.wait(stop)).await?),
         _ => {}
     }
+    syscalls::mark();
     if let Some(worker) = workers.first_mut() {
         worker.counters.allocations = allocations::count_here() - before;
     }
