@@ -31,32 +31,107 @@ fn a_sleeping_client_forwards_every_frame() {
     }
 }
 
+/// Who writes the interrupt masks, whom interrupt control reaches and whose subchannels may interrupt is different in each.
 #[test]
-fn queues_forward_side_by_side() {
+fn every_kernel_forwards_on_one_queue_and_on_four() {
     let Some(_turn) = tools() else { return };
-    for wait in ["poll", "interrupt"] {
-        let queues = ["--queues", "2"];
-        let (client, _) = forward(&queues, &[&queues[..], &["--wait", wait]].concat());
-        assert_eq!(client["queues"], 2, "{client}");
+    let monitored = ["a", "b", "c", "d", "bd"].map(|kernel| (kernel, true));
+    let unmonitored = ["b", "c", "d", "bd"].map(|kernel| (kernel, false));
+    for (kernel, monitored) in monitored.into_iter().chain(unmonitored) {
+        for queues in ["1", "4"] {
+            if queues == "4" && !monitored && ["b", "bd"].contains(&kernel) {
+                // They signal the host on the primary channel only, so there is one queue.
+                continue;
+            }
+            let mut host = vec!["--kernel", kernel, "--queues", queues];
+            host.extend((!monitored).then_some("--unmonitored"));
+            for wait in ["interrupt", "poll"] {
+                forward(&host, &["--queues", queues, "--wait", wait]);
+            }
+        }
     }
 }
 
-/// Has frames go round for a while; what client and host say in the end.
+#[test]
+fn queues_receive_and_send_side_by_side() {
+    let Some(_turn) = tools() else { return };
+    for (queues, size) in ["1", "2", "4"].into_iter().flat_map(|queues| ["64", "1500"].map(|size| (queues, size))) {
+        let what = format!("{queues} queues, {size} bytes");
+        let clients = ["--queues", queues, "--packet-size", size];
+        forward(&["--queues", queues, "--packet-size", size], &clients);
+
+        let host = Host::start(&["--port", "null", "--queues", queues]);
+        let client = l2fwd(&host, &[&ENOUGH[..], &["--mode", "txonly"], &clients].concat());
+        let device = host.finish();
+        assert_clean(&device, &what);
+        assert_eq!(client["clean"], true, "{what}: {client}");
+        assert_eq!(used_queues(&client).to_string(), queues, "{what}: {client}");
+        assert_eq!(client["packets"], device["rx_packets"], "{what}: every frame that was sent has come");
+        assert_eq!(client["bytes"], device["rx_bytes"], "{what}");
+
+        let host = Host::start(&["--port", &format!("generator:50000,{size}"), "--queues", queues]);
+        let client = l2fwd(&host, &[&ENOUGH[..], &["--mode", "rxonly"], &clients].concat());
+        let device = host.finish();
+        assert_clean(&device, &what);
+        assert_eq!(client["clean"], true, "{what}: {client}");
+        // What came after the last look is thrown away when the adapter is closed.
+        let (received, sent) = (number(&client, "packets"), number(&device, "tx_packets"));
+        assert!(received >= 20_000 && received <= sent, "{what}: {received} of {sent}");
+    }
+}
+
+/// System calls are counted from outside, over two numbers of packets: what the start and the end of a run cost is the same.
+#[test]
+fn a_polling_client_makes_no_system_calls_for_packets() {
+    let Some(_turn) = process::turn(&[&CLIENT_TOOLS[..], &["strace"]].concat()) else { return };
+    for (mode, port) in [("io", &["--port", "loopback", "--credit", "64"][..]), ("txonly", &["--port", "null"])] {
+        let run = |packets: &str| {
+            let host = Host::start(port);
+            let client = l2fwd(&host, &["--mode", mode, "--seconds", "60", "--strace", "--packets", packets]);
+            assert_clean(&host.finish(), mode);
+            assert_eq!(client["allocations"], 0, "{client}");
+            (number(&client, "packets"), number(&client, "syscalls"))
+        };
+        let (few, many) = (run("20000"), run("400000"));
+        let (packets, calls) = (many.0 - few.0, many.1.saturating_sub(few.1));
+        // A few go by time: the adapter's task has the lock, once in a while.
+        assert!(calls < packets / 10_000, "{mode}: {calls} system calls in {packets} packets: {few:?}, {many:?}");
+    }
+}
+
+/// A run that has shown what it can.
+const ENOUGH: [&str; 4] = ["--seconds", "60", "--packets", "20000"];
+
+/// Has frames go round for a while, on every queue that is asked for; what client and host say in the end.
 #[track_caller]
 fn forward(host: &[&str], client: &[&str]) -> (Value, Value) {
     let what = format!("host {host:?}, client {client:?}");
+    let queues = client.iter().skip_while(|argument| **argument != "--queues").nth(1).unwrap_or(&"1");
     let host = Host::start(&[&["--port", "loopback", "--credit", "64"], host].concat());
-    let client = l2fwd(&host, &[&["--mode", "io", "--seconds", "1"], client].concat());
+    let client = l2fwd(&host, &[&ENOUGH[..], &["--mode", "io"], client].concat());
     let device = host.finish();
-    for field in ["lost", "corrupt", "reordered", "late", "foreign", "protocol_violations", "leaks"] {
-        assert_eq!(device[field], 0, "{what}: {field}: {device}");
-    }
+    assert_clean(&device, &what);
     assert!(number(&device, "returned") > 0, "{what}: {device}");
     assert_accounted(&device, &what);
     assert_eq!(client["lost"], 0, "{what}: {client}");
     assert_eq!(client["clean"], true, "{what}: {client}");
     assert_eq!(client["packets"], device["returned"], "{what}: {device}");
+    assert_eq!(used_queues(&client).to_string(), *queues, "{what}: {client}");
     (client, device)
+}
+
+/// Queues that have carried frames.
+fn used_queues(client: &Value) -> usize {
+    let queues = client["queue_packets"].as_array().expect("queues");
+    queues.iter().filter(|packets| packets.as_u64() != Some(0)).count()
+}
+
+/// No frame was lost, changed or came twice, no rule was broken, everything was given back.
+#[track_caller]
+fn assert_clean(device: &Value, what: &str) {
+    for field in ["lost", "corrupt", "reordered", "late", "foreign", "protocol_violations", "leaks"] {
+        assert_eq!(device[field], 0, "{what}: {field}: {device}");
+    }
 }
 
 /// Runs `l2fwd` on the host's device to its end; the last line it says.
