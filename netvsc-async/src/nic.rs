@@ -78,10 +78,16 @@ impl<B: Bus> Nic<B> {
     /// `ethtool -S`. Takes each queue's lock for a moment.
     #[must_use]
     pub fn queue_stats(&self) -> Vec<QueueStats> {
-        self.common.queues.iter().map(|queue| *queue.lock().queue.stats()).collect()
+        let of_queue = |queue: &Arc<Shared<B::Channel>>| {
+            let mut stats = *queue.lock().queue.stats();
+            let gro = queue.gro.get();
+            (stats.extra.gro_merged, stats.extra.gro_aggregates) = (gro.merged, gro.aggregates);
+            stats
+        };
+        self.common.queues.iter().map(of_queue).collect()
     }
 
-    /// What merging received frames did, of every queue, in order.
+    /// What merging received frames did, of every queue, in order: more than [`queue_stats`](Self::queue_stats) has of it.
     #[must_use]
     pub fn gro_stats(&self) -> Vec<GroStats> {
         self.common.queues.iter().map(|queue| queue.gro.get()).collect()

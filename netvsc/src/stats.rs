@@ -142,6 +142,10 @@ counters! {
         bad_coalesced,
         /// Coalesced frames delivered.
         rx_coalesced,
+        /// Frames that were merged after they had been received ([`gro`](crate::gro)). Counted by who merges, not by the queue.
+        gro_merged,
+        /// Frames that those became.
+        gro_aggregates,
         /// Verdicts of the host on checksums that were compared with computed ones.
         rx_checksum_checked,
         /// Of these, wrong ones on IPv4 headers.

@@ -291,6 +291,8 @@ fn round_trip(way: Way, lso: bool, seed: u64) -> (GroStats, u64) {
         assert!(tokio::time::timeout(Duration::from_secs(1), right_far.recv()).await.is_err(), "more than was sent");
 
         let stats = left_nic.gro_stats()[0];
+        let counted = left_nic.queue_stats()[0].extra;
+        assert_eq!((counted.gro_merged, counted.gro_aggregates), (stats.merged, stats.aggregates));
         let by_host = right_nic.queue_stats()[0].extra.tx_lso;
         left_nic.close().await.expect("closes");
         forwarder.await.expect("no panic").expect("ends as the adapter does");
