@@ -227,9 +227,6 @@ pub enum VlanTags {
     Refused,
 }
 
-/// Most segments that Linux takes in one coalesced frame (`NVSP_RSC_MAX`).
-pub const RSC_MAX_SEGMENTS: usize = 562;
-
 /// Every knob of the host's behaviour that no protocol fixes. Start from [`Profile::settings`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -280,8 +277,8 @@ pub struct Settings {
     pub rx_hash: bool,
     /// What becomes of the IPv4 header's checksum in coalesced frames.
     pub rsc_ip_header: RscIpHeader,
-    /// Most segments of a coalesced frame. One packet must hold them, so that [`max_ranges`](Self::max_ranges) counts,
-    /// too.
+    /// Most segments of a coalesced frame, which are ranges of one packet. Default 375, as of other packets; Linux takes
+    /// 562. Less if [`max_ranges`](Self::max_ranges) is, or a ring holds no such packet.
     pub rsc_max_segments: usize,
     /// What becomes of VLAN tags.
     pub vlan: VlanTags,
@@ -330,7 +327,7 @@ impl Settings {
             tcp_verdict_for_udp: false,
             rx_hash: true,
             rsc_ip_header: RscIpHeader::Invalid,
-            rsc_max_segments: RSC_MAX_SEGMENTS,
+            rsc_max_segments: nvsp::MAX_TRANSFER_RANGES,
             vlan: VlanTags::PerPacketInfo,
             rss_entries: 128,
             rss_udp: false,

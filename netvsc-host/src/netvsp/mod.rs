@@ -102,6 +102,8 @@ pub(crate) struct Nic {
     silent: bool,
     transmit: transmit::Scratch,
     receive: receive::Pending,
+    /// Most ranges of a packet that the smallest ring has room for.
+    ranges_a_ring: usize,
     vf: vf::Vf,
 }
 
@@ -123,6 +125,7 @@ impl Nic {
             silent: false,
             transmit: transmit::Scratch::default(),
             receive: receive::Pending::default(),
+            ranges_a_ring: usize::MAX,
             vf: vf::Vf::default(),
             config,
         }
@@ -181,6 +184,7 @@ impl Nic {
             *queue = None;
         }
         self.open = 0;
+        self.ranges_a_ring = usize::MAX;
         self.end_session();
     }
 
@@ -206,7 +210,9 @@ impl Nic {
                         self.queues.resize_with(index + 1, || None);
                     }
                     let masked = self.faults.on_open_masked();
-                    self.queues[index] = Some(Queue::new(rings, masked));
+                    let queue = Queue::new(rings, masked);
+                    self.ranges_a_ring = self.ranges_a_ring.min(receive::ranges_in(queue.ring_bytes()));
+                    self.queues[index] = Some(queue);
                     // At most 64 queues.
                     self.open |= 1 << (index % 64);
                     if index > 0 {

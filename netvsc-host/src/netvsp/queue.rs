@@ -100,6 +100,11 @@ impl Queue {
         self.body = body;
     }
 
+    /// Bytes of the ring to the guest.
+    pub(super) fn ring_bytes(&self) -> u32 {
+        self.producer.data_bytes()
+    }
+
     /// Free bytes in the ring to the guest; 0 if the guest corrupted it, which `finish` finds out.
     pub(super) fn room(&mut self) -> u32 {
         self.producer.free_bytes().unwrap_or(0)

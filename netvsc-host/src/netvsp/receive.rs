@@ -126,6 +126,12 @@ impl Pending {
     }
 }
 
+/// Ranges of the longest packet that fits a ring of so many bytes, with what is kept free of it.
+pub(super) fn ranges_in(ring_bytes: u32) -> usize {
+    // Rings are never full to the last byte.
+    (ring_bytes.saturating_sub(PACKET_OVERHEAD + CONTROL_RESERVE + 8) / 8) as usize
+}
+
 impl Nic {
     /// The guest wants nothing any more: what it was not told of yet it will not be. A guest that closes waits for what
     /// came before the answer, so nothing may come after it.

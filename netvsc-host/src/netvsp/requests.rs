@@ -285,6 +285,7 @@ mod tests {
     use crate::offload::{plain, verdict};
     use crate::port::{Frame, PortOffloads};
     use crate::profile::{Offloads, Profile};
+    use proptest::prelude::*;
     use rndis::ppi::{RxChecksum, Transport};
 
     /// A UDP datagram with good checksums.
@@ -369,6 +370,79 @@ mod tests {
                     }
                     assert_eq!(frame.len(), len);
                 }
+            }
+        }
+    }
+
+    /// A frame that is nearly one of TCP or UDP, over either version of IP.
+    fn nearly_a_frame() -> impl Strategy<Value = Vec<u8>> {
+        let wild = prop::collection::vec((0..60_usize, any::<u8>()), 0..4);
+        (any::<bool>(), any::<bool>(), 0..3000_usize, 0..70_usize, wild).prop_map(|(six, tcp, payload, cut, wild)| {
+            let mut frame = vec![0x5A; if six { 54 } else { 34 } + 20 + payload];
+            let protocol = if tcp { 6 } else { 17 };
+            let len = (frame.len() - 14) as u16;
+            if six {
+                frame[12..15].copy_from_slice(&[0x86, 0xDD, 0x60]);
+                frame[18..20].copy_from_slice(&(len - 40).to_be_bytes());
+                frame[20] = protocol;
+            } else {
+                frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+                frame[16..18].copy_from_slice(&len.to_be_bytes());
+                frame[20..22].fill(0);
+                frame[23] = protocol;
+            }
+            let transport = if six { 54 } else { 34 };
+            frame[transport + 12] = 0x50;
+            for (at, byte) in wild {
+                frame[at] = byte;
+            }
+            frame.truncate(frame.len() - cut.min(frame.len() - 14));
+            frame
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_asked_for_no_byte_is_lost(
+            frame in nearly_a_frame(),
+            word in any::<u32>(),
+            usual in any::<bool>(),
+            large in any::<bool>(),
+        ) {
+            let mut frame = frame;
+            let whole = frame.clone();
+            // Half of the requests have the offset that fits most frames.
+            let offset = if frame[12] == 8 { 34 } else { 54 };
+            let info = match (large, usual) {
+                (true, false) => PacketInfo { lso: Some(Lso(word)), ..PacketInfo::default() },
+                (true, true) => {
+                    let six = u32::from(frame[12] == 0x86) << 31;
+                    let lso = word & 0x7FF | 1 | offset << 20 | 1 << 30 | six;
+                    PacketInfo { lso: Some(Lso(lso)), ..PacketInfo::default() }
+                }
+                (false, false) => info(TxChecksum(word)),
+                (false, true) => info(TxChecksum(word & 0x1F | offset << 16)),
+            };
+            let Ok((work, _)) = check(&frame, &info, &all()) else { return Ok(()) };
+            let meta = work.prepare(&mut frame);
+            let headers = Headers::parse_large(&whole).and_then(|headers| headers.payload(&whole));
+            let mut payload = Vec::new();
+            let mut frames = 0;
+            plain(Frame::with_meta(&frame, meta), PortOffloads::NONE, &mut Scratch::default(), &mut |frame| {
+                frames += 1;
+                payload.extend_from_slice(&frame.bytes[headers.unwrap_or(0).min(frame.bytes.len())..]);
+                if large {
+                    let headers = Headers::parse(frame.bytes).expect("a packet");
+                    assert!(sum::ip_header_is_right(frame.bytes, &headers));
+                    assert!(sum::transport_is_right(frame.bytes, &headers));
+                }
+            });
+            if work.is_segmentation() {
+                prop_assert_eq!(frames, work.segments);
+            }
+            // Checksums lie within the headers.
+            if let Some(headers) = headers.filter(|_| work.is_some()) {
+                prop_assert!(payload == whole[headers..]);
             }
         }
     }

@@ -71,8 +71,11 @@ impl Nic {
 
     /// Most segments of a coalesced frame.
     fn max_segments(&self) -> usize {
+        let settings = &self.config.settings;
         let sections = self.session.receive_buffer.as_ref().map_or(0, |buffer| buffer.for_frames());
-        self.config.settings.rsc_max_segments.min(self.max_ranges()).min(sections)
+        // One packet holds them all: a host that makes short packets makes short frames, too.
+        let ranges = if settings.max_ranges < nvsp::MAX_TRANSFER_RANGES { self.max_ranges() } else { usize::MAX };
+        settings.rsc_max_segments.min(ranges).min(sections).min(self.ranges_a_ring)
     }
 
     /// Finds out what the guest is told of a frame, and gives it both; false if it is dropped.
@@ -166,7 +169,7 @@ impl Nic {
     }
 
     fn give_segments(&mut self, bytes: &[u8], headers: &Headers, size: NonZeroU16) -> bool {
-        let Some(payload_at) = headers.payload(bytes) else { return false };
+        let Some(payload_at) = headers.payload(bytes).filter(|&at| at < headers.end) else { return false };
         let mut checksum = RxChecksum::TCP_SUCCEEDED | RxChecksum::TCP_VALUE_INVALID;
         let mut copy = Vec::new();
         let mut bytes = bytes;

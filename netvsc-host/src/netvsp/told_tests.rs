@@ -302,3 +302,32 @@ fn tags_pass_as_the_setting_says() {
     assert_eq!(info.checksum, Some(0x28), "it is looked behind the tag");
     assert_eq!(told(VlanTags::Refused), None);
 }
+
+#[test]
+fn as_many_segments_as_linux_takes_come_in_one_packet_where_the_ring_holds_it() {
+    let (large, _) = stream();
+    let mut settings = Profile::Ws2019.settings();
+    settings.rsc_max_segments = 562;
+    let mut nic = coalescing(settings);
+    let firsts = |nic: &mut Nic| {
+        let meta = FrameMeta { segment: NonZeroU16::new(8), ..FrameMeta::VERIFIED };
+        assert!(nic.deliver(Frame::with_meta(&large, meta)));
+        let told = messages(nic);
+        assert_eq!(told.len(), 543);
+        told.iter().filter(|(info, _)| info.packet_id.is_some_and(PacketId::is_first)).count()
+    };
+    assert_eq!(firsts(&mut nic), 1);
+    nic = coalescing(nic.config.settings);
+    nic.ranges_a_ring = crate::netvsp::receive::ranges_in(4096);
+    assert_eq!((nic.ranges_a_ring, firsts(&mut nic)), (477, 2));
+}
+
+#[test]
+fn a_large_frame_that_lies_about_its_length_is_dropped() {
+    let (mut large, _) = stream();
+    large[16..18].copy_from_slice(&40_u16.to_be_bytes());
+    let mut nic = coalescing(Profile::Ws2019.settings());
+    let meta = FrameMeta { segment: NonZeroU16::new(1448), ..FrameMeta::VERIFIED };
+    assert!(!nic.deliver(Frame::with_meta(&large, meta)));
+    assert_eq!(messages(&mut nic), []);
+}
