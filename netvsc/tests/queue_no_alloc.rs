@@ -1,16 +1,20 @@
 //! The data path does not allocate: counted by the allocator itself.
 
+mod packets;
 mod queue_host;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use netvsc::meta::TxMeta;
+use netvsc::checksum;
+use netvsc::frame::Headers;
+use netvsc::meta::{IpVersion, Segmentation, TxMeta};
 use netvsc::queue::Burst;
 use nvsp::{ChannelType, RndisPacket, RndisPacketComplete, Status};
 use vmbus::packet::{PacketType, TransactionId, TransferPages};
 use vmbus::ring::Outgoing;
 
+use packets::{ACK, Description, ipv4, ipv6, payload, tcp};
 use queue_host::{SET_ID, Setup, frame, pair};
 
 /// The system's allocator, counting for the thread that asks.
@@ -98,4 +102,44 @@ fn frames_allocate_nothing() {
     assert_eq!(allocated, 0, "{sent} frames sent and {got} received");
     assert_eq!((queue.stats().tx.packets, queue.stats().rx.packets), (sent, got as u64));
     assert_eq!((sent, got), (21_000, 32_000));
+}
+
+#[test]
+fn offloads_allocate_nothing() {
+    // Two sections: frames that are cut wait for room.
+    let (mut queue, mut host) =
+        pair(Setup { send_sections: 2, direct_pages: 4, ring_bytes: 16384, ..Setup::default() });
+    queue.attach_mtu(1500);
+    let mut small = Description::new(ipv4(), tcp(1, ACK), payload(500, 1, 1));
+    small.tags = vec![(0x8100, 5)];
+    let (small, large) = (small.build(), Description::new(ipv6(), tcp(1, ACK), payload(30_000, 1, 1)).build());
+    let headers = Headers::parse(&small).unwrap();
+    let sums = TxMeta { checksum: checksum::request(&small, &headers), ..TxMeta::default() };
+    let segmentation = Segmentation { ip: IpVersion::V6, mss: 1400, transport_offset: 54, fixed_id: false };
+    let cut = TxMeta { segmentation: Some(segmentation), ..TxMeta::default() };
+    let completion: [u8; 8] = RndisPacketComplete { status: Status::SUCCESS }.to_array();
+    let mut body = vec![0; 8192];
+    let mut ids = Vec::with_capacity(64);
+    let before = allocations();
+    let mut sent = 0;
+    for _ in 0..2000 {
+        sent += u64::from(queue.send(&small, &sums).is_ok());
+        if queue.can_send(large.len()) {
+            queue.send(&large, &cut).unwrap();
+        }
+        queue.flush().unwrap();
+        while let Some(incoming) = host.consumer.take(&mut body).unwrap() {
+            ids.push(incoming.descriptor.transaction_id);
+        }
+        let _ = host.consumer.commit().unwrap();
+        for id in ids.drain(..) {
+            host.producer.write(&Outgoing::completion(id, &completion)).unwrap();
+        }
+        let _ = host.producer.publish().unwrap();
+        queue.pump().unwrap();
+    }
+    assert_eq!(allocations() - before, 0);
+    let extra = queue.stats().extra;
+    assert!(sent > 100 && extra.tx_checksum_software == sent && extra.tx_cut > 100, "{extra:?}");
+    assert_eq!(extra.tx_cut_segments / 22, extra.tx_cut - u64::from(queue.outstanding() > 0));
 }

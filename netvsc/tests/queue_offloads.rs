@@ -178,6 +178,27 @@ fn a_recorded_guests_requests_come_out_byte_for_byte() {
 }
 
 #[test]
+fn what_the_linux_kernel_took_from_a_recorded_guest_is_what_we_send() {
+    let (mut queue, mut host) = queue(all());
+    let mut asked = 0;
+    for mut theirs in recorded(&capture("netvsp-host", "tap-linux")) {
+        let (meta, frame, by_host) = {
+            let Ok(packet) = PacketMsg::parse(&theirs) else { continue };
+            (meta_of(&packet), packet.data().to_vec(), packet.tx_checksum().is_some_and(|word| word.ip_header()))
+        };
+        let ours = message(&mut queue, &mut host, &frame, &meta);
+        if by_host {
+            // That guest left the sum in the field; we leave nothing there that a host might add to.
+            let at = theirs.len() - frame.len() + 24;
+            theirs[at..at + 2].fill(0);
+        }
+        assert_eq!(ours, theirs, "{meta:?}");
+        asked += usize::from(meta.checksum.is_some()) + usize::from(meta.segmentation.is_some());
+    }
+    assert_eq!(asked, 2, "one checksum, one large send");
+}
+
+#[test]
 fn dpdks_requests_are_ours_but_for_what_it_leaves_unprepared() {
     for (name, kinds) in [
         ("csum-hw", &[PpiType::CHECKSUM][..]),
@@ -593,6 +614,46 @@ fn longer_frames_than_the_copybreak_go_from_pages() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// No frame makes the queue panic, and what is refused takes nothing.
+    #[test]
+    fn any_bytes_with_any_request(
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        real in prop::option::of(packets::any_description(300)),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        type_and_version in prop_oneof![
+            Just([0x08, 0x00, 0x45]), Just([0x86, 0xDD, 0x60]), Just([0x81, 0x00, 0x00]), any::<[u8; 3]>()
+        ],
+        (v6, udp, ip_header, with_transport) in any::<(bool, bool, bool, bool)>(),
+        mss in prop::option::of(prop_oneof![0u32..2000, any::<u32>()]),
+        tags_in_band in any::<bool>(),
+        granted in any::<bool>(),
+    ) {
+        let mut frame = real.map_or(bytes, |description| description.build());
+        if frame.len() >= 15 && changes.is_empty() {
+            frame[12..15].copy_from_slice(&type_and_version);
+        }
+        for (at, byte) in changes {
+            if !frame.is_empty() {
+                let at = at.index(frame.len());
+                frame[at] = byte;
+            }
+        }
+        let ip = if v6 { IpVersion::V6 } else { IpVersion::V4 };
+        let transport = if udp { rndis::ppi::Transport::Udp } else { rndis::ppi::Transport::Tcp };
+        let checksum = TxChecksum { ip, ip_header, transport: with_transport.then_some(transport), transport_offset: 34 };
+        let segmentation = mss.map(|mss| Segmentation { ip, mss, transport_offset: 34, fixed_id: ip_header });
+        let meta = TxMeta { checksum: Some(checksum), segmentation, ..TxMeta::default() };
+        let mut settings = netvsc::queue::QueueSettings::default();
+        settings.tags_in_band = tags_in_band;
+        let (mut queue, mut host) = queue_host::pair_with(Setup { direct_pages: 64, ..Setup::default() }, settings);
+        queue.attach_mtu(1500);
+        queue.attach_offloads(if granted { all() } else { Offloads::NONE });
+        let sent = queue.send(&frame, &meta);
+        queue.flush().unwrap();
+        prop_assert_eq!(sent.is_err(), host.take().is_empty());
+        prop_assert_eq!(sent.is_err(), queue.outstanding() == 0);
+    }
 
     /// Whatever is asked for and granted, the frames that a host would put on the wire are the same.
     #[test]

@@ -170,6 +170,49 @@ fn a_recorded_hosts_frames_and_verdicts() {
 }
 
 #[test]
+fn what_dpdk_made_of_a_session_is_what_we_make_of_it() {
+    let path =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/data/captures/dpdk-guest/rx-ppi-vlan-strip.json");
+    let session: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let (mut queue, mut host) = pair(Setup { receive_section_bytes: 2048, ..Setup::default() });
+    let events = session["events"].as_array().unwrap();
+    let told: Vec<_> = events.iter().filter_map(|event| event["name"].as_str()?.strip_prefix("delivered: ")).collect();
+    let mut told = told.into_iter();
+    let mut frames = 0;
+    for event in events.iter().filter(|event| event["dir"] == "h2g") {
+        let Some(ranges) = event["xfer"]["ranges"].as_array() else { continue };
+        for range in ranges {
+            let data = hex(range["data"].as_str().unwrap());
+            if data[..4] != [1, 0, 0, 0] {
+                continue;
+            }
+            let range = host.put(0, &data);
+            let burst = receive(&mut queue, &mut host, &[range]);
+            let frame = burst.get(0).unwrap();
+            let told = told.next().unwrap();
+            let has = |flag: &str| told.contains(flag);
+            let number = |name: &str| {
+                let text = told.split_once(name)?.1.split([',', ' ']).next()?;
+                u32::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+            };
+            assert!(has(&format!("length {},", frame.bytes.len())), "{told}: {} bytes", frame.bytes.len());
+            assert_eq!(frame.meta.checksum.transport == Verdict::Good, has("RX_L4_CKSUM_GOOD"), "{told}");
+            assert_eq!(frame.meta.checksum.transport == Verdict::Bad, has("RX_L4_CKSUM_BAD"), "{told}");
+            assert_eq!(frame.meta.checksum.ip == Verdict::Good, has("RX_IP_CKSUM_GOOD"), "{told}");
+            // Of repeated elements the first counts here, the last there.
+            if frame.meta.vlan.map(|vlan| u32::from(vlan.tci())) != number("VLAN TCI ") {
+                assert_eq!((frame.meta.vlan.map(|vlan| vlan.tci()), number("VLAN TCI ")), (Some(1), Some(2)));
+            }
+            if let Some(hash) = number("hash ") {
+                assert_eq!(frame.meta.hash.unwrap().value, hash, "{told}");
+            }
+            frames += 1;
+        }
+    }
+    assert_eq!((frames, told.next()), (20, None));
+}
+
+#[test]
 fn tags_come_beside_the_frame_or_in_it() {
     for (id, priority) in [(100, 5), (0, 3), (4095, 0)] {
         let vlan = Vlan::new(id, priority, false);
