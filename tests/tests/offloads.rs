@@ -8,8 +8,7 @@ use netvsc::offload::Checksums;
 use netvsc_async::testing::Pair;
 use netvsc_async::{Event, Nic, OffloadSettings, Offloads, Packet};
 use netvsc_host::fault::{Fault, When};
-use netvsc_host::switch::SwitchConfig;
-use netvsc_host::{Host, Profile, Settings, profile};
+use netvsc_host::{Host, Profile, profile};
 use netvsc_tests::frames::FAR;
 use netvsc_tests::rig::{self, paused};
 
@@ -109,29 +108,25 @@ async fn assert_segments(pair: &Pair, whole: &[u8], mss: usize, context: &str) {
 }
 
 /// Hosts by what they offer.
-fn hosts() -> Vec<(String, Box<dyn Fn(&mut Settings)>)> {
-    let mut hosts: Vec<(String, Box<dyn Fn(&mut Settings)>)> = Vec::new();
-    for (name, offloads) in [
+fn hosts() -> [(&'static str, profile::Offloads); 4] {
+    [
         ("none", profile::Offloads::NONE),
         ("checksums", profile::Offloads::CHECKSUMS),
         ("2012 R2", profile::Offloads::WS2012R2),
         ("all", profile::Offloads::ALL),
-    ] {
-        hosts.push((name.into(), Box::new(move |settings| settings.offloads = offloads)));
-    }
-    hosts
+    ]
 }
 
 #[test]
 fn frames_that_ask_for_checksums_or_segments_arrive_right_whoever_computes() {
-    for (name, tune) in hosts() {
+    for (name, offered) in hosts() {
         for (wish, settings) in [("all", OffloadSettings::forwarding()), ("nothing", OffloadSettings::off())] {
             for version in [nvsp::Version::V6_1, nvsp::Version::V4] {
                 // Not all frames fit into the host's sections and pages at once.
                 for direct in [1 << 20, 0] {
                     let context = format!("offered: {name}, wished: {wish}, NVSP {version}, {direct} bytes direct");
                     paused(async {
-                        let host = Host::builder().nvsp_max(version).tune(&tune);
+                        let host = Host::builder().nvsp_max(version).tune(|settings| settings.offloads = offered);
                         let nic = Nic::builder().offloads(settings).send_sections(12);
                         let nic = nic.tune(|config| config.direct_bytes(direct));
                         let mut pair = rig::up(host, nic).await;
@@ -192,9 +187,13 @@ fn what_profiles_grant() {
 
 #[test]
 fn the_hosts_verdicts_are_right() {
-    for (name, tune) in hosts() {
+    for (name, offered) in hosts() {
         paused(async {
-            let mut pair = rig::up(Host::builder().tune(&tune), Nic::builder().check_verdicts(true)).await;
+            let mut pair = rig::up(
+                Host::builder().tune(|settings| settings.offloads = offered),
+                Nic::builder().check_verdicts(true),
+            )
+            .await;
             let own = pair.nic.info().mac.0;
             let mut known = 0;
             for (number, (ip, protocol)) in KINDS.into_iter().enumerate() {
@@ -211,7 +210,7 @@ fn the_hosts_verdicts_are_right() {
             }
             assert_eq!(
                 known,
-                match name.as_str() {
+                match name {
                     "none" => 0,
                     "2012 R2" => 4,
                     _ => 8,
@@ -362,9 +361,8 @@ fn large_packets_go_through_the_sink() {
 fn tags_pass_both_ways() {
     for in_band in [false, true] {
         paused(async {
-            let switch = SwitchConfig::default().max_frame_bytes(1518);
             let nic = Nic::builder().tags_in_band(in_band).reinsert_tags(in_band);
-            let mut pair = rig::up(Host::builder().switch(switch), nic).await;
+            let mut pair = rig::up(Host::builder(), nic).await;
             let own = pair.nic.info().mac.0;
             for tci in [5 << 13 | 100, 3 << 13, 4094] {
                 let tag = |frame: &[u8]| [&frame[..12], &[0x81, 0x00], &u16::to_be_bytes(tci), &frame[12..]].concat();
