@@ -174,6 +174,9 @@ impl<B: Bus> Nic<B> {
         cx: &mut Context<'_>,
         taken: &mut A,
     ) -> Result<(), NicError<B::Error>> {
+        let host_moved = self.bus.run_host();
+        let mut settled = self.settle(now, cx, taken)?;
+        // Last: what came in time counts, however late it is heard.
         if self.control.poll_timeout().is_some_and(|due| due <= now) {
             let before = self.control.counters().timeouts;
             self.control.handle_timeout(now);
@@ -181,8 +184,22 @@ impl<B: Bus> Nic<B> {
                 // The machine went on without what could not be sent.
                 self.blocked = None;
             }
+            settled = self.settle(now, cx, taken)?;
         }
-        let host_moved = self.bus.run_host();
+        if host_moved || !settled {
+            // There is more to do, or the host may have more to say once it runs again.
+            cx.waker().wake_by_ref();
+        }
+        Ok(())
+    }
+
+    /// Does what there is to be done, if it comes to an end soon; whether it did.
+    fn settle<A: QueueAccess<B::Channel>>(
+        &mut self,
+        now: Instant,
+        cx: &mut Context<'_>,
+        taken: &mut A,
+    ) -> Result<bool, NicError<B::Error>> {
         for _ in 0..MAX_ROUNDS {
             let mut moved = self.take_bus_event(now, cx, taken)?;
             moved |= self.take_control_inputs(now, taken);
@@ -191,15 +208,10 @@ impl<B: Bus> Nic<B> {
             self.tell_mtu(taken);
             self.await_offers();
             if !moved {
-                if host_moved {
-                    // It may have more to say once it runs again.
-                    cx.waker().wake_by_ref();
-                }
-                return Ok(());
+                return Ok(true);
             }
         }
-        cx.waker().wake_by_ref();
-        Ok(())
+        Ok(false)
     }
 
     /// A queue that was not taken yet: the primary channel's once it is open (long before [`Event::Ready`]), from when on
