@@ -13,6 +13,9 @@ use crate::Options;
 use crate::measure::{Meter, Summary};
 use crate::threads::Threads;
 
+/// An adapter that is open, and its queues.
+type Opened<B> = (Nic<B>, Vec<Queue<<B as Bus>::Channel>>);
+
 /// Opens adapters of this machine, has frames moved for a while, closes them.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<Summary> {
     let threads = Threads::start(options).context("start threads")?;
@@ -77,7 +80,7 @@ fn builder<C: Channel>(options: &Options, threads: &Threads<C>) -> NicBuilder {
 async fn work<B: Bus>(
     options: &Options,
     mut threads: Threads<B::Channel>,
-    adapters: Vec<(Nic<B>, Vec<Queue<B::Channel>>)>,
+    adapters: Vec<Opened<B>>,
 ) -> anyhow::Result<Summary> {
     let mut nics = Vec::new();
     let mut queues = Vec::new();
