@@ -3,7 +3,7 @@
 use anyhow::Context;
 use netvsc::PacketFilter;
 use netvsc_async::{Nic, NicBuilder, Queue};
-use netvsc_host::port::{TapConfig, TapPort};
+use netvsc_host::port::{TapConfig, TapHandle, TapPort};
 use netvsc_host::switch::SwitchConfig;
 use netvsc_host::{Host, HostThread, NicOptions};
 use vmbus::bus::{Bus, Channel};
@@ -33,13 +33,14 @@ pub(crate) async fn run_simulated(options: &Options) -> anyhow::Result<Summary> 
     let mut hosts = Vec::new();
     let mut adapters = Vec::new();
     for (number, name) in (0..).zip(&options.tap) {
-        let (host, thread, bus) = simulate(options, number, name)?;
+        let Simulated { host, thread, handle, bus } = simulate(options, number, name)?;
         let opened = builder(options, &threads).open_on(bus).await;
         adapters.push(opened.with_context(|| format!("open the adapter at {name}"))?);
-        hosts.push((host, thread));
+        hosts.push((host, thread, handle));
     }
     let mut summary = work(options, threads, adapters).await?;
-    for (host, thread) in hosts {
+    for (host, thread, handle) in hosts {
+        summary.taps.push(handle.stats());
         // Serves what is left before it ends.
         drop(thread);
         let report = host.report();
@@ -51,16 +52,26 @@ pub(crate) async fn run_simulated(options: &Options) -> anyhow::Result<Summary> 
     Ok(summary)
 }
 
+/// A host of this process.
+struct Simulated {
+    host: Host,
+    thread: HostThread,
+    handle: TapHandle,
+    bus: MemBus,
+}
+
 /// A host with one adapter, at whose other end is a TAP interface.
-fn simulate(options: &Options, number: u8, name: &str) -> anyhow::Result<(Host, HostThread, MemBus)> {
+fn simulate(options: &Options, number: u8, name: &str) -> anyhow::Result<Simulated> {
     // A cable, not a switch: frames are for stations behind the forwarder.
     let host = Host::builder().profile(options.profile).switch(SwitchConfig::default().cable(true)).build();
-    let tap = TapPort::open(TapConfig::new().name(name)).with_context(|| format!("make the TAP interface {name}"))?;
+    let config = TapConfig::new().name(name).queues(options.queues).vnet_hdr(options.vnet_hdr.is_on());
+    let tap = TapPort::open(config).with_context(|| format!("make the TAP interface {name}"))?;
+    let handle = tap.handle();
     host.add_port(tap);
     let nic = NicOptions::new().mac([0x00, 0x15, 0x5D, 1, 0, number]).queues(options.queues).mac_spoofing(true);
     let bus = MemBus::new(host.add_nic(nic));
     let thread = host.spawn_thread();
-    Ok((host, thread, bus))
+    Ok(Simulated { host, thread, handle, bus })
 }
 
 fn builder<C: Channel>(options: &Options, threads: &Threads<C>) -> NicBuilder {
@@ -69,7 +80,8 @@ fn builder<C: Channel>(options: &Options, threads: &Threads<C>) -> NicBuilder {
         .queues(options.queues)
         .wait(options.wait.mode())
         .burst(options.burst.into())
-        .offloads(options.offloads());
+        .offloads(options.offloads())
+        .gro(options.merging());
     for (index, runtime) in threads.runtimes() {
         builder = builder.queue_runtime(index, runtime);
     }
@@ -103,6 +115,8 @@ async fn work<B: Bus>(
     let mut summary = meter.finish(counters);
     summary.clean = true;
     for nic in nics {
+        summary.merged += nic.gro_stats().iter().map(|queue| queue.merged).sum::<u64>();
+        summary.adapters.push(nic.queue_stats().into_iter().map(|queue| queue.extra).collect());
         summary.clean &= nic.close().await?.is_clean();
     }
     drop(runtimes);

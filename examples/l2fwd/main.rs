@@ -48,7 +48,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, ValueEnum};
 use netvsc::offload::Checksums;
-use netvsc_async::{OffloadSettings, SpinBudget, WaitMode};
+use netvsc_async::{GroConfig, OffloadSettings, SpinBudget, WaitMode};
 use netvsc_host::Profile;
 
 #[global_allocator]
@@ -67,6 +67,9 @@ struct Options {
     /// root, or CAP_NET_ADMIN.
     #[arg(long, value_name = "NAME")]
     tap: Vec<String>,
+    /// With --tap: whether the kernel's large frames and unfinished checksums come as they are, and go to it as they are.
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    vnet_hdr: Switch,
     /// With --tap: which Windows release the hosts behave like: ws2012r2, ws2016, ws2019 or ws2022.
     #[arg(long, value_name = "NAME", default_value_t)]
     profile: Profile,
@@ -94,7 +97,15 @@ struct Options {
     /// The first queue's thread runs on this processor, the next on the one after it, and so on.
     #[arg(long, value_name = "N")]
     cpu: Option<usize>,
-    /// Have the host compute checksums of TCP and UDP in frames that are sent, where one has to be computed; off: in software.
+    /// Between two adapters: merge TCP segments that arrive together, and have them cut into the same segments again when
+    /// they leave.
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    gro: Switch,
+    /// Between two adapters: keep the checksums of TCP and UDP that frames have, or compute them anew, as whoever changes
+    /// frames has to.
+    #[arg(long, value_enum, default_value_t = ChecksumMode::Keep)]
+    checksums: ChecksumMode,
+    /// Have the host compute checksums that have to be computed; off: in software.
     #[arg(long, value_enum, default_value_t = Switch::On)]
     tx_checksum: Switch,
     /// Listen to the host's verdicts on checksums of frames that are received.
@@ -122,6 +133,12 @@ enum Mode {
     Rxonly,
     Txonly,
     Io,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ChecksumMode {
+    Keep,
+    Compute,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -172,6 +189,11 @@ impl Options {
         (offloads.lso_v4, offloads.lso_v6) = (self.lso.is_on(), self.lso.is_on());
         (offloads.rsc_v4, offloads.rsc_v6) = (self.rsc.is_on(), self.rsc.is_on());
         offloads
+    }
+
+    /// How received segments are merged here.
+    fn merging(&self) -> Option<GroConfig> {
+        self.gro.is_on().then(GroConfig::default)
     }
 
     fn checked() -> Self {

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use netvsc::stats::ExtraStats;
+use netvsc_host::port::TapStats;
 use serde_json::{Value, json};
 
 use crate::Options;
@@ -157,6 +159,9 @@ impl Meter {
             cpu: end.cpu.saturating_sub(start.cpu).as_secs_f64() / time.as_secs_f64(),
             idle_cpu: (!self.idle.time.is_zero()).then(|| self.idle.cpu.as_secs_f64() / self.idle.time.as_secs_f64()),
             clean: false,
+            adapters: Vec::new(),
+            merged: 0,
+            taps: Vec::new(),
         }
     }
 }
@@ -216,6 +221,12 @@ pub(crate) struct Summary {
     idle_cpu: Option<f64>,
     /// The adapter was closed with everything given back.
     pub(crate) clean: bool,
+    /// What each adapter's queues counted.
+    pub(crate) adapters: Vec<Vec<ExtraStats>>,
+    /// Segments that were merged into others here.
+    pub(crate) merged: u64,
+    /// What each TAP interface counted.
+    pub(crate) taps: Vec<TapStats>,
 }
 
 impl Summary {
@@ -244,6 +255,9 @@ impl Summary {
             "cpu": self.cpu,
             "idle_cpu": self.idle_cpu,
             "clean": self.clean,
+            "merged": self.merged,
+            "adapters": self.adapters.iter().map(|queues| adapter(queues)).collect::<Vec<_>>(),
+            "taps": self.taps.iter().map(tap).collect::<Vec<_>>(),
         })
     }
 }
@@ -257,4 +271,31 @@ impl fmt::Display for Summary {
         }
         write!(f, ", {lost} lost, {allocations} allocations, {:.1} % CPU", self.cpu * 100.0)
     }
+}
+
+/// What an adapter did about checksums and large frames.
+fn adapter(queues: &[ExtraStats]) -> Value {
+    let sum = |of: fn(&ExtraStats) -> u64| queues.iter().map(of).sum::<u64>();
+    json!({
+        "tx_checksum_host": sum(|queue| queue.tx_checksum_host),
+        "tx_checksum_software": sum(|queue| queue.tx_checksum_software),
+        "tx_lso": sum(|queue| queue.tx_lso),
+        "tx_cut": sum(|queue| queue.tx_cut),
+        "tx_failed": sum(|queue| queue.tx_failed),
+        "rx_coalesced": sum(|queue| queue.rx_coalesced),
+        "bad_coalesced": sum(|queue| queue.bad_coalesced),
+    })
+}
+
+/// How large the frames were that the kernel sent and got.
+fn tap(stats: &TapStats) -> Value {
+    json!({
+        "read": stats.read,
+        "read_large": stats.read_large,
+        "read_full": stats.read_full,
+        "written": stats.written,
+        "written_large": stats.written_large,
+        "write_full": stats.write_full,
+        "write_failed": stats.write_failed,
+    })
 }

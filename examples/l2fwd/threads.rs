@@ -13,7 +13,7 @@ use vmbus::bus::Channel;
 
 use crate::measure::Counters;
 use crate::worker::{self, Worker};
-use crate::{Mode, Options, Wait, frame};
+use crate::{ChecksumMode, Mode, Options, Wait, frame};
 
 type Work<C> = Vec<Worker<C>>;
 type Outcome = (Vec<Counters>, Result<(), Error>);
@@ -132,6 +132,8 @@ impl<C: Channel> Threads<C> {
             rx,
             tx,
             mtu: sender.mtu,
+            merge: two,
+            compute: two && options.checksums == ChecksumMode::Compute,
             mode,
             patient,
             frame: frame::udp(sender.mac.0, options.packet_size.into()),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures::future::{Either, select, try_join};
-use netvsc_async::{Error, RxHalf, TxHalf, TxMeta};
+use netvsc::checksum;
+use netvsc::frame::Headers;
+use netvsc_async::{Error, Frame, RxHalf, TxHalf, TxMeta};
 use netvsc_benches::allocations;
 use tokio::sync::watch;
 use vmbus::bus::Channel;
@@ -27,6 +29,10 @@ pub(crate) struct Worker<C: Channel> {
     pub(crate) tx: TxHalf<C>,
     /// Of the adapter that sends.
     pub(crate) mtu: u32,
+    /// Whether segments that came together go on together.
+    pub(crate) merge: bool,
+    /// Whether checksums are computed anew.
+    pub(crate) compute: bool,
     pub(crate) mode: Mode,
     /// Whether frames wait for room, or are lost as in a switch that is congested. Only who may sleep can wait.
     pub(crate) patient: bool,
@@ -114,15 +120,16 @@ impl<C: Channel> Worker<C> {
 
     /// One burst, every frame of it: where there is no room it waits, and the sender at the far end of the wire has to.
     async fn forward_all(&mut self) -> Result<(), Error> {
-        let Self { rx, tx, mtu, clock, counters, progress, .. } = self;
+        let Self { rx, tx, mtu, compute, clock, counters, progress, .. } = self;
         let Some(burst) = rx.try_recv_burst()? else { return Ok(()) };
+        let burst = burst.merged();
         let mut next = 0;
         while next < burst.len() {
             let start = clock.raw();
             let mut batch = tx.batch();
             let mut waits_for = None;
             while let Some(frame) = burst.get(next) {
-                match batch.push(frame.bytes, &TxMeta::passing_on(frame.bytes, &frame.meta, *mtu)) {
+                match batch.push(frame.bytes, &passing_on(frame, *mtu, *compute)) {
                     Ok(()) => counters.forwarded(frame.bytes.len()),
                     Err(Error::Full) => {
                         waits_for = Some(frame.bytes.len());
@@ -169,9 +176,10 @@ impl<C: Channel> Worker<C> {
 
     fn forward(&mut self) -> Result<u64, Error> {
         let Some(burst) = self.rx.try_recv_burst()? else { return Ok(0) };
+        let burst = if self.merge { burst.merged() } else { burst };
         let mut batch = self.tx.batch();
         for frame in &burst {
-            match batch.push(frame.bytes, &TxMeta::passing_on(frame.bytes, &frame.meta, self.mtu)) {
+            match batch.push(frame.bytes, &passing_on(frame, self.mtu, self.compute)) {
                 Ok(()) => self.counters.sent(frame.bytes.len()),
                 // As a switch does.
                 Err(Error::Full | Error::Send(_)) => self.counters.lost += 1,
@@ -203,4 +211,18 @@ impl<C: Channel> Worker<C> {
         }
         Ok(sent.into())
     }
+}
+
+/// What has to be asked for when a frame is sent as it was received, or as if it had been changed.
+#[inline]
+fn passing_on(frame: Frame<'_>, mtu: u32, compute: bool) -> TxMeta {
+    let mut meta = TxMeta::passing_on(frame.bytes, &frame.meta, mtu);
+    // Segments get theirs when they are cut.
+    if compute
+        && meta.segmentation.is_none()
+        && let Some(headers) = Headers::parse(frame.bytes)
+    {
+        meta.checksum = checksum::request(frame.bytes, &headers);
+    }
+    meta
 }
