@@ -3,6 +3,7 @@
 //! Generators of this process, in the network namespaces of [`netns`](crate::netns): TCP streams in writes of all sizes, and UDP
 //! datagrams of all sizes with the numbers, acknowledgments and repetitions that make a stream of them.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
@@ -234,6 +235,8 @@ fn udp_receive(socket: &UdpSocket) -> io::Result<[u8; 32]> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 64 << 10];
     let mut expected = 0;
+    // Fragments may be hashed to another queue than whole datagrams, and overtake them.
+    let mut early: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
     loop {
         let (len, from) = match socket.recv_from(&mut buffer) {
             Ok(received) => received,
@@ -242,12 +245,16 @@ fn udp_receive(socket: &UdpSocket) -> io::Result<[u8; 32]> {
         let (Some(number), Some(count)) = (number_at(&buffer[..len], 0), number_at(&buffer[..len], 4)) else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a datagram of {len} bytes")));
         };
-        if number == expected {
-            hash.update(&buffer[HEADER..len]);
+        let repeated = number < expected;
+        if (expected..expected.saturating_add(WINDOW)).contains(&number) {
+            early.entry(number).or_insert_with(|| buffer[HEADER..len].to_vec());
+        }
+        while let Some(content) = early.remove(&expected) {
+            hash.update(&content);
             expected += 1;
         }
-        // Each is answered: also one that came a second time, whose answer was lost. Half a window would do.
-        if expected.is_multiple_of(WINDOW / 4) || number + 1 != expected || expected == count {
+        // Now and then, and whoever repeats is told at once: the answer was lost.
+        if repeated || expected.is_multiple_of(WINDOW / 4) || !early.is_empty() || expected == count {
             socket.send_to(&expected.to_be_bytes(), from)?;
         }
         if expected == count {

@@ -10,8 +10,10 @@
 //! kernel, iperf3 agrees as a second generator, frames are as large as the cell says, and nothing is left or complained of
 //! when the forwarder ends.
 //!
-//! Runs a cover of all pairs of settings with 16 MiB a transfer; with the variable `FULL` set, all cells with 256 MiB. Needs
-//! root; without it says `SKIPPED`, and fails where the variable `CI` is set.
+//! Runs a cover of all pairs of settings with 16 MiB a transfer; with the variable `FULL` set, all cells with 256 MiB. `MIB`
+//! sets how much a transfer is. Needs root; without it says `SKIPPED`, and fails where the variable `CI` is set.
+//!
+//! The forwarder is built by cargo; `NETVSC_L2FWD_BIN` names another.
 #![cfg(target_os = "linux")]
 
 use std::fmt;
@@ -49,6 +51,7 @@ struct Cell {
     checksum: Checksum,
     lso: bool,
     rsc: bool,
+    gro: bool,
     queues: u16,
 }
 
@@ -60,22 +63,39 @@ impl fmt::Display for Cell {
             Checksum::Off => "off",
             Checksum::Ws2012R2 => "2012r2",
         };
-        write!(f, "checksum {checksum:6} lso {:3} rsc {:3} queues {}", on(self.lso), on(self.rsc), self.queues)
+        let [lso, rsc, gro] = [self.lso, self.rsc, self.gro].map(on);
+        write!(f, "checksum {checksum:6} lso {lso:3} rsc {rsc:3} gro {gro:3} queues {}", self.queues)
     }
 }
 
 impl Cell {
     /// How many values each setting has.
-    const SIZES: [usize; 4] = [3, 2, 2, 2];
+    const SIZES: [usize; 5] = [3, 2, 2, 2, 2];
 
-    fn new(values: [usize; 4]) -> Self {
-        let [checksum, lso, rsc, queues] = values;
+    fn new(values: [usize; 5]) -> Self {
+        let [checksum, lso, rsc, gro, queues] = values;
         Self {
             checksum: [Checksum::On, Checksum::Off, Checksum::Ws2012R2][checksum],
             lso: lso == 1,
             rsc: rsc == 1,
+            gro: gro == 1,
             queues: [1, 4][queues],
         }
+    }
+
+    /// Hosts merge segments, and this one tells of it.
+    fn merges(&self) -> bool {
+        self.rsc && self.checksum != Checksum::Ws2012R2
+    }
+
+    /// Frames longer than the MTU pass the forwarder.
+    fn large(&self) -> bool {
+        self.merges() || self.gro
+    }
+
+    /// The host cuts large frames: whoever does so computes their checksums as well.
+    fn cuts(&self) -> bool {
+        self.lso && self.checksum != Checksum::Off
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -83,10 +103,12 @@ impl Cell {
         let profile = if self.checksum == Checksum::Ws2012R2 { "ws2012r2" } else { "ws2022" };
         let (queues, checksum) = (self.queues.to_string(), on(self.checksum != Checksum::Off));
         let arguments = ["--tap", TAPS[0], "--tap", TAPS[1], "--queues", &queues, "--profile", profile];
-        let switches =
-            ["--tx-checksum", checksum, "--rx-checksum", checksum, "--lso", on(self.lso), "--rsc", on(self.rsc)];
+        let [lso, rsc, gro] = [self.lso, self.rsc, self.gro].map(on);
+        // As if the forwarder had changed frames: then checksums have to be computed.
+        let sums = ["--checksums", "compute", "--tx-checksum", checksum];
+        let large = ["--lso", lso, "--rsc", rsc, "--gro", gro];
         let running = ["--wait", "interrupt", "--seconds", "0", "--json"];
-        [&arguments[..], &switches, &running].concat().into_iter().map(String::from).collect()
+        [&arguments[..], &sums, &large, &running].concat().into_iter().map(String::from).collect()
     }
 }
 
@@ -247,7 +269,7 @@ fn run(cell: &Cell, number: usize, program: &PathBuf, bytes: usize) -> String {
     let summary = forwarder.finish();
     assert_eq!(summary["clean"], true, "{cell}: {summary}");
     assert_eq!(summary["queues"], cell.queues);
-    let sizes = check_sizes(cell, &seen, &summary);
+    let sizes = check(cell, &seen, &summary);
     let rate = moved.bytes as f64 * 8e-6 / moved.time.as_secs_f64();
     format!("{cell}  {rate:6.0} Mbit/s  {} datagrams repeated  {sizes}", moved.repeated)
 }
@@ -262,16 +284,43 @@ fn reachable(ends: &[Netns; 2]) {
     }
 }
 
-/// Frames are as large as the cell says, at both ends and in the forwarder.
-fn check_sizes(cell: &Cell, seen: &[LinkCounters; 2], summary: &Value) -> String {
-    let directions = summary["directions"].as_array().expect("two directions");
-    let forwarded: Vec<u64> = directions.iter().map(|way| way["largest"].as_u64().expect("bytes")).collect();
-    let mean = seen.map(|seen| seen.rx_bytes / seen.rx_packets.max(1));
-    for (way, largest) in forwarded.iter().enumerate() {
-        assert!(*largest <= USUAL_FRAME, "{cell}: {largest} bytes in direction {way}");
+/// Who computed what, and how large frames were, is what the cell says.
+fn check(cell: &Cell, seen: &[LinkCounters; 2], summary: &Value) -> String {
+    let each = |list: &str, name: &str| {
+        [0, 1].map(|at| summary[list][at][name].as_u64().unwrap_or_else(|| panic!("no {name} in {summary}")))
+    };
+    let all = |values: [u64; 2], wanted: bool, what: &str| {
+        assert!(values.iter().all(|value| (*value > 0) == wanted), "{cell}: {what} {values:?}, expected: {wanted}");
+    };
+    // Frames are read as the kernel sent them, some large: hosts cut those, or tell the guest of them.
+    all(each("taps", "read_large"), true, "large frames from the kernel");
+    all(each("adapters", "rx_coalesced"), cell.merges(), "merged frames received");
+    let merged = summary["merged"].as_u64().expect("a number");
+    // Where the host merges there may be nothing left to do.
+    if !(cell.gro && cell.merges()) {
+        assert_eq!(merged > 0, cell.gro, "{cell}: {merged} segments merged here");
     }
-    assert!(mean.iter().all(|mean| *mean <= USUAL_FRAME), "{cell}: {mean:?} bytes a packet at the ends");
-    format!("largest {forwarded:?}, mean {mean:?} bytes")
+    let largest = each("directions", "largest");
+    assert!(
+        largest.iter().all(|largest| (*largest > USUAL_FRAME) == cell.large()),
+        "{cell}: {largest:?} bytes passed on"
+    );
+    // What is large is cut by the host, or before.
+    all(each("adapters", "tx_lso"), cell.large() && cell.cuts(), "frames left to the host to be cut");
+    all(each("taps", "written_large"), cell.large() && cell.cuts(), "large frames to the kernel");
+    if !cell.cuts() {
+        all(each("adapters", "tx_cut"), cell.large(), "frames cut in software");
+        let mean = seen.map(|seen| seen.rx_bytes / seen.rx_packets.max(1));
+        assert!(mean.iter().all(|mean| *mean <= USUAL_FRAME), "{cell}: {mean:?} bytes a packet at the ends");
+    }
+    // Each protocol by who can.
+    all(each("adapters", "tx_checksum_host"), cell.checksum != Checksum::Off, "checksums left to the host");
+    all(each("adapters", "tx_checksum_software"), cell.checksum != Checksum::On, "checksums computed in software");
+    for what in ["bad_coalesced", "tx_failed"] {
+        all(each("adapters", what), false, what);
+    }
+    let [to_host, in_software] = ["tx_lso", "tx_cut"].map(|name| each("adapters", name));
+    format!("largest {largest:?} cut by the host {to_host:?} here {in_software:?}")
 }
 
 #[test]
@@ -282,7 +331,9 @@ fn content_arrives_under_all_offloads() {
     };
     let program = std::env::var_os("NETVSC_L2FWD_BIN").map_or_else(|| real::example("l2fwd"), PathBuf::from);
     let full = std::env::var_os("FULL").is_some();
-    let (rows, bytes) = if full { (all(&Cell::SIZES), 256 << 20) } else { (cover(&Cell::SIZES), 16 << 20) };
+    let (rows, mib) = if full { (all(&Cell::SIZES), 256) } else { (cover(&Cell::SIZES), 16) };
+    let mib = std::env::var("MIB").map_or(mib, |mib| mib.parse().expect("MIB is a number"));
+    let bytes = mib << 20;
     let start = Instant::now();
     for (number, row) in rows.iter().enumerate() {
         let cell = Cell::new(row[..].try_into().expect("as many as there are settings"));
