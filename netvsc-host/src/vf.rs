@@ -53,7 +53,7 @@ impl fmt::Debug for GuestVf {
 pub enum VfSendError {
     /// There is no room now.
     Full,
-    /// Its link is down, or it is gone.
+    /// It is not open, its link is down, or it is gone.
     Down,
 }
 
@@ -100,13 +100,25 @@ impl GuestVf {
         self.device.capacity
     }
 
+    /// Takes it into use. Until then frames that come by it are dropped, as by any device that was given no buffers.
+    pub fn open(&self) {
+        self.device.wire().open = true;
+    }
+
+    /// The opposite. What it has received is thrown away.
+    pub fn close(&self) {
+        let mut wire = self.device.wire();
+        wire.open = false;
+        wire.to_guest.clear();
+    }
+
     /// Sends a frame.
     ///
     /// # Errors
     /// [`VfSendError`]: the frame was not taken.
     pub fn send(&self, frame: &[u8]) -> Result<(), VfSendError> {
         let mut wire = self.device.wire();
-        if !wire.present || !wire.link_up {
+        if !wire.present || !wire.open || !wire.link_up {
             return Err(VfSendError::Down);
         }
         if wire.from_guest.len() >= self.device.capacity {
@@ -162,6 +174,7 @@ impl fmt::Debug for Device {
 #[derive(Debug)]
 struct Wire {
     present: bool,
+    open: bool,
     link_up: bool,
     to_guest: VecDeque<Vec<u8>>,
     from_guest: VecDeque<Vec<u8>>,
@@ -172,7 +185,7 @@ struct Wire {
 impl Device {
     pub(crate) fn new(serial: u32, mac: [u8; 6], capacity: usize, host: Latch) -> Arc<Self> {
         let (to_guest, from_guest) = (VecDeque::new(), VecDeque::new());
-        let wire = Mutex::new(Wire { present: true, link_up: true, to_guest, from_guest, lost: 0 });
+        let wire = Mutex::new(Wire { present: true, open: false, link_up: true, to_guest, from_guest, lost: 0 });
         Arc::new(Self { serial, mac, capacity, wire, host, guest: AtomicWaker::new() })
     }
 
@@ -183,7 +196,7 @@ impl Device {
     /// A frame for the guest; false if there is no room.
     pub(crate) fn deliver(&self, frame: &[u8]) -> bool {
         let mut wire = self.wire();
-        let room = wire.present && wire.link_up && wire.to_guest.len() < self.capacity;
+        let room = wire.present && wire.open && wire.link_up && wire.to_guest.len() < self.capacity;
         if room {
             wire.to_guest.push_back(frame.to_vec());
         }

@@ -305,6 +305,9 @@ impl World {
                 }
             }
             Happens::AnswerPrepare => {
+                if let Some(serial) = self.device.filter(|_| std::mem::take(&mut self.finding)) {
+                    self.put(Input::Arrived { serial });
+                }
                 if std::mem::take(&mut self.opening) {
                     self.open = true;
                     let link = self.link;
@@ -365,9 +368,6 @@ impl World {
         }
         for _ in 0..200 {
             self.complete_all();
-            if let Some(serial) = self.device.filter(|_| std::mem::take(&mut self.finding)) {
-                self.put(Input::Arrived { serial });
-            }
             self.happens(Happens::AnswerPrepare);
             self.happens(Happens::AnswerDrained);
             let busy = self.opening || self.send_waits || !self.switches.is_empty();
@@ -553,12 +553,13 @@ fn a_vf_that_comes_and_goes_is_left_alone_for_a_while() {
         world.happens(Happens::AnswerDrained);
         let since = world.now;
         world.happens(Happens::Associate(7));
-        while world.machine.stage() != Stage::Asking {
+        for _ in 0..10 {
             world.happens(Happens::AnswerPrepare);
             if world.machine.stage() != Stage::Asking {
                 world.happens(Happens::Timeout);
             }
         }
+        assert_eq!(world.machine.stage(), Stage::Asking);
         damped.push((world.now - since).as_secs());
         world.happens(Happens::AnswerSwitch);
         world.happens(Happens::AnswerDrained);
@@ -568,6 +569,7 @@ fn a_vf_that_comes_and_goes_is_left_alone_for_a_while() {
     world.happens(Happens::Surprise);
     world.happens(Happens::AnswerDrained);
     world.happens(Happens::Associate(7));
+    world.happens(Happens::AnswerPrepare);
     world.happens(Happens::AnswerPrepare);
     assert_eq!(world.machine.stage(), Stage::Asking, "it had been stable");
 }

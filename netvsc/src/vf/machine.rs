@@ -46,7 +46,7 @@ enum Identity {
     Serial(u32),
     /// Its MAC address alone.
     Address,
-    /// Its MAC address alone, and that was before the host named another VF.
+    /// It was a VF that the host has taken back.
     Doubted,
 }
 
@@ -290,10 +290,7 @@ impl Machine {
         if let Some(before) = before {
             self.counters.revoked += 1;
             self.tell(Event::Revoked { serial: before });
-            if self.device.identity() == Some(Identity::Address) {
-                // It may be the one of before.
-                self.doubt_device();
-            }
+            self.doubt_device();
         }
         self.counters.offered += 1;
         self.tell(Event::Offered { serial });
@@ -310,6 +307,7 @@ impl Machine {
             Some(serial) => {
                 self.counters.revoked += 1;
                 self.tell(Event::Revoked { serial });
+                self.doubt_device();
                 self.begin_anew(now);
             }
             None => self.counters.ignored += 1,
@@ -608,7 +606,8 @@ impl Machine {
         }
     }
 
-    /// The device that is there may be another than the one that the host means.
+    /// The host took the VF back: its device goes, if it has not gone yet, and should the host give one again, that is
+    /// another, although it may have the same number.
     fn doubt_device(&mut self) {
         match &mut self.device {
             Device::Open(identity, _) | Device::Opening(identity) => *identity = Identity::Doubted,
