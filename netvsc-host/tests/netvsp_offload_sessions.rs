@@ -3,8 +3,12 @@
 mod common;
 
 use common::{Guest, Session, hex};
+use netvsc_host::fault::{Fault, When};
 use netvsc_host::port::{MemoryPort, memory_pair};
-use netvsc_host::{NicCounters, Profile};
+use netvsc_host::profile::{Offloads, VlanTags};
+use netvsc_host::{NicCounters, NicId, Profile, Settings, ViolationKind};
+use rndis::packet::PacketEncoder;
+use rndis::ppi::{IpVersion, Lso, PpiWord, Transport, TxChecksum, Vlan};
 
 /// Plays a session into a port that only listens.
 fn play(name: &str) -> (Vec<Vec<u8>>, NicCounters, Session) {
@@ -133,4 +137,163 @@ fn what_linux_accepted_goes_out_whole() {
         checked(frame);
     }
     assert_eq!(tcp.len() as u64, 8 + counters.lso_segments);
+}
+
+/// A guest that has opened its adapter, as in a recorded session, and sends what it likes.
+struct Sender {
+    guest: Guest,
+    outside: MemoryPort,
+    id: u64,
+}
+
+impl Sender {
+    fn new(settings: Settings) -> Self {
+        let session = Session::read("netvsp-host", "tap-linux");
+        let (inside, outside) = memory_pair(4096);
+        let mut this = Self { guest: Guest::with_port(&session, settings, inside), outside, id: 1 << 32 };
+        for event in session.events() {
+            let number = |key: &str| event[key].as_u64().expect("a number");
+            let guest = &mut this.guest;
+            match event["ev"].as_str().expect("ev") {
+                "step" if event["name"] == "ARP request" => return this,
+                "gpadl_create" => assert!(guest.create(number("handle"), Some(number("first_pfn")), number("pages"))),
+                "open" => assert!(guest.open(number("ring_gpadl"), number("downstream_page") as u32)),
+                "packet" if event["dir"] == "g2h" && event["type"] != 11 => {
+                    guest.write(event, number("tid"));
+                    this.settle();
+                }
+                _ => {}
+            }
+        }
+        panic!("the session has changed");
+    }
+
+    /// Runs the host; the status of the last completion.
+    fn settle(&mut self) -> Option<u32> {
+        let mut status = None;
+        self.guest.run();
+        self.guest.read();
+        while let Some(taken) = self.guest.inbox.pop_front() {
+            if taken.is_control() {
+                self.guest.write(&acknowledgement(), taken.id);
+            } else if taken.payload.len() >= 8 {
+                status = Some(common::word(&taken.payload, 4));
+            }
+        }
+        self.guest.run();
+        status
+    }
+
+    /// Sends a frame; the frames that come out, and the status.
+    fn send(&mut self, frame: &[u8], ppis: &[PpiWord]) -> (Vec<Vec<u8>>, u32) {
+        let mut message = vec![0; frame.len() + 200];
+        let encoder = PacketEncoder { ppis, ..PacketEncoder::default() };
+        let len = encoder.emit(frame, &mut message).expect("a message");
+        let hex: String = message[..len].iter().map(|byte| format!("{byte:02x}")).collect();
+        let size: String = (len as u32).to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let event = serde_json::json!({
+            "type": 6, "flags": 1, "ext": "", "payload": format!("6b0000000000000001000000{size}{}", "00".repeat(16)),
+            "section": { "index": 1, "data": hex },
+        });
+        self.id += 1;
+        self.guest.write(&event, self.id);
+        let status = self.settle().expect("a completion");
+        let mut frames = Vec::new();
+        drain(&self.outside, &mut frames);
+        (frames, status)
+    }
+
+    fn broken_rules(&self) -> Vec<ViolationKind> {
+        self.guest.host.violations().iter().map(|violation| violation.kind).collect()
+    }
+}
+
+/// A frame of TCP over IPv4 with so many bytes in all, its checksums zero.
+fn tcp(bytes: usize) -> Vec<u8> {
+    let mut frame = vec![0x33; bytes];
+    frame[..14].copy_from_slice(b"\x02\x00\x5e\x00\x53\x01\x00\x15\x5d\x01\x02\x03\x08\x00");
+    frame[14..16].copy_from_slice(&[0x45, 0]);
+    frame[16..18].copy_from_slice(&((bytes - 14) as u16).to_be_bytes());
+    frame[18..34].copy_from_slice(&[0, 9, 0x40, 0, 64, 6, 0, 0, 198, 51, 100, 1, 198, 51, 100, 2]);
+    frame[46..48].copy_from_slice(&[0x50, 0x18]);
+    frame[50..52].fill(0);
+    frame
+}
+
+fn tagged(frame: &[u8]) -> Vec<u8> {
+    [&frame[..12], &[0x81, 0, 0, 5], &frame[12..]].concat()
+}
+
+#[test]
+fn a_tag_in_the_frame_does_not_count_for_the_mtu() {
+    let mut sender = Sender::new(Profile::Ws2019.settings());
+    let longest = tagged(&tcp(1514));
+    assert_eq!(sender.send(&longest, &[]), (vec![longest.clone()], 1));
+    // The outer tag of two is beside the frame.
+    let (frames, _) = sender.send(&longest, &[Vlan::new(9, 0, false).into()]);
+    assert_eq!((frames[0].len(), &frames[0][12..20]), (1522, &[0x81, 0, 0, 9, 0x81, 0, 0, 5][..]));
+    assert_eq!(sender.broken_rules(), []);
+    let (frames, status) = sender.send(&tagged(&tcp(1515)), &[]);
+    assert_eq!((frames.len(), status, sender.broken_rules()), (0, 1, vec![ViolationKind::BadFrame]));
+}
+
+#[test]
+fn checksums_and_segments_are_right_behind_tags() {
+    let mut sender = Sender::new(Profile::Ws2019.settings());
+    let request = TxChecksum::transport(IpVersion::V4, Transport::Tcp, 34).expect("an offset").with_ip_header();
+    let (mut frames, _) = sender.send(&tcp(1000), &[Vlan::new(9, 3, false).into(), request.into()]);
+    assert_eq!(frames[0].drain(12..16).collect::<Vec<_>>(), [0x81, 0, 0x60, 9]);
+    checked(&frames[0]);
+    // The tag stays where it is, and in each of the segments.
+    let lso = Lso::v2(IpVersion::V4, 1000, 38).expect("an offset");
+    let (frames, status) = sender.send(&tagged(&tcp(3500)), &[lso.into()]);
+    assert_eq!((frames.len(), status), (4, 1));
+    for mut frame in frames {
+        assert_eq!(frame.drain(12..16).collect::<Vec<_>>(), [0x81, 0, 0, 5]);
+        checked(&frame);
+    }
+    assert_eq!(sender.broken_rules(), []);
+    // Segments longer than the MTU go nowhere.
+    let lso = Lso::v2(IpVersion::V4, 1461, 34).expect("an offset");
+    assert_eq!(sender.send(&tcp(3500), &[lso.into()]), (vec![], 1));
+    assert_eq!(sender.broken_rules(), [ViolationKind::BadFrame]);
+}
+
+#[test]
+fn what_was_not_offered_fails_its_packet() {
+    let checksum = TxChecksum::transport(IpVersion::V4, Transport::Tcp, 34).expect("an offset");
+    let lso = Lso::v2(IpVersion::V4, 1000, 34).expect("an offset");
+    let refused = |offloads: Offloads, word: PpiWord| {
+        let mut settings = Profile::Ws2019.settings();
+        settings.offloads = offloads;
+        settings.masks_offload_parameters = true;
+        let mut sender = Sender::new(settings);
+        let (frames, status) = sender.send(&tcp(3000), &[word]);
+        assert_eq!((frames.len(), status), (0, 2));
+        assert_eq!(sender.broken_rules(), [ViolationKind::BadOffload]);
+        let counters = sender.guest.host.nic_report(NicId(0)).expect("a nic").counters;
+        assert_eq!((counters.tx_failed, counters.lso_frames, counters.tx_checksums), (1, 0, 0));
+    };
+    refused(Offloads::NONE, checksum.into());
+    refused(Offloads::CHECKSUMS, lso.into());
+    refused(Offloads::ALL.with_tx_checksum(false), lso.into());
+}
+
+#[test]
+fn a_fault_spoils_a_checksum_and_a_setting_stops_tags() {
+    let mut settings = Profile::Ws2019.settings();
+    settings.vlan = VlanTags::Refused;
+    settings.carry_offloads = false;
+    let mut sender = Sender::new(settings);
+    let request = TxChecksum::transport(IpVersion::V4, Transport::Tcp, 34).expect("an offset").with_ip_header();
+    let (frames, _) = sender.send(&tcp(1000), &[request.into()]);
+    checked(&frames[0]);
+    sender.guest.host.inject(Fault::ChecksumWrong, When::Once);
+    let (spoiled, _) = sender.send(&tcp(1000), &[request.into()]);
+    let differ = frames[0].iter().zip(&spoiled[0]).filter(|(right, wrong)| right != wrong).count();
+    assert_eq!(differ, 1);
+    assert_eq!(sender.send(&tcp(1000), &[Vlan::new(9, 3, false).into()]), (vec![], 1));
+    assert_eq!(sender.send(&tagged(&tcp(1000)), &[]), (vec![], 1));
+    let counters = sender.guest.host.nic_report(NicId(0)).expect("a nic").counters;
+    assert_eq!((counters.tx_filtered, counters.tx_vlan, sender.broken_rules()), (2, 0, vec![]));
 }
