@@ -8,9 +8,10 @@ use netvsc::offload::Checksums;
 use netvsc_async::testing::Pair;
 use netvsc_async::{Event, Nic, OffloadSettings, Offloads, Packet};
 use netvsc_host::fault::{Fault, When};
-use netvsc_host::{Host, Profile, profile};
+use netvsc_host::{Host, NicOptions, Profile, profile};
 use netvsc_tests::frames::FAR;
 use netvsc_tests::rig::{self, paused};
+use vmbus::mem::MemBus;
 
 /// Headers before the payload of TCP over IPv4, without options.
 const TCP_V4: usize = 54;
@@ -305,7 +306,7 @@ fn merged_frames_come_to_endpoints_only_and_become_segments_again() {
                     assert_eq!(extra.bad_coalesced, 0);
                     assert!(nic.close().await.unwrap().is_clean());
                     drop(far);
-                    host.assert_clean();
+                    rig::all_undone(&host).await;
                 });
             }
         }
@@ -352,7 +353,7 @@ fn large_packets_go_through_the_sink() {
             drop((stream, sink));
             assert!(nic.close().await.unwrap().is_clean());
             drop(far);
-            host.assert_clean();
+            rig::all_undone(&host).await;
         });
     }
 }
@@ -452,5 +453,46 @@ fn a_segment_that_would_be_longer_than_the_mtu_is_refused() {
         pair.queue.tx.flush().unwrap();
         assert_segments(&pair, &large, 1460, "as long as it may be").await;
         rig::close(pair).await;
+    });
+}
+
+#[test]
+fn every_queue_leaves_to_the_host_what_it_granted() {
+    paused(async {
+        let host = Host::builder().tune(|settings| settings.offloads = profile::Offloads::ALL).build();
+        let far = host.memory_pair();
+        let bus = MemBus::new(host.add_nic(NicOptions::new().queues(4)));
+        host.spawn();
+        let (nic, mut queues) = Nic::builder().queues(4).open_on(bus).await.unwrap();
+        assert_eq!(queues.len(), 4);
+        let own = nic.info().mac.0;
+        for (settings, by_host) in [(None, 4), (Some(OffloadSettings::off()), 0)] {
+            if let Some(settings) = settings {
+                nic.set_offloads(settings).await.unwrap();
+            }
+            let before: Vec<_> = nic.queue_stats().iter().map(|queue| queue.extra.tx_lso).collect();
+            for (number, queue) in queues.iter_mut().enumerate() {
+                let (ip, _) = KINDS[number];
+                let large = frame(own, FAR, ip, Protocol::TCP, number as u32, 40_000);
+                queue.tx.ready(large.len()).await.unwrap();
+                queue.tx.try_send(&spoilt(&large), &cut(&large, 1400)).unwrap();
+                queue.tx.flush().unwrap();
+                let start = Headers::parse(&large).unwrap().payload(&large).unwrap();
+                let mut payload = Vec::new();
+                while payload.len() < 40_000 {
+                    let segment = far.recv().await.unwrap();
+                    assert_eq!(checksum::verify(&segment).transport, Verdict::Good);
+                    payload.extend_from_slice(&segment[start..]);
+                }
+                assert!(payload == large[start..], "queue {number}");
+            }
+            let after = nic.queue_stats();
+            let grown = after.iter().zip(before).filter(|(after, before)| after.extra.tx_lso > *before).count();
+            assert_eq!(grown, by_host);
+        }
+        drop(queues);
+        assert!(nic.close().await.unwrap().is_clean());
+        drop(far);
+        rig::all_undone(&host).await;
     });
 }
