@@ -514,6 +514,18 @@ fn a_surprise_removal_sends_by_the_rings_at_once_and_tells_the_loss() {
 }
 
 #[test]
+fn what_is_left_in_a_device_that_is_closed_is_told_as_lost() {
+    let mut world = on_the_vf();
+    // The host's word comes before anyone sees that the device is gone, with frames inside.
+    world.happens(Happens::Surprise);
+    world.happens(Happens::Timeout);
+    assert!(!world.open, "nothing is sent by it, so it is closed");
+    world.put(Input::Released { lost: 3 });
+    assert!(world.told.contains(&Event::Lost { frames: 3 }));
+    assert_eq!(world.machine.counters().lost, 3);
+}
+
+#[test]
 fn an_old_path_that_does_not_become_empty_is_waited_for_only_so_long() {
     let mut world = World::new();
     STATES[8].1.iter().for_each(|&step| world.happens(step));

@@ -274,8 +274,11 @@ impl Run {
                 Action::Prepare => self.later.push((soon, Later::Prepared)),
                 Action::Release => {
                     // What it had taken it sends, if it is there.
-                    self.mux.detach();
+                    let lost = self.mux.detach();
                     self.open = false;
+                    if lost > 0 {
+                        self.put(Input::Released { lost });
+                    }
                 }
                 Action::Send(path) => {
                     self.mux.send_by(path);

@@ -46,6 +46,12 @@ pub enum Input {
     Switched(SwitchId),
     /// A switch could not be sent.
     NotSwitched(SwitchId),
+    /// The device was closed, as [`Action::Release`] wants it, and had not completed the sending of these frames in time:
+    /// perhaps it has vanished already. To be said only if there were any.
+    Released {
+        /// How many.
+        lost: u64,
+    },
     /// Answers [`Action::Send`]: nothing is outstanding on the path that was left, on any queue.
     SendDrained,
     /// The VF is not to be used, because the adapter is to be closed or changed.
@@ -66,7 +72,7 @@ pub enum Action {
     /// Open the device and give it the adapter's settings: [`Input::Prepared`] or [`Input::NotPrepared`] follows, unless the
     /// device is gone.
     Prepare,
-    /// Close the device. Nothing follows.
+    /// Close the device. [`Input::Released`] follows if frames were left in it.
     Release,
     /// Ask the host to move the traffic: [`Input::Switched`] or [`Input::NotSwitched`] follows.
     Switch {
@@ -145,7 +151,7 @@ pub enum Event {
     /// The host completes no switch at all. Everything is sent by the synthetic path until the host says something of a
     /// VF again.
     HostSilent,
-    /// The VF vanished.
+    /// The VF vanished, or was closed with frames inside.
     Lost {
         /// Frames whose sending was not completed; whether they left is not known.
         frames: u64,

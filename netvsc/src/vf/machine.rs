@@ -180,6 +180,7 @@ impl Machine {
             Input::Link(link) => self.link(link),
             Input::Switched(id) => self.switched(now, id),
             Input::NotSwitched(id) => self.not_switched(now, id),
+            Input::Released { lost } => self.lost(lost),
             Input::SendDrained => self.send_drained(now, true),
             Input::Stop => self.stopping = true,
             Input::Resume => self.stopping = false,
@@ -350,8 +351,7 @@ impl Machine {
             self.counters.surprises += 1;
         }
         if in_use || lost > 0 {
-            self.counters.lost += lost;
-            self.tell(Event::Lost { frames: lost });
+            self.lost(lost);
         }
         match self.stage {
             Stage::OnVf => self.leave(now, true),
@@ -363,6 +363,11 @@ impl Machine {
             _ => {}
         }
         self.begin_anew(now);
+    }
+
+    fn lost(&mut self, frames: u64) {
+        self.counters.lost += frames;
+        self.tell(Event::Lost { frames });
     }
 
     fn prepared(&mut self, link: LinkState) {
