@@ -60,6 +60,8 @@ pub mod smoltcp;
 mod steering;
 #[cfg(feature = "host")]
 pub mod testing;
+#[cfg(target_os = "linux")]
+pub mod vf;
 mod wait;
 
 pub use affinity::PinnedRuntime;
