@@ -16,6 +16,8 @@ use std::time::Duration;
 use ::smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use ::smoltcp::time::Instant;
 use futures::Sink;
+use netvsc::checksum;
+use netvsc::frame::Headers;
 use vmbus::bus::Channel;
 
 use crate::error::Error;
@@ -135,7 +137,10 @@ impl<C: Channel> Device for NetvscDevice<C> {
             return None;
         }
         match self.stream.try_next() {
-            Ok(Some(packet)) => Some((NetvscRx(packet), NetvscTx(self))),
+            Ok(Some(mut packet)) => {
+                complete(&mut packet);
+                Some((NetvscRx(packet), NetvscTx(self)))
+            }
             Ok(None) => None,
             Err(error) => {
                 self.error = Some(error);
@@ -153,6 +158,18 @@ impl<C: Channel> Device for NetvscDevice<C> {
         capabilities.medium = Medium::Ethernet;
         capabilities.max_transmission_unit = self.mtu + ETHERNET_HEADER;
         capabilities
+    }
+}
+
+/// The stack verifies what it is given, but the checksum in a frame that was merged is that of no frame: it is computed.
+fn complete(packet: &mut Packet) {
+    if !packet.meta().checksum.transport_stale {
+        return;
+    }
+    let request = Headers::parse(packet.bytes()).and_then(|headers| checksum::request(packet.bytes(), &headers));
+    if let Some(request) = request {
+        // What cannot be computed the stack drops.
+        let _ = checksum::fill(packet.bytes_mut(), request);
     }
 }
 

@@ -82,3 +82,47 @@ async fn a_frame_that_cannot_be_sent_is_dropped_and_the_device_goes_on() {
     assert_eq!(far.recv().await.unwrap().len(), 1500);
     assert_eq!(device.dropped(), 1);
 }
+
+/// A segment of TCP over IPv4 with this much payload, all of one flow.
+fn segment(to: [u8; 6], sequence: u32, payload: usize, flags: u8) -> Vec<u8> {
+    let mut frame = [&to[..], &[2, 0, 0, 0, 0, 1], &[0x08, 0x00, 0x45]].concat();
+    frame.resize(54, 0);
+    frame.resize(54 + payload, sequence as u8);
+    frame[16..18].copy_from_slice(&(40 + payload as u16).to_be_bytes());
+    frame[18..20].copy_from_slice(&((sequence / 1000) as u16).to_be_bytes());
+    (frame[20], frame[22], frame[23]) = (0x40, 64, 6);
+    frame[26..34].copy_from_slice(&[198, 51, 100, 1, 198, 51, 100, 2]);
+    frame[34..38].copy_from_slice(&[0x9C, 0x40, 0x01, 0xBB]);
+    frame[38..42].copy_from_slice(&sequence.to_be_bytes());
+    frame[42..54].copy_from_slice(&[0, 0, 0, 0, 0x50, flags, 0xFF, 0xFF, 0, 0, 0, 0]);
+    let headers = netvsc::frame::Headers::parse(&frame).unwrap();
+    let request = netvsc::checksum::request(&frame, &headers).unwrap();
+    netvsc::checksum::fill(&mut frame, request).unwrap();
+    frame
+}
+
+#[tokio::test(start_paused = true)]
+async fn merged_frames_have_checksums_that_the_stack_finds_right() {
+    let host = Host::builder().tune(|settings| settings.offloads = netvsc_host::profile::Offloads::ALL);
+    let nic = Nic::builder().offloads(netvsc_async::OffloadSettings::endpoint());
+    let Pair { host: _host, far, nic, queue } = testing::pair_with(host, nic).await.unwrap();
+    let mut device = NetvscDevice::new(queue, nic.info().mtu);
+    for at in 0..8 {
+        far.send(&segment(nic.info().mac.0, at * 1000, 1000, if at == 7 { 0x18 } else { 0x10 })).unwrap();
+    }
+    let (mut payload, mut longest) = (0, 0);
+    while payload < 8000 {
+        device.ready(None).await.unwrap();
+        while let Some((token, _)) = device.receive(Instant::ZERO) {
+            let len = token.consume(|frame| {
+                let verdict = netvsc::checksum::verify(frame);
+                assert_eq!(verdict.transport, netvsc::meta::Verdict::Good, "{} bytes", frame.len());
+                assert_eq!(verdict.ip, netvsc::meta::Verdict::Good);
+                frame.len()
+            });
+            payload += len - 54;
+            longest = longest.max(len);
+        }
+    }
+    assert!(longest > 1514, "some were merged");
+}

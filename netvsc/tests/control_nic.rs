@@ -224,7 +224,7 @@ fn an_answer_that_came_in_time_counts_however_late_it_is_heard() {
         queue = queue.or_else(|| nic.take_queue());
         events.extend(std::iter::from_fn(|| nic.poll_event()));
         while nic.bus_mut().answer_one() {}
-        now = now + Duration::from_secs(3600);
+        now += Duration::from_secs(3600);
     }
     assert!(matches!(events[..], [Event::Ready(_)]), "{events:?}");
     assert_eq!(nic.counters().timeouts, 0);

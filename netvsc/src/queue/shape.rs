@@ -266,7 +266,8 @@ impl Job<'_> {
     /// Whether the host cuts the frame.
     fn host_cuts(&self, headers: &Headers, segments: &Segments<'_>) -> bool {
         let Some(limits) = self.rules.offloads.lso(headers.ip()) else { return false };
-        let len = headers.end() - self.skip;
+        // With padding and tag, so that whoever asks for room by this length has asked for enough.
+        let len = self.frame.len();
         headers.transport_protocol() == Some(Transport::Tcp)
             && !headers.has_options()
             && segments.count() > 1
