@@ -162,6 +162,8 @@ impl Nic {
             return Err("sent twice, or after the handshake".into());
         }
         self.session.ndis_version = Some((version.major, version.minor));
+        // Less is offered to older guests.
+        self.offer();
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use rndis::value::{
 use rndis::{EmitError, Oid, Status};
 
 use super::Nic;
+use super::requests::Granted;
 use super::rss::Rss;
 use crate::profile::{OffloadLayout, Offloads};
 
@@ -179,6 +180,13 @@ impl Nic {
         }
     }
 
+    /// Puts in force what this session's guest is offered.
+    pub(super) fn offer(&mut self) {
+        let all = self.offered();
+        self.session.granted = Granted::new(&all);
+        self.session.offload = at_first(all);
+    }
+
     /// What this session's guest is offered.
     fn offered(&self) -> Offload {
         let settings = &self.config.settings;
@@ -291,8 +299,8 @@ pub(super) fn offered(offloads: &Offloads) -> Offload {
 }
 
 /// What is in force until a guest says what it wants: all but coalescing, which only guests want that know of it.
-pub(super) fn in_force_at_first(offloads: &Offloads) -> Offload {
-    offered(&Offloads { rsc: false, ..*offloads })
+pub(super) fn at_first(offered: Offload) -> Offload {
+    Offload { rsc_v4: 0, rsc_v6: 0, ..offered }
 }
 
 /// Whether parameters have values that exist, and ask for what is offered only.

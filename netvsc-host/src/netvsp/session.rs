@@ -87,7 +87,7 @@ impl Session {
             send_buffer: None,
             rndis_initialized: false,
             filter: 0,
-            offload: oid::in_force_at_first(&config.settings.offloads),
+            offload: oid::at_first(oid::offered(&config.settings.offloads)),
             granted: Granted::new(&oid::offered(&config.settings.offloads)),
             rss: None,
             subchannels: 0,

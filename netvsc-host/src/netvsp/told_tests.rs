@@ -249,9 +249,13 @@ fn capabilities_come_in_the_layout_that_the_profile_has() {
         settings.offload_layout = layout;
         let mut nic = nic(settings);
         nic.session.ndis_version = Some(ndis);
+        nic.offer();
         let mut value = [0; crate::netvsp::oid::MAX_VALUE_BYTES];
         let len = nic.query_oid(Oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES, &mut value).expect("a value");
         let offload = Offload::parse(&value[..len]).expect("a structure");
+        let udp = offload.checksum_v4_tx.flags.contains(ChecksumV4Flags::UDP);
+        assert_eq!(nic.session.offload.checksum_v4_tx.flags.contains(ChecksumV4Flags::UDP), udp);
+        assert_eq!(nic.session.offload.rsc_v4, 0, "until it is asked for");
         (len, offload.revision, offload.checksum_v4_tx.flags.contains(ChecksumV4Flags::UDP), offload.rsc_v4)
     };
     assert_eq!(told(OffloadLayout::Newest, (6, 1)), (156, 3, true, 1));

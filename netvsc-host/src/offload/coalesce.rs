@@ -161,14 +161,13 @@ impl Segment {
 impl Coalesced {
     /// Addresses, ports, and tags.
     fn is_same_flow(&self, frame: &[u8], headers: &Headers) -> bool {
-        let ports =
-            |frame: &[u8], headers: &Headers| frame.get(headers.transport..headers.transport + 4).map(<[u8]>::to_vec);
         headers.protocol == TCP
             && self.headers.network == headers.network
             && self.headers.version == headers.version
             && self.bytes[..self.headers.network] == frame[..headers.network]
             && self.headers.addresses(&self.bytes) == headers.addresses(frame)
             && ports(&self.bytes, &self.headers) == ports(frame, headers)
+            && !headers.fragment
     }
 
     fn append(&mut self, frame: &[u8], headers: &Headers, segment: &Segment, max_segments: usize) -> bool {
@@ -206,6 +205,11 @@ impl Coalesced {
             || segment.id == self.last_id.wrapping_add(1)
             || (segment.id == self.last_id && packet[6] & 0x40 != 0)
     }
+}
+
+/// Source and destination port.
+fn ports<'a>(frame: &'a [u8], headers: &Headers) -> Option<&'a [u8]> {
+    frame.get(headers.transport..headers.transport + 4)
 }
 
 /// Whether IP and TCP header are alike in all that must be: not lengths, identification, checksums, sequence and PSH.
