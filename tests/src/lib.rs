@@ -10,6 +10,7 @@
 //! | `exhaustion` | sections, rings and memory that run out |
 //! | `stress` | seeded random traffic under seeded random faults |
 //! | `rss_and_hash_levels` | which queue a frame comes by and leaves by |
+//! | `forwarder` | `l2fwd` between two adapters, in a process of its own |
 //! | `offload_matrix` | the kernel's TCP/IP between two namespaces through the forwarder, under every offload |
 //! | `gro_round_trip` | segments merged on receive, forwarded, and cut again; a stack over merged segments |
 //! | `appliance` | the example program, reached by the kernel's TCP/IP stack over a TAP interface |
