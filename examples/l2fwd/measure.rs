@@ -48,6 +48,12 @@ impl Counters {
         self.large += u64::from(len > USUAL_FRAME);
     }
 
+    /// A frame was received that cannot be sent.
+    pub(crate) fn lost(&mut self) {
+        self.packets += 1;
+        self.lost += 1;
+    }
+
     fn json(&self) -> Value {
         let Self { packets, bytes, lost, largest, large, .. } = self;
         json!({ "packets": packets, "bytes": bytes, "lost": lost, "largest": largest, "large": large })

@@ -136,7 +136,7 @@ impl<C: Channel> Worker<C> {
                         break;
                     }
                     // It can never be sent, for instance since it is too long for the other adapter.
-                    Err(Error::Send(_)) => counters.lost += 1,
+                    Err(Error::Send(_)) => counters.lost(),
                     Err(error) => return Err(error),
                 }
                 next += 1;
