@@ -107,7 +107,7 @@ struct Idle {
 
 /// How often it is looked whether packets come.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The same where their number ends the run.
+/// The same where their number ends the run, as long as some come.
 const SHORT_INTERVAL: Duration = Duration::from_millis(1);
 
 impl Meter {
@@ -120,7 +120,7 @@ impl Meter {
 
     /// Waits for `time`, for so many packets, or for Ctrl-C.
     pub(crate) async fn run(&mut self, time: Duration, packets: Option<u64>) {
-        let interval = if packets.is_some() { SHORT_INTERVAL } else { INTERVAL };
+        let mut interval = if packets.is_some() { SHORT_INTERVAL } else { INTERVAL };
         self.start = Moment::now(&mut self.cpu, &self.progress);
         let (start, mut before) = (self.start, self.start);
         let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
@@ -139,6 +139,9 @@ impl Meter {
             if now.packets == before.packets {
                 self.idle.time += now.at.duration_since(before.at);
                 self.idle.cpu += now.cpu.saturating_sub(before.cpu);
+                interval = (interval * 2).min(INTERVAL);
+            } else if packets.is_some() {
+                interval = SHORT_INTERVAL;
             }
             before = now;
             if interrupted {

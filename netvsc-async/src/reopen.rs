@@ -31,8 +31,16 @@ pub struct ReopenPolicy {
 }
 
 impl Default for ReopenPolicy {
-    /// As often as it comes back within a minute.
+    /// As [`new`](Self::new).
     fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ReopenPolicy {
+    /// As often as it comes back within a minute.
+    #[must_use]
+    pub const fn new() -> Self {
         Self {
             patience: Duration::from_secs(60),
             first_pause: Duration::from_millis(20),
@@ -40,9 +48,7 @@ impl Default for ReopenPolicy {
             times: None,
         }
     }
-}
 
-impl ReopenPolicy {
     /// How long the adapter is waited for each time it was taken away; one minute by default.
     #[must_use]
     pub const fn patience(mut self, longest: Duration) -> Self {

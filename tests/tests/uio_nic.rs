@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures::FutureExt;
-use netvsc_async::{Event, Nic, Queue};
+use netvsc_async::{Event, Nic, OpenError, Queue, ReopenError, ReopenPolicy};
 use netvsc_host::export::{DeviceReport, Export, ExportOptions, Kernel};
 use netvsc_host::port::MemoryPort;
 use netvsc_host::{Host, NicOptions};
@@ -24,6 +24,7 @@ use vmbus::memory::HeapMemory;
 use vmbus::uio::{
     DeviceFile, DirectPages, OpenDevice, Selector, Settings, SysfsRoot, UioBus, UioChannel, UioDevice, UioError,
 };
+use vmbus::{Error as _, ErrorKind};
 
 /// A host that exports one NIC below a directory of its own.
 struct World {
@@ -39,7 +40,11 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 impl World {
     fn new(kernel: Kernel, monitored: bool) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let root = std::env::temp_dir().join(format!("uio-nic-{}-{number}", std::process::id()));
+        // On a tmpfs: the rings of subchannels are files there.
+        Self::at(format!("/dev/shm/uio-nic-{}-{number}", std::process::id()).into(), kernel, monitored)
+    }
+
+    fn at(root: PathBuf, kernel: Kernel, monitored: bool) -> Self {
         let host = Host::builder().build();
         let far = host.memory_pair();
         let (stop, stopped) = UnixStream::pair().unwrap();
@@ -56,13 +61,16 @@ impl World {
         Self { root, host, far, stop: Some(stop), thread: Some(thread) }
     }
 
-    fn device(&self) -> UioDevice {
-        let settings = Settings::default()
+    fn settings(&self) -> Settings {
+        Settings::default()
             .sysfs(SysfsRoot::new(self.root.join("sys")))
             .opener(Sockets(self.root.join("dev")))
             // Nobody announces this process's memory to the host.
-            .direct(DirectPages::Off);
-        UioDevice::find(&Selector::Only, settings).unwrap()
+            .direct(DirectPages::Off)
+    }
+
+    fn device(&self) -> UioDevice {
+        UioDevice::find(&Selector::Only, self.settings()).unwrap()
     }
 
     fn end(mut self) -> DeviceReport {
@@ -246,5 +254,72 @@ fn a_host_that_ends_ends_the_adapter_and_the_next_one_serves_it() {
             }
         }
         panic!("nothing said that the host is gone");
+    });
+}
+
+/// Quick, for a test; long in the end, since the machine may be busy.
+const REOPEN: ReopenPolicy =
+    ReopenPolicy::new().pauses(Duration::from_millis(5), Duration::from_millis(20)).patience(Duration::from_secs(60));
+
+#[test]
+fn an_adapter_that_comes_back_is_opened_again() {
+    let mut world = World::new(Kernel::D, true);
+    run(async {
+        let mut adapter = Nic::builder().uio(world.settings()).reopening(REOPEN);
+        assert_eq!((adapter.opened(), adapter.instance()), (0, None));
+        let (mut nic, mut queues) = adapter.open().await.unwrap();
+        let instance = adapter.instance();
+        assert_eq!(instance, Some(world.device().instance()));
+        for opened in 1..3 {
+            ping(&world.far, &nic, &mut queues[0], 10).await;
+            assert_eq!((adapter.opened(), adapter.instance()), (opened, instance));
+            let root = world.root.clone();
+            assert_eq!(world.end().protocol_violations, 0);
+            let error = queues[0].rx.recv_burst().await.map(|burst| burst.is_some()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Gone, "{error}");
+            drop(queues);
+            let _ = nic.close().await;
+            // It looks in vain for a while.
+            let host = async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                World::at(root, Kernel::A, true)
+            };
+            let (again, new) = tokio::join!(adapter.open(), host);
+            world = new;
+            (nic, queues) = again.unwrap();
+        }
+        ping(&world.far, &nic, &mut queues[0], 10).await;
+        nic.close().await.unwrap();
+        assert_eq!(world.end().protocol_violations, 0);
+    });
+}
+
+#[test]
+fn an_adapter_that_stays_away_is_given_up() {
+    let world = World::new(Kernel::D, true);
+    run(async {
+        let settings = world.settings();
+        let patience = Duration::from_millis(50);
+        let mut adapter = Nic::builder().uio(settings.clone()).reopening(REOPEN.patience(patience));
+        let mut once = Nic::builder().uio(settings.clone()).reopening(REOPEN.times(0));
+        for adapter in [&mut adapter, &mut once] {
+            let (nic, queues) = adapter.open().await.unwrap();
+            drop(queues);
+            nic.close().await.unwrap();
+        }
+        let instance = adapter.instance().unwrap();
+        assert_eq!(once.open().await.unwrap_err(), ReopenError::Exhausted { times: 0 });
+        world.end();
+        match adapter.open().await.unwrap_err() {
+            error @ ReopenError::Absent { .. } if error.kind() == ErrorKind::Gone => {
+                let ReopenError::Absent { instance: missing, waited, last } = error else { unreachable!() };
+                assert!(missing == instance && waited >= patience, "{missing}, {waited:?}");
+                assert!(matches!(last, OpenError::System { kind: ErrorKind::System, .. }), "{last}");
+            }
+            other => panic!("{other:?}"),
+        }
+        // One that was never there is not waited for, and what cannot be never will.
+        let mut never = Nic::builder().uio(settings).reopening(REOPEN);
+        assert!(matches!(never.open().await, Err(ReopenError::Open(OpenError::System { .. }))));
     });
 }
