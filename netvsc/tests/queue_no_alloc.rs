@@ -8,8 +8,10 @@ use std::cell::Cell;
 
 use netvsc::checksum;
 use netvsc::frame::Headers;
-use netvsc::meta::{IpVersion, Segmentation, TxMeta};
-use netvsc::queue::Burst;
+use netvsc::gro::{BurstMerger, GroConfig, Received};
+use netvsc::meta::{IpVersion, RxMeta, Segmentation, TxMeta};
+use netvsc::queue::{Burst, FrameSink};
+use netvsc::segment::Segments;
 use nvsp::{ChannelType, RndisPacket, RndisPacketComplete, Status};
 use vmbus::packet::{PacketType, TransactionId, TransferPages};
 use vmbus::ring::Outgoing;
@@ -142,4 +144,34 @@ fn offloads_allocate_nothing() {
     let extra = queue.stats().extra;
     assert!(sent > 100 && extra.tx_checksum_software == sent && extra.tx_cut > 100, "{extra:?}");
     assert_eq!(extra.tx_cut_segments / 22, extra.tx_cut - u64::from(queue.outstanding() > 0));
+}
+
+#[test]
+fn merging_and_cutting_allocate_nothing_once_a_place_was_used() {
+    let large = Description::new(ipv4(), tcp(1, ACK), payload(40_000, 3, 5));
+    let frames: Vec<_> = large.cut(1000, false).iter().map(Description::build).collect();
+    let mut received = Burst::new(64, 256 * 1024);
+    for frame in &frames {
+        received.buffer(frame.len()).unwrap().copy_from_slice(frame);
+        received.commit(frame.len(), RxMeta::default());
+    }
+    let mut merger = BurstMerger::new(GroConfig::default());
+    let mut segment = [0; 1514];
+    for round in 0..3 {
+        let before = allocations();
+        let mut chained = 0;
+        merger.chains(&received, |item| {
+            if let Received::Chain(chain) = item {
+                chained += chain.frames().len();
+            }
+        });
+        let merged = merger.merge(&mut received).get(0).unwrap();
+        let mut segments = Segments::new(merged.bytes, 1000).unwrap();
+        while let Some(len) = segments.next_into(&mut segment).unwrap() {
+            assert!(len <= 1054);
+        }
+        let allocated = allocations() - before;
+        assert_eq!((chained, segments.count()), (40, 40));
+        assert_eq!(allocated > 0, round == 0, "round {round}: {allocated}");
+    }
 }
