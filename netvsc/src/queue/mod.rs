@@ -520,7 +520,8 @@ impl<C: Channel> Queue<C> {
 
     /// Received ranges that have left the [backlog](Self::backlog) so far: frames, and what was dropped.
     pub fn receive_position(&self) -> u64 {
-        self.ranges_out
+        // What was put aside was received, and has not been given to anyone.
+        self.ranges_out.saturating_sub(self.kept.len() as u64)
     }
 
     /// Where the message or completion stood that [`poll_control`](Self::poll_control) gave last: what the host wrote before
