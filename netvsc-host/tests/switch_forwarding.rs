@@ -151,7 +151,14 @@ fn frames_that_are_no_frames_are_refused_and_counted_by_cause() {
     assert_eq!((counters.in_drops.runt, counters.in_drops.oversize, counters.in_drops.bad_source), (2, 1, 3));
     assert_eq!((counters.in_frames, counters.in_drops.total(), net.switch.learned(NOW)), (0, 6, 0));
     assert_eq!(net.send(0, good[..14].to_vec()), [1], "a bare header is the shortest frame");
-    assert_eq!(net.send(0, longest), [1]);
+    assert_eq!(net.send(0, longest.clone()), [1]);
+    // The limit has room for one tag. A second one does not count.
+    longest[12..16].copy_from_slice(&[0x88, 0xA8, 0, 5]);
+    longest[16..20].copy_from_slice(&[0x81, 0, 0, 7]);
+    longest.resize(104, 0);
+    assert_eq!(net.send(0, longest.clone()), [1]);
+    longest.push(0);
+    assert_eq!(net.send(0, longest), [0_usize; 0]);
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub use counters::{EgressDrops, IngressDrops, PortCounters};
 pub use options::{AddPortError, PortId, PortOptions, SwitchConfig};
 pub use rndis::value::{MacAddress, PacketFilter};
 
+use crate::offload::headers::{TAG, tag_bytes};
 use crate::offload::{self, Scratch};
 use crate::port::{Frame, FrameMeta, Port, PortOffloads};
 use ethernet::is_station;
@@ -255,7 +256,8 @@ impl<P: Port> Switch<P> {
             drops.runt += 1;
             return None;
         };
-        if frame.wire_bytes() > self.config.max_frame_bytes {
+        // The limit has room for one tag; a second one does not count either.
+        if frame.wire_bytes() > self.config.max_frame_bytes + tag_bytes(frame.bytes).saturating_sub(TAG) {
             drops.oversize += 1;
             return None;
         }

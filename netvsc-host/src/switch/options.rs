@@ -55,7 +55,7 @@ impl SwitchConfig {
     }
 
     /// Most bytes of a frame, without frame check sequence. Default 9018: an MTU of 9000, the Ethernet header and one
-    /// VLAN tag.
+    /// VLAN tag. A second tag is not counted; of a large frame, each that it is cut into counts.
     #[must_use]
     pub fn max_frame_bytes(mut self, bytes: usize) -> Self {
         self.max_frame_bytes = bytes;
