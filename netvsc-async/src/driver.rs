@@ -3,7 +3,7 @@
 //! It is woken by the bus, by the primary queue's task when control messages have come, by the handle's commands, and by
 //! the machine's deadlines. The queues are shared with the frames: each lock is taken for one look.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
-use netvsc::{CloseReport, DeviceInfo, QueueAccess, RequestHandle};
+use netvsc::{CloseReport, DeviceInfo, NicError, QueueAccess, QueueError, RequestHandle};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Sleep;
 use vmbus::bus::{Bus, Channel};
@@ -23,6 +23,7 @@ use crate::event::Event;
 use crate::nic::{Command, Common, Nic};
 use crate::open::{CloseError, OpenError, RequestError};
 use crate::queue::{self, Queue, Shared};
+use crate::reconfigure::{Change, Changed, ReconfigureError};
 use crate::steering::Steering;
 
 /// Events that a reader may lag behind.
@@ -33,6 +34,8 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(1);
 /// that means never must not be more than a timer takes.
 const WATCH_SHORTEST: Duration = Duration::from_millis(1);
 const WATCH_LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// How often it is looked whether a batch that is kept open was dropped.
+const HELD_INTERVAL: Duration = Duration::from_millis(1);
 /// Turns without a pause, before other tasks of the runtime get theirs.
 const TURNS: usize = 16;
 
@@ -53,6 +56,8 @@ pub(crate) async fn open<B: Bus>(builder: NicBuilder, clock: Arc<dyn Clock>, bus
         opened: Some(opened),
         running: None,
         requests: HashMap::new(),
+        waiting: VecDeque::new(),
+        change: None,
         closing: Vec::new(),
         early: Vec::new(),
     };
@@ -64,7 +69,7 @@ pub(crate) async fn open<B: Bus>(builder: NicBuilder, clock: Arc<dyn Clock>, bus
 /// What there is once the adapter is up.
 struct Running<B: Bus> {
     common: std::sync::Weak<Common<B>>,
-    commands: mpsc::UnboundedReceiver<Command>,
+    commands: mpsc::UnboundedReceiver<Command<B::Channel>>,
     events: broadcast::Sender<Event>,
 }
 
@@ -76,6 +81,17 @@ struct Lane<C: Channel> {
     stalled: bool,
     /// The control machine knows that it has ended.
     gone: bool,
+    /// Its [`Queue`] was made.
+    handed_out: bool,
+    /// The last batch that was found open.
+    batch: Option<u32>,
+}
+
+/// A change of the adapter on its way.
+struct Changing<C: Channel> {
+    request: RequestHandle,
+    takes_queues: bool,
+    answer: oneshot::Sender<Result<Changed<C>, ReconfigureError>>,
 }
 
 /// The queues, for the control machine: it takes the lock of the one that it needs.
@@ -87,6 +103,7 @@ impl<C: Channel> QueueAccess<C> for Lanes<'_, C> {
         let mut core = lane.shared.lock();
         let result = work(&mut core.queue);
         lane.shared.wake_users(&mut core);
+        lane.shared.follow(&mut core);
         Some(result)
     }
 }
@@ -101,6 +118,9 @@ struct Driver<B: Bus> {
     opened: Option<oneshot::Sender<Result<Opened<B>, OpenError>>>,
     running: Option<Running<B>>,
     requests: HashMap<RequestHandle, Answer>,
+    /// Not begun yet, as the adapter is being changed.
+    waiting: VecDeque<Command<B::Channel>>,
+    change: Option<Changing<B::Channel>>,
     closing: Vec<oneshot::Sender<Result<CloseReport, CloseError>>>,
     /// Events from before the adapter was up.
     early: Vec<Event>,
@@ -133,6 +153,10 @@ impl<B: Bus> Driver<B> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
+        // All are asked: each batch is remembered.
+        if self.lanes.iter_mut().fold(false, |held, lane| lane.shared.is_held(&mut lane.batch) || held) {
+            return self.sleep(cx, HELD_INTERVAL);
+        }
         for _ in 0..TURNS {
             match self.turn(cx) {
                 Err(error) => {
@@ -154,6 +178,15 @@ impl<B: Bus> Driver<B> {
             }
         }
         cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Not over: polled again after `time`.
+    fn sleep(&mut self, cx: &mut Context<'_>, time: Duration) -> Poll<()> {
+        self.sleep.as_mut().reset(tokio::time::Instant::now() + time);
+        if self.sleep.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
         Poll::Pending
     }
 
@@ -191,6 +224,10 @@ impl<B: Bus> Driver<B> {
                 return Ok(Turn::End);
             }
         }
+        if self.change.is_none() && !self.waiting.is_empty() {
+            // What they waited for may be over.
+            cx.waker().wake_by_ref();
+        }
         self.watch(now);
         Ok(Turn::GoOn)
     }
@@ -200,17 +237,33 @@ impl<B: Bus> Driver<B> {
         let now = self.clock.now();
         let Some(running) = &mut self.running else { return };
         while let Ok(command) = running.commands.try_recv() {
+            match command {
+                // Whatever goes on.
+                Command::Close(answer) => {
+                    self.closing.push(answer);
+                    self.nic.close(now);
+                }
+                command => self.waiting.push_back(command),
+            }
+        }
+        while self.change.is_none()
+            && let Some(command) = self.waiting.pop_front()
+        {
             let (request, answer) = match command {
                 Command::SetPacketFilter(filter, answer) => (self.nic.set_packet_filter(now, filter), answer),
                 Command::Query(oid, answer) => (self.nic.query(now, oid), answer),
                 Command::Set(oid, value, answer) => (self.nic.set(now, oid, &value), answer),
                 Command::SetRss(settings, answer) => (self.nic.set_rss(now, settings), answer),
                 Command::SetOffloads(settings, answer) => (self.nic.set_offloads(now, settings), answer),
-                Command::Close(answer) => {
-                    self.closing.push(answer);
-                    self.nic.close(now);
-                    continue;
-                }
+                Command::Reconfigure(change) if change.answer.is_closed() => continue,
+                Command::Reconfigure(change) => match self.begin_change(now, change) {
+                    None => continue,
+                    Some(later) => {
+                        self.waiting.push_front(Command::Reconfigure(later));
+                        break;
+                    }
+                },
+                Command::Close(_) => continue,
             };
             match request {
                 Ok(handle) => {
@@ -228,6 +281,91 @@ impl<B: Bus> Driver<B> {
             }
             wanted
         });
+    }
+
+    /// Begins a change; gives it back if that is not possible yet.
+    fn begin_change(&mut self, now: netvsc::Instant, change: Change<B::Channel>) -> Option<Change<B::Channel>> {
+        let error = match self.nic.reconfigure(now, change.parameters) {
+            Ok(request) => {
+                let Change { takes_queues, answer, .. } = change;
+                self.change = Some(Changing { request, takes_queues, answer });
+                return None;
+            }
+            // The way that frames are spread is being changed: that ends with an event.
+            Err(NicError::Busy) => return Some(change),
+            Err(NicError::Config(error)) => ReconfigureError::Config(error),
+            Err(NicError::Rss(error)) => ReconfigureError::Rss(error),
+            Err(_) => ReconfigureError::Closed,
+        };
+        // Who asked may have gone.
+        let _ = change.answer.send(Err(error));
+        None
+    }
+
+    /// The adapter is down: queues that had ended do not come back with it.
+    fn detached(&mut self) {
+        self.lanes.retain(|lane| !lane.gone);
+    }
+
+    /// The adapter is up again: queues beyond its number end in order, after what they have received.
+    fn attached(&mut self, queues: u16) {
+        self.lanes.sort_by_key(|lane| lane.index);
+        for lane in self.lanes.extract_if(.., |lane| lane.index >= queues) {
+            lane.shared.close(None);
+        }
+        if let Some(common) = self.running.as_ref().and_then(|running| running.common.upgrade()) {
+            common.unclaimed().retain(|queue| queue.index() < queues);
+            let shared = self.lanes.iter().map(|lane| Arc::clone(&lane.shared)).collect();
+            *common.queues.lock().unwrap_or_else(PoisonError::into_inner) = shared;
+        }
+    }
+
+    /// A change is over: says so to whoever asked for it, and gives the queues that came with it.
+    fn changed(&mut self, request: RequestHandle, result: Result<(), netvsc::control::ReconfigureError>) {
+        let Some(Changing { takes_queues, answer, .. }) = self.change.take_if(|change| change.request == request)
+        else {
+            return;
+        };
+        match (result, self.nic.info()) {
+            (Ok(()), Some(info)) => {
+                let info = info.clone();
+                let mut queues = self.hand_out(info.mtu, takes_queues);
+                // Without a handle the adapter is closed soon.
+                let Some(common) = self.running.as_ref().and_then(|running| running.common.upgrade()) else { return };
+                if takes_queues {
+                    queues.append(&mut common.unclaimed());
+                    queues.sort_by_key(Queue::index);
+                }
+                if let Err(Ok(Changed { queues, .. })) = answer.send(Ok(Changed { info, queues })) {
+                    common.unclaimed().extend(queues);
+                }
+            }
+            (result, info) => {
+                if let Some(mtu) = info.map(|info| info.mtu) {
+                    let unasked = self.hand_out(mtu, false);
+                    debug_assert!(unasked.is_empty(), "nobody takes them");
+                }
+                // Who asked may have gone.
+                let _ = answer.send(Err(result.err().map_or(ReconfigureError::Closed, ReconfigureError::Device)));
+            }
+        }
+    }
+
+    /// Makes the queues of new channels, for whoever takes them. If nobody does, the host is told to put nothing on these:
+    /// they replace queues that had ended before the adapter was changed for another reason.
+    fn hand_out(&mut self, mtu: u32, taken: bool) -> Vec<Queue<B::Channel>> {
+        let options = self.builder.queue_options(mtu);
+        let now = self.clock.now();
+        let mut queues = Vec::new();
+        for lane in self.lanes.iter_mut().filter(|lane| !lane.handed_out) {
+            lane.handed_out = true;
+            if taken {
+                queues.push(Queue::new(Arc::clone(&lane.shared), lane.index, options));
+            } else {
+                self.nic.queue_failed(now, lane.index, QueueError::Doorbell { kind: vmbus::ErrorKind::Gone });
+            }
+        }
+        queues
     }
 
     /// Subchannels that broke: the host is told to use them no more. The primary channel's end is seen by the machine.
@@ -253,7 +391,7 @@ impl<B: Bus> Driver<B> {
                 None => drop(tokio::spawn(task)),
             }
         }
-        self.lanes.push(Lane { index, shared, stalled: false, gone: false });
+        self.lanes.push(Lane { index, shared, stalled: false, gone: false, handed_out: false, batch: None });
     }
 
     fn event(&mut self, event: netvsc::Event) -> Turn {
@@ -321,10 +459,27 @@ impl<B: Bus> Driver<B> {
                 if let Some(common) = self.running.as_ref().and_then(|running| running.common.upgrade()) {
                     common.steering.set_buckets(buckets);
                 }
-                self.update_info();
-                return Turn::GoOn;
+                Event::SendTable(buckets)
             }
-            // Virtual functions are for several paths.
+            E::VfAssociated(function) => Event::VfAssociated(function),
+            E::VfRemoved(function) => Event::VfRemoved(function),
+            E::DataPathSwitched(path) => Event::DataPathSwitched(path),
+            E::Detached(report) => {
+                self.detached();
+                Event::Detached(report)
+            }
+            E::Attached(info) => {
+                self.attached(info.queues);
+                Event::Attached
+            }
+            E::Reconfigured { request, result } => {
+                self.update_info();
+                if let Err(error) = &result {
+                    tracing::warn!(%error, "network adapter was not changed");
+                }
+                self.changed(request, result);
+                Event::Reconfigured(result)
+            }
             _ => return Turn::GoOn,
         };
         self.update_info();
@@ -365,12 +520,14 @@ impl<B: Bus> Driver<B> {
             events: events.clone(),
             first_events: Mutex::new(Some(first)),
             steering: Steering::new(info.send_table),
+            unclaimed: Mutex::new(Vec::new()),
             info: Mutex::new(info),
-            queues: self.lanes.iter().map(|lane| Arc::clone(&lane.shared)).collect(),
+            queues: Mutex::new(self.lanes.iter().map(|lane| Arc::clone(&lane.shared)).collect()),
         });
         self.running = Some(Running { common: Arc::downgrade(&common), commands: receiver, events });
         let queue = |lane: &Lane<B::Channel>| Queue::new(Arc::clone(&lane.shared), lane.index, options);
         let queues = self.lanes.iter().map(queue).collect();
+        self.lanes.iter_mut().for_each(|lane| lane.handed_out = true);
         // Who no longer wants it drops it, and that closes it.
         let _ = opened.send(Ok((Nic::new(common), queues)));
     }
@@ -414,6 +571,9 @@ impl<B: Bus> Driver<B> {
         }
         for (_, answer) in self.requests.drain() {
             let _ = answer.send(Err(RequestError::Closed));
+        }
+        if let Some(change) = self.change.take() {
+            let _ = change.answer.send(Err(ReconfigureError::Closed));
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What the adapter tells its user while it is open.
 
-use netvsc::{CloseReport, LinkSpeed, Offloads, Warning};
+use netvsc::control::ReconfigureError;
+use netvsc::steering::BUCKETS;
+use netvsc::{CloseReport, LinkSpeed, Offloads, VirtualFunction, Warning};
 use tokio::sync::broadcast;
 
 /// Something that happened.
@@ -36,6 +38,22 @@ pub enum Event {
         /// Which.
         queue: u16,
     },
+    /// The adapter was taken down to be changed: nothing is sent or received until [`Attached`](Self::Attached), or the end.
+    Detached(CloseReport),
+    /// The adapter is up again; [`Nic::info`](crate::Nic::info) has what it is now.
+    Attached,
+    /// A change of the adapter is over: [`set_ring`](crate::Nic::set_ring), [`set_channels`](crate::Nic::set_channels) or
+    /// [`set_mtu`](crate::Nic::set_mtu).
+    Reconfigured(Result<(), ReconfigureError>),
+    /// The host gave a virtual function.
+    VfAssociated(VirtualFunction),
+    /// The host took the virtual function away.
+    VfRemoved(VirtualFunction),
+    /// The host moved traffic to another path by itself.
+    DataPathSwitched(nvsp::DataPath),
+    /// The queue of each hash bucket of sent frames is another one: the host said so, or the queues changed.
+    /// [`Steering`](crate::Steering) follows by itself.
+    SendTable([u16; BUCKETS]),
     /// Bring-up failed, or the adapter cannot go on; the text says why. Nothing follows.
     Failed(String),
     /// The adapter was closed. Nothing follows.

@@ -53,6 +53,7 @@ mod open;
 mod packet;
 mod port;
 mod queue;
+mod reconfigure;
 #[cfg(feature = "uio")]
 mod reopen;
 #[cfg(feature = "smoltcp")]
@@ -76,6 +77,7 @@ pub use open::{CloseError, OpenError, RequestError};
 pub use packet::Packet;
 pub use port::PacketPort;
 pub use queue::{PacketSink, PacketStream, Queue, RxBurst, RxHalf, TxBatch, TxHalf};
+pub use reconfigure::{Channels, ReconfigureError, Ring, RingParams};
 #[cfg(feature = "uio")]
 pub use reopen::{ReopenError, ReopenPolicy, ReopeningNic};
 pub use steering::Steering;

@@ -1,7 +1,7 @@
 //! The NIC: what a user holds, and the task that keeps its control side going.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::task::AtomicWaker;
 use netvsc::gro::GroStats;
@@ -9,33 +9,44 @@ use netvsc::stats::QueueStats;
 use netvsc::{CloseReport, DeviceInfo, OffloadSettings, PacketFilter, RssSettings};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
-use vmbus::bus::Bus;
+use vmbus::bus::{Bus, Channel};
 
 use crate::event::{Event, Events};
 use crate::open::{CloseError, RequestError};
-use crate::queue::Shared;
+use crate::queue::{Queue, Shared};
+use crate::reconfigure::Change;
 use crate::steering::Steering;
 
 /// What the handle asks of the task.
-pub(crate) enum Command {
+pub(crate) enum Command<C: Channel> {
     SetPacketFilter(PacketFilter, oneshot::Sender<Result<Vec<u8>, RequestError>>),
     Query(rndis::Oid, oneshot::Sender<Result<Vec<u8>, RequestError>>),
     Set(rndis::Oid, Vec<u8>, oneshot::Sender<Result<Vec<u8>, RequestError>>),
     SetRss(RssSettings, oneshot::Sender<Result<Vec<u8>, RequestError>>),
     SetOffloads(OffloadSettings, oneshot::Sender<Result<Vec<u8>, RequestError>>),
+    Reconfigure(Change<C>),
     Close(oneshot::Sender<Result<CloseReport, CloseError>>),
 }
 
 /// What the handle and the task share.
 pub(crate) struct Common<B: Bus> {
-    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    pub(crate) commands: mpsc::UnboundedSender<Command<B::Channel>>,
     pub(crate) task: Arc<AtomicWaker>,
     pub(crate) events: broadcast::Sender<Event>,
     /// The first reader's: it has what happened during the bring-up.
     pub(crate) first_events: Mutex<Option<broadcast::Receiver<Event>>>,
     pub(crate) info: Mutex<DeviceInfo>,
-    pub(crate) queues: Vec<Arc<Shared<B::Channel>>>,
+    /// Those there are, in order; a change of the adapter replaces them.
+    pub(crate) queues: Mutex<Vec<Arc<Shared<B::Channel>>>>,
     pub(crate) steering: Steering,
+    /// Queues that were added for somebody who had gone by then.
+    pub(crate) unclaimed: Mutex<Vec<Queue<B::Channel>>>,
+}
+
+impl<B: Bus> Common<B> {
+    pub(crate) fn unclaimed(&self) -> MutexGuard<'_, Vec<Queue<B::Channel>>> {
+        self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// An open network adapter.
@@ -46,7 +57,7 @@ pub(crate) struct Common<B: Bus> {
 /// Dropping it closes the adapter in the background, in the right order but without a report: see
 /// [`close`](Self::close).
 pub struct Nic<B: Bus = vmbus::mem::MemBus> {
-    common: Arc<Common<B>>,
+    pub(crate) common: Arc<Common<B>>,
 }
 
 impl<B: Bus> fmt::Debug for Nic<B> {
@@ -84,13 +95,17 @@ impl<B: Bus> Nic<B> {
             (stats.extra.gro_merged, stats.extra.gro_aggregates) = (gro.merged, gro.aggregates);
             stats
         };
-        self.common.queues.iter().map(of_queue).collect()
+        self.queues().iter().map(of_queue).collect()
     }
 
     /// What merging received frames did, of every queue, in order: more than [`queue_stats`](Self::queue_stats) has of it.
     #[must_use]
     pub fn gro_stats(&self) -> Vec<GroStats> {
-        self.common.queues.iter().map(|queue| queue.gro.get()).collect()
+        self.queues().iter().map(|queue| queue.gro.get()).collect()
+    }
+
+    pub(crate) fn queues(&self) -> Vec<Arc<Shared<B::Channel>>> {
+        self.common.queues.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Chooses the queue of frames that are sent, so that flows stay in order.
@@ -99,7 +114,7 @@ impl<B: Bus> Nic<B> {
         self.common.steering.clone()
     }
 
-    fn command(&self, command: Command) -> bool {
+    pub(crate) fn command(&self, command: Command<B::Channel>) -> bool {
         let sent = self.common.commands.send(command).is_ok();
         self.common.task.wake();
         sent
@@ -107,7 +122,7 @@ impl<B: Bus> Nic<B> {
 
     async fn request(
         &self,
-        command: impl FnOnce(oneshot::Sender<Result<Vec<u8>, RequestError>>) -> Command,
+        command: impl FnOnce(oneshot::Sender<Result<Vec<u8>, RequestError>>) -> Command<B::Channel>,
     ) -> Result<Vec<u8>, RequestError> {
         let (answer, answered) = oneshot::channel();
         if !self.command(command(answer)) {

@@ -40,6 +40,8 @@ pub struct Nic<B: Bus> {
     memory: Memories<B::Memory>,
     /// An action for which there was no room in the ring, or no queue.
     blocked: Option<Action>,
+    /// The bus refused to open the primary channel; what it has to say, such as that the channel was taken back, comes first.
+    not_opened: bool,
     /// The queues know the MTU that came out: longer frames are refused.
     mtu_told: bool,
     /// What the queues were last told of offloads.
@@ -138,6 +140,7 @@ impl<B: Bus> Nic<B> {
             queues: Vec::new(),
             memory: Memories { receive: None, send: None, direct: None },
             blocked: None,
+            not_opened: false,
             mtu_told: false,
             offloads_told: None,
             awaited: 0,
@@ -202,6 +205,10 @@ impl<B: Bus> Nic<B> {
     ) -> Result<bool, NicError<B::Error>> {
         for _ in 0..MAX_ROUNDS {
             let mut moved = self.take_bus_event(now, cx, taken)?;
+            if !moved && core::mem::take(&mut self.not_opened) {
+                self.control.handle(now, Input::OpenFailed { status: u32::MAX });
+                moved = true;
+            }
             moved |= self.take_control_inputs(now, taken);
             self.tell_offloads(taken);
             moved |= self.do_actions(now, taken);
@@ -581,9 +588,7 @@ impl<B: Bus> Nic<B> {
         let Some(channel) = self.primary else { return Outcome::Done };
         match action {
             Action::Open(rings) => {
-                if self.bus.open(channel, rings).is_err() {
-                    self.control.handle(now, Input::OpenFailed { status: u32::MAX });
-                }
+                self.not_opened = self.bus.open(channel, rings).is_err();
             }
             Action::Allocate(wish) => self.allocate(now, channel, wish, taken),
             Action::SendNvsp { message, token } => {

@@ -125,6 +125,7 @@ fn a_device_that_is_up_is_closed_in_order() {
     assert_eq!(
         rig.labels[up..],
         [
+            "pause",
             "filter 0",
             "halt",
             "revoke receive",

@@ -272,6 +272,7 @@ fn subchannels_are_closed_before_the_primary_channel() {
     rig.control.close(rig.now);
     rig.run_to_end();
     let expected = [
+        "pause",
         "filter 0",
         "halt",
         "revoke receive",

@@ -313,15 +313,30 @@ fn sends_that_are_never_completed_leave_all_as_it_is() {
 }
 
 #[test]
-fn a_host_that_says_nothing_at_all_any_more_ends_the_device() {
-    let (mut rig, orders) = up(Config::default());
-    for label in ["filter 0", "filter 13", "filter 0", "halt"] {
-        orders.next(label, React::Silent);
+fn a_filter_that_cannot_be_restored_either_takes_another_session() {
+    for after in [None, Some("open")] {
+        let (mut rig, orders) = up(Config::default());
+        for label in ["filter 0", "filter 13", "halt"].into_iter().chain(after) {
+            orders.next(label, React::Silent);
+        }
+        change(&mut rig, Parameters::default().mtu(9000));
+        while rig.control.is_reconfiguring() {
+            assert!(rig.time_out(), "{:?}", rig.labels);
+        }
+        let step = Step::Set(rndis::Oid::PACKET_FILTER);
+        match after {
+            None => {
+                assert!(matches!(result(&rig), Err(ReconfigureError::Restored { step: at, .. }) if at == step));
+                assert_eq!((rig.info().mtu, rig.info().packet_filter), (1500, PacketFilter::OPEN));
+                assert_eq!(rig.labels.last().unwrap(), "resume");
+            }
+            Some(_) => {
+                assert!(matches!(result(&rig), Err(ReconfigureError::Failed { step: at, .. }) if at == step));
+                rig.run_to_end();
+                assert!(matches!(rig.events.last(), Some(Event::Failed { .. })));
+            }
+        }
     }
-    change(&mut rig, Parameters::default().mtu(9000));
-    rig.run_to_end();
-    assert!(matches!(result(&rig), Err(ReconfigureError::Failed { .. })));
-    assert!(matches!(rig.events.last(), Some(Event::Failed { .. })));
 }
 
 /// All labels of a change that succeeds.

@@ -167,10 +167,10 @@ impl<C: Channel> RxHalf<C> {
             self.shared.receiver_polls.store(true, Ordering::Relaxed);
             self.burst.clear();
             let mut core = self.shared.lock();
-            match self.shared.ended() {
-                Some(end) => end?,
+            let max = self.burst.frame_capacity();
+            match self.shared.after_end(&mut core, &mut self.burst, max) {
+                Some(left) => self.filled = left? > 0,
                 None => {
-                    let max = self.burst.frame_capacity();
                     let received = self.shared.check(core.queue.receive(&mut self.burst, max))?;
                     self.shared.after_pump(&mut core);
                     self.filled = received > 0;
@@ -245,8 +245,8 @@ impl<C: Channel> RxHalf<C> {
             return Ok(());
         }
         let mut core = self.shared.lock();
-        if let Some(end) = self.shared.ended() {
-            return end;
+        if let Some(left) = self.shared.after_end(&mut core, into, max) {
+            return left.map(drop);
         }
         self.shared.check(core.queue.receive(into, max))?;
         self.shared.after_pump(&mut core);

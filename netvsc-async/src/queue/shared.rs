@@ -17,8 +17,9 @@
 //! A ring that is masked has the task's attention: it has a timer, or has been called. Whoever takes something off the
 //! ring wakes those whom it concerns, as the host may see the ring empty again and not interrupt for it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub(crate) struct Core<C: Channel> {
     pub(crate) watched: bool,
     /// Completions that the sender was told of.
     completions: u64,
+    /// No frames are taken: the NIC is being changed.
+    paused: bool,
 }
 
 impl<C: Channel> Core<C> {
@@ -59,6 +62,7 @@ impl<C: Channel> Core<C> {
 }
 
 pub(crate) struct Shared<C: Channel> {
+    pub(crate) index: u16,
     core: Mutex<Core<C>>,
     pub(crate) clock: Arc<dyn Clock>,
     /// How long a doorbell may be put off.
@@ -75,6 +79,12 @@ pub(crate) struct Shared<C: Channel> {
     pub(super) receiver_polls: AtomicBool,
     /// What merging received frames did.
     pub(crate) gro: GroCounters,
+    /// The queue went over to a new channel: its task has to take the interrupt of that.
+    pub(super) reopened: AtomicBool,
+    /// Batches that were opened and dropped so far: odd while one is open.
+    batches: AtomicU32,
+    /// Frames in the one that is open.
+    batched: AtomicU32,
     end: OnceLock<Result<(), Error>>,
 }
 
@@ -85,8 +95,11 @@ impl<C: Channel> Shared<C> {
         tx_latency: Duration,
         control: Arc<AtomicWaker>,
     ) -> Self {
+        let index = queue.index();
+        let core = Core { queue, unflushed_since: None, armed: false, watched: false, completions: 0, paused: false };
         Self {
-            core: Mutex::new(Core { queue, unflushed_since: None, armed: false, watched: false, completions: 0 }),
+            index,
+            core: Mutex::new(core),
             clock,
             tx_latency,
             receiver: AtomicWaker::new(),
@@ -96,6 +109,9 @@ impl<C: Channel> Shared<C> {
             receiver_looked: AtomicBool::new(false),
             receiver_polls: AtomicBool::new(false),
             gro: GroCounters::default(),
+            reopened: AtomicBool::new(false),
+            batches: AtomicU32::new(0),
+            batched: AtomicU32::new(0),
             end: OnceLock::new(),
         }
     }
@@ -103,6 +119,42 @@ impl<C: Channel> Shared<C> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Core<C>> {
         // The tables behind it are consistent between any two of their methods.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A batch is open from now on; the caller holds the lock.
+    pub(super) fn batch_begins(&self) {
+        self.batched.store(0, Ordering::Relaxed);
+        self.batches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The batch has so many frames.
+    pub(super) fn batch_grew(&self, frames: u32) {
+        self.batched.store(frames, Ordering::Relaxed);
+    }
+
+    /// The batch is about to let go of the lock.
+    pub(super) fn batch_ends(&self) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Names the batch that is open.
+    pub(crate) fn open_batch(&self) -> Option<u32> {
+        Some(self.batches.load(Ordering::Relaxed)).filter(|batches| batches % 2 == 1)
+    }
+
+    /// Frames in the batch that is open.
+    pub(crate) fn batched(&self) -> u32 {
+        self.batched.load(Ordering::Relaxed)
+    }
+
+    /// Whether waiting for the lock could be for ever: the same batch has been open since `seen`, which is brought up to date.
+    /// It may be held across an `await` by a task of this very thread. Who finds it so looks again later.
+    pub(crate) fn is_held(&self, seen: &mut Option<u32>) -> bool {
+        let open = self.open_batch().filter(|_| matches!(self.core.try_lock(), Err(TryLockError::WouldBlock)));
+        // A busy sender has a batch open most of the time, but not the same one.
+        let held = open.is_some() && (seen.is_none() || *seen == open);
+        *seen = open;
+        held
     }
 
     /// The queue has ended: why, if not by [`close`](Self::close).
@@ -160,8 +212,8 @@ impl<C: Channel> Shared<C> {
         let core = &mut *guard;
         // Twice: once, and once more if the ring got something while it was being armed.
         for _ in 0..2 {
-            if let Some(end) = self.ended() {
-                return Poll::Ready(end.map(|()| 0));
+            if let Some(left) = self.after_end(core, sink, max) {
+                return Poll::Ready(left);
             }
             let received = self.check(core.queue.receive(sink, max))?;
             self.after_pump(core);
@@ -191,6 +243,58 @@ impl<C: Channel> Shared<C> {
         if core.take_reclaimed() {
             self.sender.wake();
         }
+    }
+
+    /// After the adapter's task worked on the queue: wakes whom it concerns that it was paused, resumed, or went over to a new
+    /// channel.
+    pub(crate) fn follow(&self, core: &mut Core<C>) {
+        if core.queue.has_interrupt() {
+            core.armed = false;
+            core.unflushed_since = None;
+            self.reopened.store(true, Ordering::Release);
+            self.call_task();
+        }
+        let paused = core.queue.is_paused();
+        if std::mem::replace(&mut core.paused, paused) && !paused {
+            self.sender.wake();
+        }
+    }
+
+    /// The interrupt of the channel that the queue goes over to; `None` if it ends instead.
+    pub(super) async fn next_interrupt(&self) -> Option<C::Interrupt> {
+        poll_fn(|cx| {
+            loop {
+                if self.ended().is_some() {
+                    return Poll::Ready(None);
+                }
+                let mut core = self.lock();
+                if let Some(interrupt) = core.queue.take_interrupt() {
+                    self.reopened.store(false, Ordering::Relaxed);
+                    return Poll::Ready(Some(interrupt));
+                }
+                drop(core);
+                if self.task.poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Whether an interrupt that fails is no reason to end the queue: its channel was closed to be opened again.
+    pub(super) fn is_between_channels(&self) -> bool {
+        let core = self.lock();
+        core.queue.is_detached() || core.queue.has_interrupt()
+    }
+
+    /// What a queue that has ended still gives: frames that were received before it was taken away, in order.
+    pub(super) fn after_end<S: FrameSink>(
+        &self,
+        core: &mut Core<C>,
+        sink: &mut S,
+        max: usize,
+    ) -> Option<Result<usize, Error>> {
+        Some(self.ended()?.map(|()| core.queue.receive_kept(sink, max)))
     }
 
     /// Wakes the queue's users for whom the adapter's task found something, as it was after control messages.

@@ -14,33 +14,79 @@ use crate::error::Error;
 /// How often a channel is looked at whose interrupt must not be unmasked ([`Interrupt::can_unmask`]).
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
+/// Looks at a batch that somebody keeps open, before waiting for it by timer.
+const HELD_LOOKS: u32 = 8;
+const HELD_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Why the task does not go on with its interrupt.
+#[derive(Debug, PartialEq, Eq)]
+enum Left {
+    /// The queue has ended.
+    Ended,
+    /// The queue goes over to another channel.
+    Reopened,
+}
+
 /// Why the task looks.
 enum Wake {
     Interrupt,
     /// Somebody sent without a doorbell, or closed the queue.
     Called,
     Timer,
+    /// The channel was closed, to be opened again.
+    Detached,
 }
 
 /// Runs until the queue ends.
 pub(crate) async fn run<C: Channel>(shared: Arc<Shared<C>>, mut interrupt: C::Interrupt) {
-    if let Err(error) = drive(&shared, &mut interrupt).await {
-        tracing::debug!(%error, "queue task ends");
+    loop {
+        match drive(&shared, &mut interrupt).await {
+            Ok(Left::Ended) => return,
+            Ok(Left::Reopened) => {}
+            Err(error) => {
+                tracing::debug!(%error, "queue task ends");
+                return;
+            }
+        }
+        match shared.next_interrupt().await {
+            Some(next) => interrupt = next,
+            None => return,
+        }
     }
 }
 
-async fn drive<C: Channel, I: Interrupt>(shared: &Shared<C>, interrupt: &mut I) -> Result<(), Error> {
+async fn drive<C: Channel, I: Interrupt>(shared: &Shared<C>, interrupt: &mut I) -> Result<Left, Error> {
     let mut timer: Option<Duration> = Some(Duration::ZERO);
     let mut doorbell_due = false;
     while shared.ended().is_none() {
+        if shared.reopened.load(Ordering::Acquire) {
+            return Ok(Left::Reopened);
+        }
         let wake = wait(shared, interrupt, timer).await?;
+        if matches!(wake, Wake::Detached) {
+            return Ok(Left::Reopened);
+        }
+        not_held(shared).await;
         timer = turn(shared, interrupt.can_unmask(), &wake, &mut doorbell_due)?;
         if timer == Some(Duration::ZERO) {
             // The host is faster than one turn: let the others of this runtime have theirs.
             tokio::task::yield_now().await;
         }
     }
-    Ok(())
+    Ok(Left::Ended)
+}
+
+/// Waits while a batch is kept open: its task may be one of this thread, and wait for something itself.
+async fn not_held<C: Channel>(shared: &Shared<C>) {
+    let (mut seen, mut looks) = (None, 0);
+    while shared.is_held(&mut seen) {
+        looks += 1;
+        if looks < HELD_LOOKS {
+            tokio::task::yield_now().await;
+        } else {
+            tokio::time::sleep(HELD_INTERVAL).await;
+        }
+    }
 }
 
 async fn wait<C: Channel, I: Interrupt>(
@@ -63,10 +109,13 @@ async fn wait<C: Channel, I: Interrupt>(
             () = tokio::time::sleep(after) => Ok(Wake::Timer),
         },
     };
-    result.map_err(|_| {
+    result.or_else(|_| {
+        if shared.is_between_channels() {
+            return Ok(Wake::Detached);
+        }
         let error = Error::Gone;
         shared.close(Some(error.clone()));
-        error
+        Err(error)
     })
 }
 

@@ -93,7 +93,9 @@ impl<C: Channel> TxHalf<C> {
 
     /// A batch of frames: handed over under one lock, the host told once, when the batch is dropped.
     pub fn batch(&mut self) -> TxBatch<'_, C> {
-        TxBatch { core: self.shared.lock(), shared: &self.shared }
+        let core = self.shared.lock();
+        self.shared.batch_begins();
+        TxBatch { core, shared: &self.shared, frames: 0 }
     }
 
     /// Waits until the host has completed every frame that was handed over.
@@ -114,6 +116,7 @@ impl<C: Channel> TxHalf<C> {
 pub struct TxBatch<'q, C: Channel> {
     core: MutexGuard<'q, Core<C>>,
     shared: &'q Shared<C>,
+    frames: u32,
 }
 
 impl<C: Channel> fmt::Debug for TxBatch<'_, C> {
@@ -129,7 +132,10 @@ impl<C: Channel> TxBatch<'_, C> {
     /// As [`TxHalf::try_send`].
     pub fn push(&mut self, frame: &[u8], meta: &TxMeta) -> Result<(), Error> {
         // Dropping the batch flushes.
-        self.shared.send_before_flush(&mut self.core, frame, meta)
+        self.shared.send_before_flush(&mut self.core, frame, meta)?;
+        self.frames = self.frames.wrapping_add(1);
+        self.shared.batch_grew(self.frames);
+        Ok(())
     }
 
     /// Tells the host of all frames so far.
@@ -145,5 +151,6 @@ impl<C: Channel> Drop for TxBatch<'_, C> {
     fn drop(&mut self) {
         // Whoever uses the queue next is told if it has ended.
         let _ = self.shared.flush(&mut self.core);
+        self.shared.batch_ends();
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!  Ready ─► queues paused, filter 0 ─► drain ─► halt, revoke, detach, close ─► bring-up, as at first ─► Ready, queues resumed
-//!               │ refused, silent        │ too slow                                │ fails
-//!               └────────► filter as before, queues resumed ◄─┘                     ├─► bring-up with the parameters before ─► Ready
-//!                          (nothing has changed)                                   │        │ fails
-//!                                                                                  └────────┴─► over
+//!               │ refused, silent                    │ too slow                    │ fails
+//!               ├────────────────────────────────────┘                             ▼
+//!               └─► queues resumed, filter as before ─► Ready                bring-up with the parameters before ─► Ready
+//!                                     │ refused, silent                            ▲          │ fails
+//!                                     └─► halt, revoke, detach, close ─────────────┘          └─► over
 //! ```
 //!
 //! Nothing that was accepted is lost: the queues take no more frames, and what they took is completed by the host before RNDIS is
@@ -245,7 +246,9 @@ impl Control {
         };
         let request = reconfiguration.request;
         self.last_handle = request.0;
-        if wanted == original {
+        // A queue that is gone may leave a gap, which is filled.
+        let queues = parameters.queues.is_none_or(|queues| queues == self.live.len());
+        if wanted == original && queues {
             self.events.push_back(Event::Reconfigured { request, result: Ok(()) });
             return Ok(request);
         }
@@ -319,7 +322,13 @@ impl Control {
             }
             (Stage::Silencing, Err(error)) => self.stay(error.into()),
             (Stage::Resuming { cause }, Ok(())) => self.changed(Err(ReconfigureError::NotDetached { cause })),
-            (Stage::Resuming { .. }, Err(error)) => self.fail(now, Step::Set(Oid::PACKET_FILTER), error.into()),
+            (Stage::Resuming { .. }, Err(error)) => {
+                // It would deliver nothing, or go by nobody knows what: only another session is sure to.
+                change.stage = Stage::Restoring { step: Step::Set(Oid::PACKET_FILTER), cause: error.into() };
+                self.actions.push_back(Action::Pause);
+                self.leave(Why::Reconfigured);
+                self.halt(now);
+            }
             _ => {}
         }
     }
@@ -351,6 +360,10 @@ impl Control {
     pub(super) fn comes_up_again(&mut self, now: Instant, why: Why, report: CloseReport) -> bool {
         let Some(change) = &mut self.reconfiguration else { return false };
         let config = match (why, change.stage) {
+            (Why::Reconfigured, Stage::Restoring { .. }) => {
+                self.events.push_back(Event::Detached(report));
+                change.original
+            }
             (Why::Reconfigured, _) => {
                 change.stage = Stage::Attaching;
                 self.events.push_back(Event::Detached(report));

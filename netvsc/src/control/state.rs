@@ -7,6 +7,7 @@ use vmbus::gpadl::GpadlId;
 
 use crate::info::{DeviceInfo, Sections};
 use crate::queue::ControlToken;
+use crate::time::Instant;
 
 use super::event::CloseReport;
 use super::failure::{Cause, Step};
@@ -131,6 +132,9 @@ impl SendShare {
 pub(super) struct Closing {
     pub(super) why: Why,
     pub(super) phase: Phase,
+    /// When the host is not waited for any more, but to let go of the buffers: one deadline for the answer to the packet filter,
+    /// the completion of HALT, and all others.
+    pub(super) until: Option<Instant>,
     pub(super) report: CloseReport,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | step | when | waits for |
 //! |---|---|---|
-//! | packet filter 0 | up, and closed as wished | the answer |
+//! | queues paused, packet filter 0 | up, and closed as wished | the answer |
 //! | RNDIS HALT | INITIALIZE was sent | its completion; the host does not answer |
 //! | drain | there is a queue | sends completed, receives acknowledged |
 //! | revoke receive, then send buffer | the host was told of it | nothing: no answer follows |
@@ -11,7 +11,7 @@
 //!
 //! Hosts older than VMBus 4.0 want the GPADLs torn down before the close
 //! ([`GpadlTeardown::BeforeClose`](crate::config::GpadlTeardown)). A step that takes too long is skipped, and what it would
-//! have cleaned up stands in the [`CloseReport`]. After a rescind there is no host to talk to: it begins with "detach".
+//! have cleaned up stands in the [`CloseReport`]; all up to "revoke" together have one deadline. After a rescind there is no host to talk to: it begins with "detach".
 //!
 //! Source: Linux `netvsc.c` (`netvsc_device_remove`), `rndis_filter.c` (`rndis_filter_halt_device`).
 
@@ -51,6 +51,11 @@ impl Control {
         let was_up = self.info().is_some();
         self.leave(Why::Wished);
         if was_up {
+            // Or busy senders would be drained for ever.
+            self.actions.push_back(Action::Pause);
+            self.phase(now, Phase::Silencing);
+            // The request has that deadline itself.
+            self.deadline = None;
             self.requests.push(Origin::Close, setup::filter(PacketFilter::CLOSED));
         } else {
             self.halt(now);
@@ -108,7 +113,8 @@ impl Control {
         self.deadline = None;
         self.close_after_vf = None;
         self.vf_abort(matches!(why, Why::Rescinded));
-        self.state = State::Closing(Closing { why, phase: Phase::Silencing, report: CloseReport::default() });
+        self.state =
+            State::Closing(Closing { why, phase: Phase::Silencing, until: None, report: CloseReport::default() });
     }
 
     fn cancel_requests(&mut self) {
@@ -121,8 +127,12 @@ impl Control {
 
     fn phase(&mut self, now: Instant, phase: Phase) {
         if let State::Closing(closing) = &mut self.state {
+            let deadline = now + self.config.close_deadline;
+            self.deadline = Some(match phase {
+                Phase::Silencing | Phase::Halting { .. } | Phase::Draining => *closing.until.get_or_insert(deadline),
+                Phase::Detaching | Phase::Releasing => deadline,
+            });
             closing.phase = phase;
-            self.deadline = Some(now + self.config.close_deadline);
         }
     }
 

@@ -253,9 +253,14 @@ impl<C: Channel> Queue<C> {
         self.index
     }
 
-    /// The channel's interrupt, once: it is waited on apart from the queue.
+    /// The channel's interrupt, once a channel: it is waited on apart from the queue.
     pub fn take_interrupt(&mut self) -> Option<C::Interrupt> {
         self.interrupt.take()
+    }
+
+    /// Whether [`take_interrupt`](Self::take_interrupt) has one: it is new, or was [reopened](Self::reopen).
+    pub fn has_interrupt(&self) -> bool {
+        self.interrupt.is_some()
     }
 
     /// Counters.
