@@ -153,8 +153,11 @@ impl<B: Bus> Driver<B> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
-        // All are asked: each batch is remembered.
-        if self.lanes.iter_mut().fold(false, |held, lane| lane.shared.is_held(&mut lane.batch) || held) {
+        let mut held = false;
+        for lane in &mut self.lanes {
+            held |= lane.shared.is_held(&mut lane.batch);
+        }
+        if held {
             return self.sleep(cx, HELD_INTERVAL);
         }
         for _ in 0..TURNS {
