@@ -459,8 +459,12 @@ impl<B: Bus> Driver<B> {
                 return Turn::GoOn;
             }
             E::SendTable(buckets) => {
-                if let Some(common) = self.running.as_ref().and_then(|running| running.common.upgrade()) {
-                    common.steering.set_buckets(buckets);
+                let Some(common) = self.running.as_ref().and_then(|running| running.common.upgrade()) else {
+                    return Turn::GoOn;
+                };
+                if !common.steering.set_buckets(buckets) {
+                    // That of the bring-up, or the same again.
+                    return Turn::GoOn;
                 }
                 Event::SendTable(buckets)
             }

@@ -66,10 +66,13 @@ impl Steering {
         HashLevels::from_bits(self.shared.levels.load(Ordering::Relaxed))
     }
 
-    /// The host's table or the queues changed. Frames that are sent meanwhile go by the old or the new bucket.
-    pub(crate) fn set_buckets(&self, buckets: [u16; BUCKETS]) {
+    /// The host's table or the queues changed; whether that makes a difference. Frames that are sent meanwhile go by the old
+    /// or the new bucket.
+    pub(crate) fn set_buckets(&self, buckets: [u16; BUCKETS]) -> bool {
+        let mut changed = false;
         for (bucket, queue) in self.shared.buckets.iter().zip(buckets) {
-            bucket.store(queue, Ordering::Relaxed);
+            changed |= bucket.swap(queue, Ordering::Relaxed) != queue;
         }
+        changed
     }
 }
