@@ -6,6 +6,7 @@
 //! | fits into a section, and one is free | into a new one; what was being filled is handed over first |
 //! | fits into a section, and none is free (`tx_send_full`) | into pages, if there are any; otherwise it is refused for now |
 //! | is longer than a section | into pages; without them it is refused for good |
+//! | holds a frame longer than `tx_copybreak` | into pages, if there are enough now; otherwise as above |
 //!
 //! Every message of a section but the last is padded to the host's alignment, which is done when the next one comes. Linux
 //! also puts the headers of a frame into what is left of a section, and lists the frame's own pages beside it ("partial
