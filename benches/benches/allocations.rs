@@ -107,9 +107,9 @@ fn sink(len: usize) -> u64 {
     let (_stream, sink) = queue.into_split();
     counted(
         &mut (bench, sink, packets),
-        |(bench, _, packets): &mut (Bench, PacketSink<MemChannel>, Vec<Packet>)| {
+        |(bench, sink, packets): &mut (Bench, PacketSink<MemChannel>, Vec<Packet>)| {
             bench.collect();
-            packets.extend((0..TURN).map(|_| Packet::from(&frame[..])));
+            packets.extend((0..TURN).map(|_| sink.packet(&frame)));
         },
         |(bench, sink, packets)| bench.send(sink, packets),
     )

@@ -197,7 +197,7 @@ fn sink(frames: usize, len: usize) {
     let mut packets = Vec::with_capacity(TURN);
     let (_stream, mut sink) = queue.into_split();
     for _ in 0..frames / TURN {
-        packets.extend((0..TURN).map(|_| Packet::from(&frame[..])));
+        packets.extend((0..TURN).map(|_| sink.packet(&frame)));
         guest_sink(&bench, &mut sink, &mut packets);
         assert_eq!(bench.collect(), TURN);
     }

@@ -66,7 +66,7 @@ fn sink(c: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(len), |b| {
             b.iter_custom(|count| {
                 time_of(count, || {
-                    packets.extend((0..TURN).map(|_| Packet::from(&frame[..])));
+                    packets.extend((0..TURN).map(|_| sink.packet(&frame)));
                     let start = Instant::now();
                     bench.send(&mut sink, &mut packets);
                     let took = start.elapsed();

@@ -42,6 +42,7 @@ impl PacketPool {
         Self(Arc::new(PoolInner { free, large, buffer_bytes, allocated: AtomicU64::new(0) }))
     }
 
+    #[inline]
     fn take(&self, len: usize) -> Box<[u8]> {
         let (kept, bytes) = if len <= self.0.buffer_bytes {
             (&self.0.free, self.0.buffer_bytes)
@@ -98,6 +99,7 @@ impl Packet {
     }
 
     /// The frame, from the destination address on.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[..self.len]
     }
@@ -150,6 +152,7 @@ impl Packet {
     }
 
     /// What to ask for when it is sent.
+    #[inline]
     pub fn tx_meta(&self) -> &TxMeta {
         &self.tx
     }
@@ -196,6 +199,7 @@ impl From<&[u8]> for Packet {
 }
 
 impl Drop for Packet {
+    #[inline]
     fn drop(&mut self) {
         let Some(pool) = &self.pool else { return };
         let kept = match self.buffer.len() {
@@ -226,6 +230,7 @@ impl PacketQueue {
         Self { pool, packets: VecDeque::with_capacity(capacity), next: None }
     }
 
+    #[inline]
     pub(crate) fn pop(&mut self) -> Option<Packet> {
         self.packets.pop_front()
     }
@@ -234,12 +239,14 @@ impl PacketQueue {
         self.packets.push_back(packet);
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.packets.len()
     }
 }
 
 impl FrameSink for PacketQueue {
+    #[inline]
     fn buffer(&mut self, len: usize) -> Option<&mut [u8]> {
         // A buffer that was asked for and not committed serves the next frame.
         if self.next.as_ref().is_none_or(|buffer| buffer.len() < len) {
@@ -248,6 +255,7 @@ impl FrameSink for PacketQueue {
         self.next.as_mut().map(|buffer| &mut buffer[..len])
     }
 
+    #[inline]
     fn commit(&mut self, len: usize, meta: RxMeta) {
         if let Some(buffer) = self.next.take() {
             let len = len.min(buffer.len());

@@ -395,7 +395,15 @@ impl<C: Channel> Shared<C> {
             return Err(end.err().unwrap_or(Error::Closed));
         }
         core.unflushed_since = None;
-        self.check(core.queue.flush())
+        self.check(core.queue.flush())?;
+        if core.queue.is_short_of_sections() {
+            // Many completions at once, and before frames have to go where they cost more.
+            if self.check(core.queue.pump())?.ranges > 0 {
+                self.receiver.wake();
+            }
+            self.after_pump(core);
+        }
+        Ok(())
     }
 
     /// Ready once everything that was sent is completed by the host, or the queue has ended.

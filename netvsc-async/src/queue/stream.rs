@@ -16,6 +16,10 @@ use crate::packet::{Packet, PacketPool, PacketQueue};
 /// Packets that are received or handed over under one lock.
 const BATCH: usize = 64;
 
+/// Packets for which a unit of the task's budget is taken, of which there are 128: a task gives way after a millisecond, if
+/// it spends one on a thousand packets.
+const PACKETS_A_UNIT: u32 = 8;
+
 /// A queue's received packets. Ends when the NIC is closed.
 ///
 /// TCP segments that follow each other come merged, as one long packet, unless
@@ -28,13 +32,15 @@ pub struct PacketStream<C: Channel> {
     packets: PacketQueue,
     /// Between the two, if segments are to be merged.
     merger: Option<PacketMerger>,
+    /// Packets since a unit of the task's budget was taken.
+    uncharged: u32,
 }
 
 impl<C: Channel> PacketStream<C> {
     pub(super) fn new(half: RxHalf<C>) -> Self {
         let packets = PacketQueue::new(half.pool.clone(), BATCH);
         let merger = half.gro.as_ref().map(|gro| PacketMerger::new(gro.config(), half.pool.clone(), BATCH));
-        Self { half, packets, merger }
+        Self { half, packets, merger, uncharged: 0 }
     }
 
     /// The next packet, if one is there now.
@@ -114,7 +120,11 @@ impl<C: Channel> Stream for PacketStream<C> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         // A ring that is always full would keep this task running for ever, and starve timers.
-        ready!(pin!(tokio::task::consume_budget()).poll(cx));
+        if this.uncharged >= PACKETS_A_UNIT {
+            ready!(pin!(tokio::task::consume_budget()).poll(cx));
+            this.uncharged = 0;
+        }
+        this.uncharged += 1;
         match ready!(this.poll_ready(cx)) {
             Ok(_) => Poll::Ready(this.packets.pop().map(Ok)),
             Err(error) => Poll::Ready(Some(Err(error))),

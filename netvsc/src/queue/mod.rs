@@ -679,6 +679,13 @@ impl<C: Channel> Queue<C> {
         self.transmit.sections.as_ref().map_or(0, Sections::free)
     }
 
+    /// Whether more than half of this queue's send sections are with the host: time to [`pump`](Self::pump), for who does not
+    /// receive. Once there are none left, frames go into pages one by one, or have to wait.
+    #[inline]
+    pub fn is_short_of_sections(&self) -> bool {
+        self.transmit.sections.as_ref().is_some_and(|sections| sections.free() < sections.count() / 2)
+    }
+
     /// Pages of direct memory that are free.
     pub fn free_direct_pages(&self) -> usize {
         self.transmit.pages.as_ref().map_or(0, Pages::free)

@@ -88,7 +88,9 @@ fn main() -> anyhow::Result<()> {
         });
     });
     let report = control.block_on(async {
-        let builder = Nic::builder().device(options.device.as_str()).wait(WaitMode::Poll).queue_runtime(0, on_thread);
+        // Nothing is merged: DPDK's program merges nothing either.
+        let builder = Nic::builder().device(options.device.as_str()).wait(WaitMode::Poll).gro(None);
+        let builder = builder.queue_runtime(0, on_thread);
         let (nic, mut queues) = builder.open().await.context("open the adapter")?;
         let sent = give.send((queues.remove(0), nic.info()));
         anyhow::ensure!(sent.is_ok(), "the thread is gone");
