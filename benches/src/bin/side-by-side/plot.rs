@@ -68,3 +68,25 @@ fn draw(rows: &[&Row], text: &mut String) -> Result<(), Box<dyn std::error::Erro
     area.present()?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Pair, Run, Sample};
+
+    #[test]
+    fn rows_with_packets_are_drawn() {
+        let row = |name: &str, cpu: Option<f64>| {
+            let sample = |mpps| Sample { run: Run { mpps, cycles: None, cpu }, round_trips_ns: [65.0; 2] };
+            let mut row = Row::new(name.into());
+            row.add(Pair { ours: sample(15.5), dpdk: sample(9.1) });
+            row.add(Pair { ours: sample(14.5), dpdk: sample(9.3) });
+            row
+        };
+        let picture = svg(&[row("txonly 64 B", None), row("idle", Some(0.5))]).unwrap();
+        assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"));
+        assert!(picture.contains("txonly 64 B") && picture.contains("15.00 / 9.20 Mpps"), "{picture}");
+        assert!(!picture.contains("idle"), "{picture}");
+        assert!(svg(&[]).is_ok());
+    }
+}
