@@ -564,6 +564,32 @@ fn subchannels_are_looked_for_often_only_while_they_are_awaited() {
     assert_eq!(sleeps(10).last(), Some(&SELDOM));
 }
 
+/// Who plays the kernel in another process, on a busy machine, does not do it at once. Where a queue depends on it, that is
+/// waited for longer than where it only interrupts.
+#[test]
+fn interrupt_control_of_unmonitored_subchannels_may_take_its_time() {
+    for reached in [true, false] {
+        let kernel = Kernel::new(KernelVariant::B, None);
+        let (mut bus, mut reactor) = by_hand(&kernel);
+        let rings = kernel.add_subchannel(PRIMARY + 1, 1, None);
+        let start = Instant::now();
+        for after in [0, 100, 500] {
+            assert!(matches!(reactor.turn(start + Duration::from_millis(after)), Turn::Wait(_)));
+            assert_eq!((now(&mut bus), bus.refusals().len()), (None, 0), "after {after} ms");
+        }
+        if reached {
+            set(&rings, RING + 8, 0);
+        }
+        let _ = reactor.turn(start + Duration::from_secs(5));
+        match now(&mut bus) {
+            Some(BusEvent::Offered(info)) => assert!(reached && info.subchannel_index == 1),
+            None => assert!(!reached && matches!(bus.refusals()[..], [(_, UioError::NotSignalled(_))])),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(bus.kernel().may_unmask_subchannels(), reached);
+    }
+}
+
 #[test]
 fn an_error_is_read_once() {
     const EINVAL: i32 = 22;

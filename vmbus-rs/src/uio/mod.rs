@@ -52,8 +52,10 @@
 //! a write reaches all channels without monitor, and clears interrupt masks; those that were set are set again.
 //!
 //! # Subchannels
-//! They arrive in sysfs, `ring` last, and nothing says when none will. [`UioBus::expect_subchannels`] has them looked for
-//! more often, and [`UioBus::poll_subchannels`] says when they are overdue, and what was wrong with those that are there.
+//! They arrive in sysfs, `ring` last, and nothing says when none will. They are looked for often while the driver awaits
+//! them ([`Bus::await_offers`](crate::bus::Bus::await_offers)), else once a second, so that an idle device costs nothing.
+//! [`UioBus::expect_subchannels`] is for those without such a driver; [`UioBus::poll_subchannels`] then says when they are
+//! overdue, and what was wrong with those that are there.
 //!
 //! # Frames that do not fit into the send buffer
 //! They can be sent from the guest's own memory where its physical addresses are known: huge pages, and CAP_SYS_ADMIN to
