@@ -102,7 +102,9 @@ async fn work<B: Bus>(
         queues.push((of_nic, info));
         nics.push(nic);
     }
-    let mut meter = Meter::start(threads.progress().to_vec())?;
+    // Of two adapters, only queues that have a counterpart work, each way.
+    let workers = queues.len() * queues.iter().map(|(queues, _)| queues.len()).min().unwrap_or(0);
+    let mut meter = Meter::start(threads.progress().iter().take(workers).cloned().collect())?;
     threads.give(queues, options);
     if nics.len() > 1 {
         for nic in &nics {

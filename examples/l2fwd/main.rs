@@ -85,7 +85,7 @@ struct Options {
     /// How long to go on; 0 is until Ctrl-C.
     #[arg(long, value_name = "N", default_value = "10", value_parser = seconds)]
     seconds: Duration,
-    /// End as soon as so many packets were moved.
+    /// End as soon as each queue has moved so many packets.
     #[arg(long, value_name = "N")]
     packets: Option<u64>,
     /// How a queue waits for frames.

@@ -118,7 +118,7 @@ impl Meter {
         Ok(Self { cpu, progress, start, end: start, idle: Idle::default() })
     }
 
-    /// Waits for `time`, for so many packets, or for Ctrl-C.
+    /// Waits for `time`, for so many packets of each queue, or for Ctrl-C.
     pub(crate) async fn run(&mut self, time: Duration, packets: Option<u64>) {
         let mut interval = if packets.is_some() { SHORT_INTERVAL } else { INTERVAL };
         self.start = Moment::now(&mut self.cpu, &self.progress);
@@ -126,8 +126,8 @@ impl Meter {
         let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
         loop {
             let rest = time.saturating_sub(before.at.duration_since(start.at));
-            let moved = before.packets - start.packets;
-            if rest.is_zero() || packets.is_some_and(|packets| moved >= packets) {
+            let fewest = self.progress.iter().map(|queue| queue.load(Ordering::Relaxed)).min();
+            if rest.is_zero() || packets.is_some_and(|packets| fewest >= Some(packets)) {
                 break;
             }
             let interrupted = tokio::select! {
