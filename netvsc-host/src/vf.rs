@@ -180,12 +180,22 @@ struct Wire {
     from_guest: VecDeque<Vec<u8>>,
     /// Frames that were inside when it vanished.
     lost: usize,
+    /// The guest heard that it may send by it.
+    allowed: bool,
 }
 
 impl Device {
     pub(crate) fn new(serial: u32, mac: [u8; 6], capacity: usize, host: Latch) -> Arc<Self> {
         let (to_guest, from_guest) = (VecDeque::new(), VecDeque::new());
-        let wire = Mutex::new(Wire { present: true, open: false, link_up: true, to_guest, from_guest, lost: 0 });
+        let wire = Mutex::new(Wire {
+            present: true,
+            open: false,
+            link_up: true,
+            to_guest,
+            from_guest,
+            lost: 0,
+            allowed: false,
+        });
         Arc::new(Self { serial, mac, capacity, wire, host, guest: AtomicWaker::new() })
     }
 
@@ -226,6 +236,16 @@ impl Device {
         drop(wire);
         self.guest.wake();
         lost
+    }
+
+    /// The guest hears that it may send by it.
+    pub(crate) fn allow(&self) {
+        self.wire().allowed = true;
+    }
+
+    /// Whether the guest heard that it may send by it, ever.
+    pub(crate) fn is_allowed(&self) -> bool {
+        self.wire().allowed
     }
 
     /// Whether nothing of the guest's is left in it.

@@ -12,6 +12,7 @@
 //! | [`Config`], [`DeviceInfo`] | what is wished, and what became of it |
 //! | [`Event`] | what happened: up, link, failure with its step and cause |
 //! | [`Burst`], [`FrameSink`] | where received frames go |
+//! | [`vf::Machine`], [`vf::Mux`] | the SR-IOV virtual function: when its path is used, and how the two paths are made one |
 //! | [`TxSteering`], [`RssSettings`] | several queues: which one a frame leaves by, and arrives at |
 //! | [`OffloadSettings`], [`Offloads`] | what the host shall do to frames, and what it granted |
 //! | [`frame`], [`checksum`], [`segment`], [`gro`] | what hosts do not, or not everywhere, in software |

@@ -28,8 +28,6 @@ pub(super) struct Vf {
     told: Option<u32>,
     /// Frames for the guest go to the VF.
     active: bool,
-    /// The guest heard that it may send by the VF, some time in this session.
-    allowed: bool,
     manner: VfManner,
     /// Switches to be done.
     asked: VecDeque<Asked>,
@@ -61,7 +59,6 @@ impl Vf {
     pub(super) fn session_ended(&mut self) {
         self.told = None;
         self.active = false;
-        self.allowed = false;
         self.asked.clear();
         self.says.clear();
     }
@@ -215,7 +212,9 @@ impl Nic {
             self.flush_before(queue);
             let to_vf = to == nvsp::DataPath::VF;
             self.vf.active = to_vf && self.vf.told.is_some() && manner == VfManner::Obliging;
-            self.vf.allowed |= to_vf && self.vf.told.is_some();
+            if to_vf && let Some(device) = self.vf.device.as_ref().filter(|_| self.vf.told.is_some()) {
+                device.allow();
+            }
             if wants_completion {
                 queue.complete(id, &[]);
             }
@@ -257,7 +256,7 @@ impl Nic {
             {
                 budget -= 1;
                 self.did_work = true;
-                if !self.vf.allowed {
+                if !device.is_allowed() {
                     let text = "a frame by the vf, before the host completed a switch to it";
                     self.record(ViolationKind::UnexpectedVfFrame, None, text, &frame);
                 }

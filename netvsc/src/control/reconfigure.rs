@@ -308,7 +308,9 @@ impl Control {
 
     /// Whether the queues have to finish what they have, for a change.
     pub(super) fn is_quiescing(&self) -> bool {
-        self.reconfiguration.as_ref().is_some_and(|change| change.stage == Stage::Draining)
+        // Closed instead, it is no more.
+        let up = matches!(self.state, State::Ready(_));
+        up && self.reconfiguration.as_ref().is_some_and(|change| change.stage == Stage::Draining)
     }
 
     /// The packet filter was set, or not.
