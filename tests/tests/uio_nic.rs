@@ -236,6 +236,28 @@ fn all_queues_pass_frames_on_every_kernel() {
     }
 }
 
+/// The device file is closed and opened again by one and the same bus.
+#[test]
+fn an_adapter_is_changed_while_its_queue_stays() {
+    let world = World::new(Kernel::D, true);
+    run(async {
+        let (nic, mut queue) = open(world.device().open().unwrap()).await;
+        ping(&world.far, &nic, &mut queue, 10).await;
+        let before = nic.info();
+        let came = nic.set_ring(netvsc_async::RingParams { receive_sections: 64, send_sections: 32 }).await.unwrap();
+        // The receive buffer is the kernel's, whatever is wished.
+        assert_eq!((came.receive_sections, came.send_sections), (before.receive.count, 32));
+        ping(&world.far, &nic, &mut queue, 10).await;
+        assert_eq!(nic.set_mtu(4000).await, Ok(4000));
+        ping(&world.far, &nic, &mut queue, 10).await;
+        let report = nic.close().await.unwrap();
+        assert_eq!((report.outstanding_sends, report.unreturned_sections), (0, 0));
+    });
+    assert!(world.host.violations().is_empty(), "{:?}", world.host.violations());
+    let report = world.end();
+    assert_eq!((report.sessions, report.protocol_violations, report.leaks), (3, 0, 0));
+}
+
 #[test]
 fn a_host_that_ends_ends_the_adapter_and_the_next_one_serves_it() {
     let world = World::new(Kernel::D, true);

@@ -203,7 +203,13 @@ impl Bus for UioBus {
     }
 
     /// The rings are what the kernel made, whatever is wished for.
+    ///
+    /// The primary channel can be opened again after it was closed: that opens the device anew, with new rings and without
+    /// subchannels.
     fn open(&mut self, channel: RelId, _rings: RingSizes) -> Result<(), UioError> {
+        if channel == self.primary && self.session.end() == Some(End::Closed) {
+            *self = self.device.clone().open()?;
+        }
         self.session.check()?;
         let line = self.session.line(channel).ok_or(UioError::UnknownChannel(channel))?;
         if self.open.contains_key(&channel) {
