@@ -243,7 +243,8 @@ pub trait Bus: ErrorType + Send + 'static {
 
     /// Closes a channel and lets its rings go. Infallible: leaks rather than frees on doubt. After a rescind this also
     /// gives the offer back to the host. No event follows: the rings are kept until the host has let go, after the caller
-    /// has lost interest.
+    /// has lost interest. Neither does one from [`open`](Self::open): a channel that is still being opened is closed as soon as
+    /// it can be, and may be opened again at once.
     fn close(&mut self, channel: RelId);
 
     /// What is new. The waker is kept until something is.

@@ -78,6 +78,8 @@ enum Opening {
     Closed,
     /// Its rings' GPADL is being made.
     Rings(GpadlId),
+    /// It exists; OPENCHANNEL follows once the channel's rings before are done with.
+    Waiting(GpadlId),
     /// OPENCHANNEL is under way.
     Asked(GpadlId),
     /// Open.
@@ -89,6 +91,9 @@ struct Known {
     info: ChannelInfo,
     sizes: RingSizes,
     opening: Opening,
+    /// Rings that were let go of, and that the host still has to hear it about. A CLOSECHANNEL before the answer to
+    /// OPENCHANNEL means nothing.
+    leaving: Option<GpadlId>,
     ready: Option<MemChannel>,
 }
 
@@ -193,8 +198,10 @@ impl MemBus {
     /// The channel whose rings are behind `gpadl`.
     fn ring_owner(&self, gpadl: GpadlId) -> Option<RelId> {
         self.channels.iter().find_map(|(&relid, known)| match known.opening {
-            Opening::Rings(ring) | Opening::Asked(ring) | Opening::Open(ring) if ring == gpadl => Some(relid),
-            _ => None,
+            Opening::Rings(ring) | Opening::Waiting(ring) | Opening::Asked(ring) | Opening::Open(ring) => {
+                (ring == gpadl).then_some(relid)
+            }
+            Opening::Closed => None,
         })
     }
 
@@ -208,8 +215,8 @@ impl MemBus {
                     let mut info =
                         ChannelInfo::new(offer.relid, offer.interface_id, offer.instance_id, offer.sub_channel_index);
                     info.monitor = offer.monitor();
-                    let known = Known { info, sizes: RingSizes::default(), opening: Opening::Closed, ready: None };
-                    self.channels.insert(offer.relid, known);
+                    let (sizes, opening) = (RingSizes::default(), Opening::Closed);
+                    self.channels.insert(offer.relid, Known { info, sizes, opening, leaving: None, ready: None });
                     self.events.push_back(BusEvent::Offered(info));
                 }
             }
@@ -236,6 +243,7 @@ impl MemBus {
                 let tell = self.free(gpadl);
                 self.events.extend(tell.then_some(BusEvent::GpadlTornDown(gpadl)));
             }
+            E::Opened { relid } | E::OpenFailed { relid, .. } if self.is_leaving(relid) => self.close_leaving(),
             E::Opened { relid } => self.opened(relid),
             E::OpenFailed { relid, reason } => {
                 if let Some(known) = self.channels.get_mut(&relid)
@@ -256,13 +264,52 @@ impl MemBus {
 
     fn rings_are_ready(&mut self, channel: RelId, gpadl: GpadlId) {
         let Some(known) = self.channels.get_mut(&channel) else { return };
+        if known.leaving.is_some() {
+            known.opening = Opening::Waiting(gpadl);
+            return;
+        }
         known.opening = Opening::Asked(gpadl);
         let pages = (known.sizes.outgoing_bytes / PAGE_SIZE) as u32;
         if self.client.open_channel(NOW, OpenRequest::new(channel, gpadl, pages)).is_err() {
             // Rescinded meanwhile: that event follows or has come.
             self.open_failed(channel, u32::MAX);
+            self.take_back(gpadl);
         }
         self.transmit();
+    }
+
+    fn is_leaving(&self, channel: RelId) -> bool {
+        self.channels.get(&channel).is_some_and(|known| known.leaving.is_some())
+    }
+
+    /// Closes the channels that were let go of, as far as the host has answered; subchannels before their primary.
+    fn close_leaving(&mut self) {
+        let leaving = |known: &&Known| known.leaving.is_some();
+        let (primaries, subchannels): (Vec<_>, Vec<_>) =
+            self.channels.values().filter(leaving).map(|known| known.info).partition(ChannelInfo::is_primary);
+        for subchannel in &subchannels {
+            self.close_if_answered(subchannel.id);
+        }
+        if !subchannels.iter().any(|subchannel| self.is_leaving(subchannel.id)) {
+            primaries.iter().for_each(|primary| self.close_if_answered(primary.id));
+        }
+    }
+
+    /// Closes a channel that was let go of, unless it is still being opened.
+    fn close_if_answered(&mut self, channel: RelId) {
+        // Refused: still being opened; or not open after all, or gone, and there is nothing to close.
+        if self.client.close_channel(channel).is_err() && self.client.accepts_interrupts(channel) {
+            return;
+        }
+        let Some(known) = self.channels.get_mut(&channel) else { return };
+        let (rings, next) = (known.leaving.take(), &known.opening);
+        let next = if let Opening::Waiting(gpadl) = next { Some(*gpadl) } else { None };
+        if let Some(rings) = rings {
+            self.take_back(rings);
+        }
+        if let Some(next) = next {
+            self.rings_are_ready(channel, next);
+        }
     }
 
     fn open_failed(&mut self, channel: RelId, status: u32) {
@@ -362,6 +409,10 @@ impl Bus for MemBus {
         if !matches!(known.opening, Opening::Closed) {
             return Err(MemError::AlreadyOpen(channel));
         }
+        if known.leaving.is_some() {
+            // Closed before, and waiting for subchannels whose opening the host does not answer: not any longer.
+            self.close_if_answered(channel);
+        }
         for value in [rings.outgoing_bytes, rings.incoming_bytes] {
             if value < 2 * PAGE_SIZE || !value.is_multiple_of(PAGE_SIZE) {
                 return Err(MemError::RingBytes { value });
@@ -386,12 +437,16 @@ impl Bus for MemBus {
         known.ready = None;
         match std::mem::replace(&mut known.opening, Opening::Closed) {
             Opening::Closed => {}
-            Opening::Rings(gpadl) | Opening::Asked(gpadl) | Opening::Open(gpadl) => {
-                // Not open, or gone: then there is nothing to close.
-                let _ = self.client.close_channel(channel);
-                self.take_back(gpadl);
+            Opening::Rings(gpadl) | Opening::Waiting(gpadl) => self.take_back(gpadl),
+            Opening::Asked(gpadl) | Opening::Open(gpadl) => {
+                known.leaving = Some(gpadl);
+                self.close_leaving();
             }
         }
+        // What became of this opening is no word on the next.
+        self.events.retain(
+            |event| !matches!(event, BusEvent::Opened(of) | BusEvent::OpenFailed { channel: of, .. } if *of == channel),
+        );
         self.transmit();
     }
 
@@ -496,51 +551,4 @@ impl Interrupt for MemInterrupt {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::task::Waker;
-
-    use super::*;
-    use crate::mem::connection;
-
-    fn poll(bus: &mut MemBus) -> Poll<BusEvent> {
-        bus.poll_event(&mut Context::from_waker(Waker::noop())).map(Result::unwrap)
-    }
-
-    #[test]
-    fn contacts_the_host_and_sees_it_go() {
-        let (guest, host) = connection();
-        let mut bus = MemBus::new(guest);
-        assert!(poll(&mut bus).is_pending());
-        let contact = host.take_message().expect("a message");
-        assert_eq!(contact.bytes[0], 14, "INITIATE_CONTACT");
-        drop(host);
-        assert_eq!(poll(&mut bus), Poll::Ready(BusEvent::Gone));
-        assert!(poll(&mut bus).is_pending(), "once");
-    }
-
-    #[test]
-    fn falls_back_and_unloads_at_its_end() {
-        let (guest, host) = connection();
-        let mut bus = MemBus::new(guest);
-        let mut versions = 0;
-        while poll(&mut bus).is_pending() {
-            let Some(message) = host.take_message() else { break };
-            let mut answer = [0; 16];
-            answer[0] = 15;
-            if message.bytes[0] == 14 {
-                versions += 1;
-                // Refused until 4.0, then accepted.
-                let version = u32::from_le_bytes(message.bytes[8..12].try_into().unwrap());
-                answer[8] = u8::from(version == 0x4_0000);
-                answer[12..16].copy_from_slice(&version.to_le_bytes());
-                host.post_message(&answer).unwrap();
-            }
-        }
-        assert!(versions > 1, "newer versions were tried first");
-        assert!(bus.context().is_some());
-        drop(bus);
-        let last = std::iter::from_fn(|| host.take_message()).last().expect("a message");
-        assert_eq!(last.bytes[0], 16, "UNLOAD");
-        assert!(host.guest_is_gone());
-    }
-}
+mod tests;
