@@ -251,9 +251,9 @@ impl<B: Bus> Nic<B> {
         self.control.is_draining()
     }
 
-    /// Whether the last event was given.
+    /// Whether the device has ended, and [`poll`](Self::poll) has nothing more to do.
     pub fn is_over(&self) -> bool {
-        self.control.is_over()
+        self.control.is_over() && !self.control.has_actions()
     }
 
     /// What the host said and was not followed.

@@ -262,6 +262,11 @@ impl Control {
         matches!(self.state, State::Over)
     }
 
+    /// Whether [`poll_action`](Self::poll_action) has something.
+    pub(crate) fn has_actions(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
     /// Whether [`Input::Outstanding`] is wanted.
     pub fn is_draining(&self) -> bool {
         self.is_quiescing() || matches!(self.state, State::Closing(Closing { phase: Phase::Draining, .. }))
