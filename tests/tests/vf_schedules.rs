@@ -551,14 +551,6 @@ fn run(seed: u64) -> (u64, u64) {
         run.host.set_vf_manner(NIC, VfManner::Obliging);
     }
     let switched = run.nic.vf().expect("in use").counters().switched_to_vf;
-    // Not between two lives of an adapter that is changed: there is no VF then.
-    for _ in 0..2000 {
-        if run.nic.info().is_some() {
-            break;
-        }
-        run.turn();
-        run.wait(500);
-    }
     // The adapter's end: its own wish, or the host's.
     let rescinded = run.random.random_range(0..6) == 0;
     if rescinded {
