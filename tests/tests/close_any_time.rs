@@ -59,6 +59,7 @@ impl Turns {
     fn close(mut self, moment: &str) {
         self.nic.close(Instant::ZERO);
         self.run_until(|turns| turns.nic.is_over());
+        self.events.extend(std::iter::from_fn(|| self.nic.poll_event()));
         let clean = matches!(self.events.last(), Some(Event::Closed(report)) if report.is_clean());
         assert!(clean, "{moment}: {:?}", self.events);
         // Each hears what the other said last.
