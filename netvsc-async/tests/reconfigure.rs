@@ -427,8 +427,9 @@ async fn a_close_is_bounded_whatever_the_host_leaks() {
         queues[0].tx.send(&ours(0, 60)).await.unwrap();
         let begin = tokio::time::Instant::now();
         let report = nic.close().await.unwrap();
-        assert!(report.outstanding_sends > 0, "{fault}: {report:?}");
-        // One deadline for the sends and all answers.
+        // Who answers nothing still completes what it was sent.
+        assert_eq!(report.outstanding_sends > 0, fault == Fault::Leak, "{fault}: {report:?}");
+        // One deadline, either for the filter's answer or for all completions.
         let took = begin.elapsed();
         assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(11), "{fault}: {took:?}");
     }

@@ -100,6 +100,8 @@ pub(crate) struct Nic {
     now: Duration,
     did_work: bool,
     silent: bool,
+    /// The channel that is being read was closed.
+    closed: bool,
     transmit: transmit::Scratch,
     receive: receive::Pending,
     /// Most ranges of a packet that the smallest ring has room for.
@@ -123,6 +125,7 @@ impl Nic {
             now: Duration::ZERO,
             did_work: false,
             silent: false,
+            closed: false,
             transmit: transmit::Scratch::default(),
             receive: receive::Pending::default(),
             ranges_a_ring: usize::MAX,
@@ -220,7 +223,7 @@ impl Nic {
                     }
                 }
                 Event::Closed { index } => {
-                    self.read_out(usize::from(index), out);
+                    self.read_out_closed(usize::from(index), out);
                     match index {
                         0 => self.close_all(),
                         _ => self.close_subchannel(usize::from(index)),
@@ -242,6 +245,13 @@ impl Nic {
     fn read_out(&mut self, index: usize, out: &mut dyn FnMut(Frame<'_>)) {
         let mut budget = PACKETS_AT_CLOSE;
         self.serve_queue(index, &mut budget, out);
+    }
+
+    /// As [`read_out`](Self::read_out), of a channel that is closed: memory that its packets name is the guest's again.
+    fn read_out_closed(&mut self, index: usize, out: &mut dyn FnMut(Frame<'_>)) {
+        self.closed = true;
+        self.read_out(index, out);
+        self.closed = false;
     }
 
     /// Lets go of a channel's rings. What was on its way there takes the primary channel.
@@ -328,6 +338,7 @@ impl Nic {
         let (header, payload) = incoming.split(body);
         match incoming.descriptor.packet_type {
             PacketType::COMPLETION => self.guest_completion(queue, &incoming.descriptor, payload),
+            PacketType::GPA_DIRECT if self.closed => {}
             PacketType::IN_BAND | PacketType::GPA_DIRECT => {
                 self.nvsp_message(queue, &incoming.descriptor, header, payload, budget, out);
             }

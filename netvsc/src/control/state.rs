@@ -132,8 +132,7 @@ impl SendShare {
 pub(super) struct Closing {
     pub(super) why: Why,
     pub(super) phase: Phase,
-    /// When the host is not waited for any more, but to let go of the buffers: one deadline for the answer to the packet filter,
-    /// the completion of HALT, and all others.
+    /// When completions are not waited for any more: one deadline for HALT's and all others.
     pub(super) until: Option<Instant>,
     pub(super) report: CloseReport,
 }

@@ -129,8 +129,9 @@ impl Control {
         if let State::Closing(closing) = &mut self.state {
             let deadline = now + self.config.close_deadline;
             self.deadline = Some(match phase {
-                Phase::Silencing | Phase::Halting { .. } | Phase::Draining => *closing.until.get_or_insert(deadline),
-                Phase::Detaching | Phase::Releasing => deadline,
+                // Whoever does not answer the filter may still complete what it was sent.
+                Phase::Halting { .. } | Phase::Draining => *closing.until.get_or_insert(deadline),
+                Phase::Silencing | Phase::Detaching | Phase::Releasing => deadline,
             });
             closing.phase = phase;
         }
