@@ -114,6 +114,8 @@ pub struct MemBus {
     own: HashSet<GpadlId>,
     /// GPADLs to tear down as soon as they exist.
     unwanted: HashSet<GpadlId>,
+    /// Memory that packets in rings which are on their way back may name: freed after these.
+    parked: Vec<(HashSet<GpadlId>, HeapMemory)>,
     events: VecDeque<BusEvent>,
 }
 
@@ -137,6 +139,7 @@ impl MemBus {
             lent: HashMap::new(),
             own: HashSet::new(),
             unwanted: HashSet::new(),
+            parked: Vec::new(),
             events: VecDeque::new(),
         }
     }
@@ -192,6 +195,12 @@ impl MemBus {
             self.port.memory().free(&memory);
         }
         self.unwanted.remove(&gpadl);
+        for (rings, _) in &mut self.parked {
+            rings.remove(&gpadl);
+        }
+        for (_, memory) in self.parked.extract_if(.., |(rings, _)| rings.is_empty()) {
+            self.port.memory().free(&memory);
+        }
         !self.own.remove(&gpadl)
     }
 
@@ -400,7 +409,15 @@ impl Bus for MemBus {
     fn release(&mut self, _channel: RelId, memory: HeapMemory) {
         match memory.gpadl() {
             Some(gpadl) => self.take_back(gpadl),
-            None => self.port.memory().free(&memory),
+            None => {
+                let in_use = |ring: &&GpadlId| self.ring_owner(**ring).is_some();
+                let leaving: HashSet<_> = self.own.iter().filter(|ring| !in_use(ring)).copied().collect();
+                if leaving.is_empty() {
+                    self.port.memory().free(&memory);
+                } else {
+                    self.parked.push((leaving, memory));
+                }
+            }
         }
     }
 
@@ -477,7 +494,8 @@ impl Drop for MemBus {
         if self.client.unload(NOW).is_ok() {
             self.transmit();
         }
-        for (_, memory) in self.lent.drain() {
+        let parked = self.parked.drain(..).map(|(_, memory)| memory);
+        for memory in self.lent.drain().map(|(_, memory)| memory).chain(parked) {
             self.port.memory().free(&memory);
         }
     }

@@ -184,3 +184,22 @@ fn falls_back_and_unloads_at_its_end() {
     assert_eq!(last.bytes[0], 16, "UNLOAD");
     assert!(host.guest_is_gone());
 }
+
+/// Packets that the host has not read yet may name it.
+#[test]
+fn memory_outlives_the_rings_that_may_name_it() {
+    let (mut bus, host) = settled();
+    let before = bus.port.memory().blocks();
+    bus.open(PRIMARY, RINGS).unwrap();
+    settle(&mut bus, &host);
+    open_result(&host, PRIMARY, Status::SUCCESS);
+    settle(&mut bus, &host);
+    let memory = bus.allocate(PRIMARY, BufferWish { purpose: Purpose::Direct, bytes: PAGE_SIZE }).unwrap();
+    let gpa = memory.gpa(0).unwrap();
+    bus.close(PRIMARY);
+    bus.release(PRIMARY, memory);
+    assert!(host.memory().map(gpa, 12).is_ok());
+    settle(&mut bus, &host);
+    assert!(host.memory().map(gpa, 12).is_err());
+    assert_eq!(bus.port.memory().blocks(), before);
+}
