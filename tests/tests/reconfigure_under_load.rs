@@ -68,7 +68,9 @@ async fn change(nic: &Nic<MemBus>, step: usize) -> Vec<Queue<MemChannel>> {
 async fn change_all(nic: &Nic<MemBus>, inbox: &Arc<Inbox>, ends: [&End; 2], bytes: u64) {
     for step in 0..CHANGES {
         let goals = ends.map(|end| end.arrived() + bytes);
+        let until = tokio::time::Instant::now() + PATIENCE;
         while ends.iter().zip(goals).any(|(end, goal)| end.arrived() < goal) {
+            assert!(tokio::time::Instant::now() < until, "no service before change {step}: {ends:?}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         for Queue { rx, .. } in change(nic, step).await {
@@ -348,6 +350,9 @@ fn two_stacks_in_one_process() {
         client.await.expect("the far end's stack");
         listener.await;
         assert_complete([&ours, &theirs]);
+        let counters = host.report().nics[0].counters;
+        assert!(counters.rx_filtered > CHANGES as u64, "no traffic while the adapter was down: {counters:?}");
+        assert_eq!(counters.rx_dropped, 0, "{counters:?}");
         assert_sound(nic, &host).await;
         reader.abort();
         println!("{CHANGES} changes, {} MiB each way or more", ours.arrived().min(theirs.arrived()) >> 20);
