@@ -702,7 +702,6 @@ fn closing_lets_go_of_everything_and_another_session_is_fresh() {
     assert!(!seen.contains(&BusEvent::Gone), "closed, not gone");
     bus.release(ID, receive.clone());
     assert_eq!(next(&mut bus), BusEvent::GpadlTornDown(GpadlId(925_200)));
-    assert_eq!(bus.open(ID, RingSizes::default()), Err(UioError::Closed));
 
     let mut bus = bus.reopen().unwrap();
     let parts = primary(&mut bus);
@@ -710,8 +709,14 @@ fn closing_lets_go_of_everything_and_another_session_is_fresh() {
     assert_eq!((get(&parts.outgoing, 0), get(&parts.incoming, 8)), (0, 1));
     assert_eq!(now(&mut bus), None, "the old subchannels are not offered");
     kernel.raise();
-    drop(bus);
+    bus.close(ID);
     assert_eq!(kernel.sessions(), (2, 2));
+
+    // The same bus opens the device once more with its primary channel.
+    bus.open(ID, RingSizes::default()).unwrap();
+    assert_eq!(kernel.sessions(), (3, 2));
+    drop(bus);
+    assert_eq!(kernel.sessions(), (3, 3));
 }
 
 #[test]

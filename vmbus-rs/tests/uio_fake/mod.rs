@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -217,7 +218,11 @@ impl Kernel {
     }
 
     pub fn remove_subchannel(&self, relid: u32) {
-        fs::remove_dir_all(self.tree.device(GUID).join(format!("channels/{relid}"))).unwrap();
+        let directory = self.tree.device(GUID).join(format!("channels/{relid}"));
+        // As in sysfs, whose inode numbers do not come again so soon.
+        let kept = self.tree.0.join(format!("removed-{}", fs::metadata(directory.join("ring")).unwrap().ino()));
+        fs::hard_link(directory.join("ring"), kept).unwrap();
+        fs::remove_dir_all(directory).unwrap();
     }
 }
 
