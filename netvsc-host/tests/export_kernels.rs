@@ -139,8 +139,8 @@ fn guest_memory_can_not_be_cut_off_under_the_host() {
     };
     let good = memory(rustix::fs::MemfdFlags::ALLOW_SEALING);
     client.announce(0x10_0000, &good);
-    let is_sealed = || rustix::fs::fcntl_get_seals(&good).unwrap().contains(rustix::fs::SealFlags::SHRINK);
-    client.wait("the host's seal", |_| is_sealed());
+    let is_sealed = |file: &File| rustix::fs::fcntl_get_seals(file).unwrap().contains(rustix::fs::SealFlags::SHRINK);
+    client.wait("the host's seal", |_| is_sealed(&good));
     good.set_len(4096).expect_err("the host maps it");
     good.set_len(16_384).expect("it may grow");
     // One that is sealed already is as good, and seals can be sealed.
@@ -154,6 +154,11 @@ fn guest_memory_can_not_be_cut_off_under_the_host() {
     let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     file.set_len(8192).unwrap();
     client.announce(0x40_0000, &file);
+    // The host takes them in order: once the last one is sealed, it has seen those before. A host that is stopped
+    // reads nothing more.
+    let last = memory(rustix::fs::MemfdFlags::ALLOW_SEALING);
+    client.announce(0x50_0000, &last);
+    client.wait("the last seal", |_| is_sealed(&last));
     drop(client);
     let report = exported.stop();
     assert_eq!((report.protocol_violations, report.leaks), (2, 0), "{report:?}");
