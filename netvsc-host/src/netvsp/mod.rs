@@ -467,7 +467,7 @@ impl Nic {
         let late = self.queues.iter().flatten().any(Queue::owes_late_interrupt);
         // Steps are counted, not timed: a step a millisecond is what a quiet host makes.
         let soon = (steps || late).then(|| self.now + Duration::from_millis(1));
-        [soon, self.link.deadline(), self.session.answers_due()].into_iter().flatten().min()
+        [soon, self.link.deadline(), self.session.answers_due(), self.vf_deadline()].into_iter().flatten().min()
     }
 
     /// Ends the step: what was held back, what the link has to say, signals.
@@ -500,6 +500,7 @@ impl Port for Nic {
     }
 
     fn flush(&mut self) {
+        self.flush_vf();
         self.flush_coalesced();
         for index in 0..self.queues.len() {
             let Some(mut queue) = self.queues[index].take() else { continue };
@@ -528,6 +529,7 @@ impl Port for Nic {
     }
 
     fn register_waker(&mut self, waker: &Waker) {
+        self.register_vf_waker(waker);
         let latch = self.server.port().latch();
         // Set already: whoever registers must not sleep.
         if latch.poll(&mut Context::from_waker(waker)).is_ready() {

@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
 
 use vmbus::packet::{Descriptor, TransactionId};
 use vmbus::ring::Outgoing;
@@ -13,16 +15,16 @@ use vmbus::ring::Outgoing;
 use super::queue::{CONTROL_RESERVE, Queue};
 use super::session::Phase;
 use super::{Nic, vf_transaction_ids};
-use crate::port::Frame;
-use crate::vf::{Device, VfManner};
+use crate::port::{Frame, Port};
+use crate::vf::{Device, VfEnd, VfManner};
 use crate::violation::ViolationKind;
 
 /// What the NIC knows of its VF.
 #[derive(Debug, Default)]
 pub(super) struct Vf {
-    device: Option<Arc<Device>>,
+    device: Option<VfEnd>,
     /// Devices that are gone, with frames that are still to leave.
-    leaving: Vec<Arc<Device>>,
+    leaving: Vec<VfEnd>,
     association: Option<u32>,
     /// What the guest was told in this session.
     told: Option<u32>,
@@ -70,16 +72,23 @@ impl Nic {
             return None;
         }
         let device = Device::new(serial, self.config.mac, capacity, self.server.port().latch().clone());
-        self.vf.device = Some(Arc::clone(&device));
+        self.vf.device = Some(VfEnd::memory(Arc::clone(&device)));
         Some(device)
     }
 
-    pub(crate) fn unplug_vf(&mut self, lose: bool) {
-        let Some(device) = self.vf.device.take() else { return };
-        self.counters.vf_lost += device.remove(lose) as u64;
-        if !lose {
-            self.vf.leaving.push(device);
+    /// A VF whose other end is elsewhere; false if there is one.
+    pub(crate) fn plug_vf_port(&mut self, port: Box<dyn Port>) -> bool {
+        let free = self.vf.device.is_none();
+        if free {
+            self.vf.device = Some(VfEnd::port(port));
         }
+        free
+    }
+
+    pub(crate) fn unplug_vf(&mut self, lose: bool) {
+        let Some(mut device) = self.vf.device.take() else { return };
+        self.counters.vf_lost += device.remove(lose, self.now) as u64;
+        self.vf.leaving.push(device);
     }
 
     pub(crate) fn set_vf_link(&mut self, up: bool) {
@@ -212,8 +221,11 @@ impl Nic {
             self.flush_before(queue);
             let to_vf = to == nvsp::DataPath::VF;
             self.vf.active = to_vf && self.vf.told.is_some() && manner == VfManner::Obliging;
-            if to_vf && let Some(device) = self.vf.device.as_ref().filter(|_| self.vf.told.is_some()) {
-                device.allow();
+            if to_vf
+                && self.vf.told.is_some()
+                && let Some(device) = &mut self.vf.device
+            {
+                device.allowed = true;
             }
             if wants_completion {
                 queue.complete(id, &[]);
@@ -231,13 +243,20 @@ impl Nic {
         if !self.vf.active || for_many {
             return None;
         }
-        let delivered = self.vf.device.as_ref().is_some_and(|device| device.deliver(frame.bytes));
+        let delivered = self.vf.device.as_mut().is_some_and(|device| device.deliver(frame));
         if delivered {
             self.counters.vf_rx_frames += 1;
         } else {
             self.counters.vf_rx_dropped += 1;
         }
         Some(delivered)
+    }
+
+    /// A batch of deliveries is over.
+    pub(super) fn flush_vf(&mut self) {
+        if let Some(device) = &mut self.vf.device {
+            device.flush();
+        }
     }
 
     /// Takes what the guest sends by the VF; what is left of the budget.
@@ -249,22 +268,43 @@ impl Nic {
             self.tell_association(serial, true);
         }
         self.tell_of_vf();
-        let devices = self.vf.leaving.iter().chain(&self.vf.device).cloned().collect::<Vec<_>>();
-        for device in devices {
-            while budget > 0
-                && let Some(frame) = device.take()
-            {
-                budget -= 1;
-                self.did_work = true;
-                if !device.is_allowed() {
-                    let text = "a frame by the vf, before the host completed a switch to it";
-                    self.record(ViolationKind::UnexpectedVfFrame, None, text, &frame);
-                }
-                self.counters.vf_tx_frames += 1;
-                out(Frame::new(&frame));
-            }
+        let mut leaving = std::mem::take(&mut self.vf.leaving);
+        for device in &mut leaving {
+            budget = self.serve_vf_end(device, budget, out);
         }
-        self.vf.leaving.retain(|device| !device.is_empty());
+        leaving.retain(|device| !device.is_over(self.now));
+        // Nothing that is done with a frame takes one away.
+        self.vf.leaving = leaving;
+        if let Some(mut device) = self.vf.device.take() {
+            budget = self.serve_vf_end(&mut device, budget, out);
+            self.vf.device = Some(device);
+        }
         budget
+    }
+
+    fn serve_vf_end(&mut self, device: &mut VfEnd, budget: usize, out: &mut dyn FnMut(Frame<'_>)) -> usize {
+        let allowed = device.allowed;
+        let given = device.serve(self.now, budget, &mut |frame| {
+            if !allowed {
+                let text = "a frame by the vf, before the host completed a switch to it";
+                self.record(ViolationKind::UnexpectedVfFrame, None, text, frame.bytes);
+            }
+            self.counters.vf_tx_frames += 1;
+            out(frame);
+        });
+        self.did_work |= given > 0;
+        budget.saturating_sub(given)
+    }
+
+    /// When its devices want to be looked at although nothing is heard of them.
+    pub(super) fn vf_deadline(&self) -> Option<Duration> {
+        let devices = self.vf.leaving.iter().chain(&self.vf.device);
+        devices.filter_map(|device| device.deadline(self.now)).min()
+    }
+
+    pub(super) fn register_vf_waker(&mut self, waker: &Waker) {
+        for device in self.vf.leaving.iter_mut().chain(&mut self.vf.device) {
+            device.register_waker(waker);
+        }
     }
 }

@@ -1,0 +1,100 @@
+//! Virtual functions of simulated NICs: a second device with the NIC's MAC address.
+//!
+//! The host's end is the NIC's: what the guest sends by it goes to the switch, and frames for the NIC's address come by it while
+//! the data path is on it (broadcast and multicast come by the rings all the same, as in Azure). The guest's end is in memory,
+//! a [`GuestVf`], or whatever is behind a [`Port`]: a kernel's interface, with the feature `veth`. What happens when is
+//! for a test to say, or for a [`Script`]: [`Host::plug_vf`], [`Host::associate_vf`], [`Host::revoke_vf`],
+//! [`Host::unplug_vf`], [`Host::remove_vf_by_surprise`] may come in any order.
+//!
+//! | file | has |
+//! |---|---|
+//! | `memory` | a VF in memory, both ends |
+//! | `end` | the NIC's end, of any kind |
+//!
+//! Source: OpenVMM `netvsp/src/lib.rs` (`GuestVfState`) for what a host does with a switch and at a removal.
+
+mod end;
+mod memory;
+
+use crate::host::{Host, NicId};
+use crate::port::Port;
+
+pub(crate) use end::VfEnd;
+pub(crate) use memory::Device;
+pub use memory::{GuestVf, VfSendError};
+
+/// What a host does when the guest asks for the data path of the VF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum VfManner {
+    /// Moves the traffic, and completes the switch.
+    #[default]
+    Obliging,
+    /// Completes the switch, and takes the traffic back at once.
+    Refusing,
+    /// Does nothing, and completes nothing, whichever path is asked for, until its manner changes.
+    Silent,
+}
+
+impl Host {
+    /// Shows the guest a VF of this NIC: a device with its MAC address, whose rings hold `capacity` frames each way. `None`
+    /// if there is no such NIC, or it has a VF.
+    ///
+    /// The guest is not told of it by the NIC: see [`associate_vf`](Self::associate_vf).
+    #[must_use]
+    pub fn plug_vf(&self, nic: NicId, serial: u32, capacity: usize) -> Option<GuestVf> {
+        let mut device = None;
+        self.with_nic(nic, |nic| device = nic.plug_vf(serial, capacity));
+        device.map(|device| GuestVf { device })
+    }
+
+    /// As [`plug_vf`](Self::plug_vf), with the guest's end elsewhere: the host delivers to `port` what comes by the VF, and polls
+    /// it for what the guest sends by it. False if there is no such NIC, or it has a VF.
+    ///
+    /// What the guest's end sent before [`unplug_vf`](Self::unplug_vf) may still come by the port: it is polled for a second
+    /// longer, and dropped then.
+    pub fn plug_vf_port(&self, nic: NicId, port: impl Port + 'static) -> bool {
+        let mut plugged = false;
+        self.with_nic(nic, |nic| plugged = nic.plug_vf_port(Box::new(port)));
+        plugged
+    }
+
+    /// Tells the guest that the NIC has a VF of this serial number: now, or once it can hear it, and in every session.
+    pub fn associate_vf(&self, nic: NicId, serial: u32) {
+        self.with_nic(nic, |nic| nic.associate_vf(serial));
+    }
+
+    /// Takes the association back. If the data path is on the VF, it is moved, and the guest is told of that first. The device
+    /// stays, and with it what it has received.
+    pub fn revoke_vf(&self, nic: NicId) {
+        self.with_nic(nic, |nic| nic.revoke_vf());
+    }
+
+    /// Takes the device away, after what it was given to send has left.
+    pub fn unplug_vf(&self, nic: NicId) {
+        self.with_nic(nic, |nic| nic.unplug_vf(false));
+    }
+
+    /// The device vanishes, with the frames that are to be sent inside, and so does the association.
+    pub fn remove_vf_by_surprise(&self, nic: NicId) {
+        self.with_nic(nic, |nic| {
+            nic.unplug_vf(true);
+            nic.revoke_vf();
+        });
+    }
+
+    /// Sets the link of the NIC's VF.
+    pub fn set_vf_link(&self, nic: NicId, up: bool) {
+        self.with_nic(nic, |nic| nic.set_vf_link(up));
+    }
+
+    /// What the host does when the guest asks for another data path. Default: what it is asked for.
+    pub fn set_vf_manner(&self, nic: NicId, manner: VfManner) {
+        self.with_nic(nic, |nic| nic.set_vf_manner(manner));
+    }
+
+    /// Moves the traffic back from the VF, and leaves the VF.
+    pub fn take_data_path_back(&self, nic: NicId) {
+        self.with_nic(nic, |nic| nic.move_data_path_back());
+    }
+}
