@@ -61,7 +61,6 @@ pub mod smoltcp;
 mod steering;
 #[cfg(feature = "host")]
 pub mod testing;
-#[cfg(target_os = "linux")]
 pub mod vf;
 mod wait;
 

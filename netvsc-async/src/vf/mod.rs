@@ -1,9 +1,24 @@
-//! Virtual functions as the kernel has them: network interfaces.
+//! Virtual functions of the adapter (SR-IOV, "accelerated networking"): found, opened and used by a [backend](VfBackend).
 //!
-//! An SR-IOV virtual function stays with its kernel driver (mlx4, mlx5, MANA), so that nothing of a vendor's is needed in user
-//! space. [`find`] says which interface is the one that a host associated with an adapter; when it is used, and how its path
-//! and the synthetic one are made one, is [`netvsc::vf`]'s to say.
+//! When a virtual function is used, and how its path and the synthetic one are made one, is [`netvsc::vf`]'s to say. The
+//! application's queues stay what they are.
+//!
+//! | module | is |
+//! |---|---|
+//! | `backend` | what a backend is |
+//! | `memory` | the backend for the simulated host (feature `host`) |
+//! | `discovery` | which network interface is the VF (Linux): it stays with its kernel driver (mlx4, mlx5, MANA), so that nothing of a vendor's is needed in user space |
 
+mod backend;
+#[cfg(target_os = "linux")]
 mod discovery;
+#[cfg(feature = "host")]
+mod memory;
 
+pub use backend::{Adapter, AsyncVfQueue, BoxVf, OpenedVf, VfBackend, VfEvent, VfHandle, VfWatch, VfWish};
+#[cfg(target_os = "linux")]
 pub use discovery::{DiscoveryError, Interface, Match, find, interfaces};
+#[cfg(feature = "host")]
+pub use memory::{MemoryBackend, MemoryVf};
+
+pub use netvsc::vf::{Settings, VfQueue, VfSendError};

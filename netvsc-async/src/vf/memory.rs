@@ -1,0 +1,275 @@
+//! The backend for the simulated host's virtual functions ([`netvsc_host::vf::GuestVf`]): for tests, and the shortest example
+//! of a backend.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures::FutureExt;
+use futures::future::{self, BoxFuture};
+use futures::task::AtomicWaker;
+use netvsc::LinkState;
+use netvsc::info::MacAddress;
+use netvsc::meta::RxMeta;
+use netvsc::queue::FrameSink;
+use netvsc::vf::{VfQueue, VfSendError};
+use netvsc_host::vf::{GuestVf, VfSendError as HostError};
+
+use super::backend::{Adapter, AsyncVfQueue, BoxVf, OpenedVf, VfBackend, VfEvent, VfHandle, VfWatch, VfWish};
+
+/// Virtual functions of a simulated host. Clones are the same one: keep one to tell it of devices.
+#[derive(Clone, Default)]
+pub struct MemoryBackend {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    devices: Mutex<Vec<GuestVf>>,
+    /// The watches that wait.
+    watches: Mutex<Vec<Arc<Wakers>>>,
+}
+
+impl fmt::Debug for MemoryBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryBackend").field("devices", &*self.devices()).finish_non_exhaustive()
+    }
+}
+
+impl MemoryBackend {
+    /// Without devices.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A device has shown up. One that the host takes away is seen to be gone by itself.
+    pub fn insert(&self, device: GuestVf) {
+        self.devices().push(device);
+        for watch in &*lock(&self.inner.watches) {
+            watch.events.wake();
+        }
+    }
+
+    fn devices(&self) -> MutexGuard<'_, Vec<GuestVf>> {
+        lock(&self.inner.devices)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl VfBackend for MemoryBackend {
+    fn watch(&self, adapter: &Adapter) -> io::Result<Box<dyn VfWatch>> {
+        let wakers = Arc::new(Wakers::default());
+        lock(&self.inner.watches).push(Arc::clone(&wakers));
+        Ok(Box::new(MemoryWatch {
+            backend: self.clone(),
+            mac: adapter.mac,
+            wakers,
+            known: None,
+            link: false,
+            events: VecDeque::new(),
+        }))
+    }
+}
+
+/// A device has one waker; here are all who want to be woken.
+#[derive(Debug, Default)]
+struct Wakers {
+    events: AtomicWaker,
+    received: AtomicWaker,
+    sent: AtomicWaker,
+}
+
+impl Wake for Wakers {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.events.wake();
+        self.received.wake();
+        self.sent.wake();
+    }
+}
+
+struct MemoryWatch {
+    backend: MemoryBackend,
+    mac: MacAddress,
+    wakers: Arc<Wakers>,
+    /// The device that was spoken of last.
+    known: Option<GuestVf>,
+    /// What was said of its link.
+    link: bool,
+    events: VecDeque<VfEvent>,
+}
+
+impl Drop for MemoryWatch {
+    fn drop(&mut self) {
+        lock(&self.backend.inner.watches).retain(|watch| !Arc::ptr_eq(watch, &self.wakers));
+    }
+}
+
+impl MemoryWatch {
+    /// Says what changed since the last look.
+    fn look(&mut self) {
+        if self.known.as_ref().is_some_and(|known| !known.is_present()) {
+            self.known = None;
+            self.events.push_back(VfEvent::Gone);
+        }
+        self.backend.devices().retain(GuestVf::is_present);
+        if self.known.is_none() {
+            let found = self.backend.devices().iter().find(|device| device.mac() == self.mac.0).cloned();
+            if let Some(device) = found {
+                self.arrived(device);
+            }
+        }
+        let Some(known) = &self.known else { return };
+        let up = known.link_up();
+        if std::mem::replace(&mut self.link, up) != up {
+            self.events.push_back(VfEvent::Link(link_state(up)));
+        }
+    }
+
+    fn arrived(&mut self, device: GuestVf) {
+        device.register_waker(&Waker::from(Arc::clone(&self.wakers)));
+        self.link = device.link_up();
+        self.events.push_back(VfEvent::Arrived { serial: Some(device.serial()) });
+        self.known = Some(device);
+    }
+}
+
+fn link_state(up: bool) -> LinkState {
+    if up { LinkState::Up } else { LinkState::Down }
+}
+
+impl VfWatch for MemoryWatch {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<VfEvent> {
+        self.wakers.events.register(cx.waker());
+        if let Some(known) = &self.known {
+            // Each wake uses it up.
+            known.register_waker(&Waker::from(Arc::clone(&self.wakers)));
+        }
+        self.look();
+        self.events.pop_front().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn find(&mut self, serial: u32) {
+        self.look();
+        let wanted = |device: &&GuestVf| device.mac() == self.mac.0 && device.serial() == serial;
+        let found = self.backend.devices().iter().find(wanted).cloned();
+        if let Some(device) = found.or_else(|| self.known.clone()) {
+            self.arrived(device);
+        }
+        self.wakers.events.wake();
+    }
+
+    fn open(&mut self, _wish: VfWish) -> BoxFuture<'static, io::Result<OpenedVf>> {
+        self.look();
+        let Some(device) = self.known.clone() else {
+            return future::err(io::ErrorKind::NotFound.into()).boxed();
+        };
+        device.open();
+        let up = device.link_up();
+        self.link = up;
+        let queue = MemoryQueue { device: device.clone(), wakers: Arc::clone(&self.wakers) };
+        let device = Arc::new(MemoryVf { device });
+        future::ok(OpenedVf { device, queues: vec![BoxVf::new(queue)], link: link_state(up) }).boxed()
+    }
+}
+
+/// The device of a simulated host as `Nic::vf_device` gives it.
+#[derive(Debug)]
+pub struct MemoryVf {
+    device: GuestVf,
+}
+
+impl MemoryVf {
+    /// The device itself.
+    #[must_use]
+    pub fn device(&self) -> &GuestVf {
+        &self.device
+    }
+}
+
+impl VfHandle for MemoryVf {
+    fn name(&self) -> String {
+        format!("memory{}", self.device.serial())
+    }
+
+    fn set_mtu(&self, _mtu: u32) -> BoxFuture<'static, io::Result<()>> {
+        future::ok(()).boxed()
+    }
+
+    fn set_promiscuous(&self, _promiscuous: bool) -> BoxFuture<'static, io::Result<()>> {
+        future::ok(()).boxed()
+    }
+
+    fn close(&self) {
+        self.device.close();
+    }
+}
+
+struct MemoryQueue {
+    device: GuestVf,
+    wakers: Arc<Wakers>,
+}
+
+impl VfQueue for MemoryQueue {
+    fn send(&mut self, frame: &[u8]) -> Result<(), VfSendError> {
+        self.device.send(frame).map_err(|error| match error {
+            HostError::Full => VfSendError::Full,
+            _ => VfSendError::NotReady,
+        })
+    }
+
+    fn room(&mut self) -> usize {
+        if self.device.link_up() { self.device.capacity().saturating_sub(self.device.outstanding()) } else { 0 }
+    }
+
+    fn flush(&mut self) {}
+
+    fn outstanding(&mut self) -> usize {
+        self.device.outstanding()
+    }
+
+    fn has_received(&mut self) -> bool {
+        self.device.received().is_some()
+    }
+
+    fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> usize {
+        let mut got = 0;
+        while got < max
+            && let Some(len) = self.device.received()
+            && let Some(room) = sink.buffer(len)
+        {
+            let Some(frame) = self.device.receive() else { break };
+            room.copy_from_slice(&frame);
+            sink.commit(len, RxMeta::default());
+            got += 1;
+        }
+        got
+    }
+
+    fn receive_capacity(&self) -> usize {
+        self.device.capacity()
+    }
+}
+
+impl AsyncVfQueue for MemoryQueue {
+    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wakers.received.register(cx.waker());
+        self.device.register_waker(&Waker::from(Arc::clone(&self.wakers)));
+        if self.has_received() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>, at_most: usize) -> Poll<()> {
+        self.wakers.sent.register(cx.waker());
+        self.device.register_waker(&Waker::from(Arc::clone(&self.wakers)));
+        if self.device.outstanding() <= at_most || !self.device.is_present() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
