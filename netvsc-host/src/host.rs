@@ -419,6 +419,11 @@ impl Host {
         self.shared.bell.wake();
     }
 
+    /// Looks at a NIC, if there is one of this number.
+    pub(crate) fn look_at_nic<T>(&self, nic: NicId, look: impl FnOnce(&Nic) -> T) -> Option<T> {
+        self.state().nic(nic).map(look)
+    }
+
     /// Adds a NIC and connects it to the switch. What comes back is the guest's end of its VMBus connection:
     /// `vmbus::mem::MemBus` makes a bus of it. Dropping that end is the guest's end.
     ///

@@ -91,6 +91,10 @@ impl Nic {
         self.vf.leaving.push(device);
     }
 
+    pub(crate) fn vf_in_use(&self) -> bool {
+        self.vf.is_active()
+    }
+
     pub(crate) fn set_vf_link(&mut self, up: bool) {
         if let Some(device) = &self.vf.device {
             device.set_link(up);

@@ -10,18 +10,25 @@
 //! |---|---|
 //! | `memory` | a VF in memory, both ends |
 //! | `end` | the NIC's end, of any kind |
+//! | `script` | what happens to a VF over time, by a seed |
+//! | `servicing` | what plays a script |
 //!
 //! Source: OpenVMM `netvsp/src/lib.rs` (`GuestVfState`) for what a host does with a switch and at a removal.
 
 mod end;
 mod memory;
+mod script;
+mod servicing;
 
 use crate::host::{Host, NicId};
+use crate::netvsp::Nic;
 use crate::port::Port;
 
 pub(crate) use end::VfEnd;
 pub(crate) use memory::Device;
 pub use memory::{GuestVf, VfSendError};
+pub use script::{Scene, Script, ScriptOptions, Step, UnknownScene, Wait};
+pub use servicing::{MemoryVfs, Servicing, ServicingThread, Turn, VfDevices};
 
 /// What a host does when the guest asks for the data path of the VF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,6 +88,12 @@ impl Host {
             nic.unplug_vf(true);
             nic.revoke_vf();
         });
+    }
+
+    /// Whether the NIC's traffic is on its VF.
+    #[must_use]
+    pub fn vf_in_use(&self, nic: NicId) -> bool {
+        self.look_at_nic(nic, Nic::vf_in_use).unwrap_or(false)
     }
 
     /// Sets the link of the NIC's VF.
