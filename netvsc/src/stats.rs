@@ -122,11 +122,12 @@ counters! {
         tx_checksum_host,
         /// Frames whose TCP or UDP checksum was computed here.
         tx_checksum_software,
-        /// Frames that were left to the host to be cut into segments; each is one packet.
+        /// Frames, or pieces of frames that are longer than it takes, that were left to the host to be cut into segments; each
+        /// is one packet.
         tx_lso,
-        /// Frames that were cut into segments here.
+        /// Frames that were cut here: into segments, or into pieces for the host.
         tx_cut,
-        /// Segments that those became; each is a packet.
+        /// Segments that were cut here; each is a packet.
         tx_cut_segments,
         /// Sends that the host completed with a failure.
         tx_failed,

@@ -11,7 +11,7 @@ use netvsc::meta::{IpVersion, Segmentation, TxChecksum, TxMeta, Verdict, Vlan};
 use netvsc::offload::{Checksums, OffloadSettings, Offloads};
 use netvsc::queue::SendError;
 use nvsp::{Status, Version};
-use packets::{ACK, Description, FIN, PSH, Transport, ipv4, ipv6, payload, tcp};
+use packets::{ACK, CWR, Description, FIN, PSH, Transport, ipv4, ipv6, payload, tcp};
 use proptest::prelude::*;
 use queue_host::{FromGuest, Host, Setup, TestQueue, hex, pair};
 use rndis::offload::{ChecksumTask, ChecksumV4Flags, ChecksumV6Flags, Encapsulation, LsoTaskV2, LsoV6Options, Offload};
@@ -21,7 +21,12 @@ use serde_json::Value;
 
 /// All that a host can grant.
 fn everything(settings: &OffloadSettings) -> Offloads {
-    let lso = LsoTaskV2 { encapsulation: Encapsulation::IEEE_802_3, max_size: 0xF53C, min_segments: 2 };
+    granted(settings, 0xF53C, 2)
+}
+
+/// The same with other limits of large send.
+fn granted(settings: &OffloadSettings, max_size: u32, min_segments: u32) -> Offloads {
+    let lso = LsoTaskV2 { encapsulation: Encapsulation::IEEE_802_3, max_size, min_segments };
     let v4 = ChecksumTask { encapsulation: Encapsulation::IEEE_802_3, flags: ChecksumV4Flags(0x155) };
     let v6 = ChecksumTask { encapsulation: Encapsulation::IEEE_802_3, flags: ChecksumV6Flags(0x55) };
     let offered = Offload {
@@ -64,17 +69,18 @@ fn cut(frame: &[u8], mss: u32) -> TxMeta {
 
 /// Every message that the host got.
 fn messages(host: &mut Host) -> Vec<Vec<u8>> {
-    let mut all = Vec::new();
-    for packet in host.take() {
-        match &packet {
-            FromGuest::Section { bytes, .. } => {
-                all.extend(Batch::parse(bytes, &BatchLimits::NONE).unwrap().iter().map(|it| it.as_bytes().to_vec()));
-            }
-            FromGuest::Direct { bytes, .. } => all.push(bytes.clone()),
-            _ => {}
+    host.take().iter().flat_map(messages_of).collect()
+}
+
+/// The messages of a packet.
+fn messages_of(packet: &FromGuest) -> Vec<Vec<u8>> {
+    match packet {
+        FromGuest::Section { bytes, .. } => {
+            Batch::parse(bytes, &BatchLimits::NONE).unwrap().iter().map(|it| it.as_bytes().to_vec()).collect()
         }
+        FromGuest::Direct { bytes, .. } => vec![bytes.clone()],
+        _ => Vec::new(),
     }
-    all
 }
 
 /// The one message that the host got for one frame.
@@ -489,10 +495,17 @@ fn large_frames_go_to_the_host_in_one_piece_up_to_its_limits() {
     host.complete(packets[0].id(), Status::SUCCESS);
     queue.pump().unwrap();
     assert_eq!((queue.stats().tx.packets, queue.stats().tx.bytes), (1, 0xF53C));
-    // One byte more, a size the host does not take: cut here.
+    // One byte more, a size the host does not take: a piece of as many segments as it takes, and what is left.
     let more = frame(0xF53C - 53);
     queue.send(&more, &cut(&more, 1460)).unwrap();
-    assert_eq!((queue.stats().extra.tx_lso, queue.stats().extra.tx_cut), (1, 1));
+    queue.flush().unwrap();
+    let got = messages(&mut host);
+    let got: Vec<_> = got.iter().map(|message| PacketMsg::parse(message).unwrap()).collect();
+    let [piece, rest] = &got[..] else { panic!("{} messages", got.len()) };
+    assert_eq!((piece.lso().unwrap().mss(), piece.data().len()), (1460, 54 + 42 * 1460));
+    assert_eq!((rest.lso(), rest.data().len()), (None, 54 + (0xF53C - 53 - 42 * 1460)));
+    let extra = queue.stats().extra;
+    assert_eq!((extra.tx_lso, extra.tx_cut, extra.tx_cut_segments), (2, 1, 1));
     // What has no more than one segment is only summed.
     let (mut queue, mut host) = self::queue(all());
     let small = frame(1000);
@@ -502,16 +515,22 @@ fn large_frames_go_to_the_host_in_one_piece_up_to_its_limits() {
 
 /// Runs a host that completes everything, until nothing is left; the frames that it saw.
 fn run(queue: &mut TestQueue, host: &mut Host) -> Vec<Vec<u8>> {
-    let mut frames = Vec::new();
+    let messages = run_for_messages(queue, host);
+    messages.iter().map(|message| PacketMsg::parse(message).unwrap().data().to_vec()).collect()
+}
+
+/// As [`run`]; the messages.
+fn run_for_messages(queue: &mut TestQueue, host: &mut Host) -> Vec<Vec<u8>> {
+    let mut messages = Vec::new();
     for turn in 0.. {
         assert!(turn < 10_000, "no end");
         queue.flush().unwrap();
         let packets = host.take();
         if packets.is_empty() && queue.outstanding() == 0 {
-            return frames;
+            return messages;
         }
         for packet in packets {
-            frames.extend(packet.frames());
+            messages.extend(messages_of(&packet));
             host.complete(packet.id(), Status::SUCCESS);
         }
         queue.pump().unwrap();
@@ -612,6 +631,13 @@ fn longer_frames_than_the_copybreak_go_from_pages() {
     assert_eq!(direct, [false, true, false], "no page was left for the last");
 }
 
+/// What a host makes of a large frame.
+fn cut_by_host(mut segments: netvsc::segment::Segments<'_>) -> Vec<Vec<u8>> {
+    let mut out = vec![0; 2048];
+    let next = || segments.next_into(&mut out).unwrap().map(|len| out[..len].to_vec());
+    std::iter::from_fn(next).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -655,6 +681,49 @@ proptest! {
         prop_assert_eq!(sent.is_err(), queue.outstanding() == 0);
     }
 
+    /// Frames that are longer than the host cuts at a time go to it in pieces: within its limits, and on the wire the same as
+    /// segments that are cut here, however little room there is.
+    #[test]
+    fn long_frames_in_pieces_are_the_same_on_the_wire(
+        v6 in any::<bool>(),
+        tag in prop::option::of(Just((0x8100, 7))),
+        flags in prop::sample::select(vec![ACK, ACK | PSH, ACK | FIN | PSH, ACK | CWR]),
+        (len, sequence, mss) in (3000usize..65_000, any::<u32>(), 100u32..1440),
+        (max_size, min_segments) in (1514u32..0x1_0000, 0u32..6),
+        (send_sections, direct_pages) in (1u32..8, prop_oneof![Just(0usize), 1usize..20, Just(64)]),
+    ) {
+        let mut description = Description::new(if v6 { ipv6() } else { ipv4() }, tcp(sequence, flags), payload(len, 1, 7));
+        description.tags.extend(tag);
+        let frame = description.build();
+        let (mut queue, mut host) = pair(Setup { send_sections, direct_pages, ..Setup::default() });
+        queue.attach_mtu(1500);
+        queue.attach_offloads(granted(&OffloadSettings::forwarding(), max_size, min_segments));
+        queue.send(&spoilt(&frame), &cut(&frame, mss)).unwrap();
+        let mut got = Vec::new();
+        let messages = run_for_messages(&mut queue, &mut host);
+        let pieces = messages.len();
+        for message in messages {
+            let message = PacketMsg::parse(&message).unwrap();
+            prop_assert_eq!(message.vlan().is_some(), tag.is_some());
+            let Some(lso) = message.lso() else {
+                got.push(message.data().to_vec());
+                continue;
+            };
+            let segments = netvsc::segment::Segments::new(message.data(), lso.mss() as usize).unwrap();
+            prop_assert!(message.data().len() <= max_size as usize, "{} bytes", message.data().len());
+            prop_assert!(segments.count() >= min_segments.max(2) as usize, "{} segments", segments.count());
+            got.extend(cut_by_host(segments));
+        }
+        description.tags.clear();
+        let expected: Vec<_> = description.cut(mss as usize, false).iter().map(Description::build).collect();
+        prop_assert!(got == expected, "{} of {} segments in {} pieces", got.len(), expected.len(), pieces);
+        // With room for it, no piece is smaller than it has to be.
+        if direct_pages == 64 && min_segments <= 2 {
+            let most = ((max_size as usize).min(0xFFFF) - (frame.len() - len)) / mss as usize;
+            prop_assert!(pieces <= expected.len().div_ceil(most.max(1)) + 1, "{} pieces of {}", pieces, most);
+        }
+    }
+
     /// Whatever is asked for and granted, the frames that a host would put on the wire are the same.
     #[test]
     fn with_any_grant_the_frames_on_the_wire_are_the_same(
@@ -687,11 +756,7 @@ proptest! {
             let mut frame = message.data().to_vec();
             // What a host does.
             if let Some(lso) = message.lso() {
-                let mut segments = netvsc::segment::Segments::new(&frame, lso.mss() as usize).unwrap();
-                let mut out = vec![0; 2048];
-                while let Some(len) = segments.next_into(&mut out).unwrap() {
-                    got.push(out[..len].to_vec());
-                }
+                got.extend(cut_by_host(netvsc::segment::Segments::new(&frame, lso.mss() as usize).unwrap()));
                 continue;
             }
             if let Some(word) = message.tx_checksum() {

@@ -1,4 +1,4 @@
-//! Frames that are cut into segments here: the sending side's part of it.
+//! Frames that are cut here, into segments or into [pieces](super::pieces) for the host: the sending side's part of it.
 //!
 //! A frame is taken whole or not at all. If there is room for its first segments only, what is left is kept in a buffer
 //! of the queue's, and goes out as room appears, before anything else: whenever the queue is flushed, pumped or received from.
@@ -11,6 +11,7 @@ use vmbus::memory::SharedMemory;
 
 use super::body::Parts;
 use super::error::{QueueError, SendError};
+use super::pieces::Pieces;
 use super::shape::{self, Cut, Rules, Shape, Work};
 use super::transmit::{Transmit, With};
 use crate::frame::fields::ethernet;
@@ -164,20 +165,53 @@ impl<M: SharedMemory> Transmit<M> {
             Ok(segments) => segments.with_fixed_id(cut.fixed_id).starting_at(next),
             Err(error) => return (next, Err(error.into())),
         };
-        // The scratch memory holds the headers of any frame.
-        while let Ok(Some((len, rest))) = segments.next_parts(scratch) {
-            // A tag that goes beside the frame is taken out by moving the addresses over it.
-            if cut.skip > 0 {
-                scratch.copy_within(..ethernet::TYPE, cut.skip);
+        let pieces = Pieces::of(frame, cut, &segments, &self.rules());
+        while segments.remaining() > 0 {
+            if let Some(pieces) = &pieces {
+                match self.put_piece(&segments, pieces, cut, scratch, with) {
+                    Ok(0) => {}
+                    Ok(count) => {
+                        segments.skip(count);
+                        next += count;
+                        continue;
+                    }
+                    Err(error) => return (next, Err(error)),
+                }
             }
-            let parts = Parts { head: &scratch[cut.skip..len], rest };
-            if let Err(error) = self.put_or_lend(parts, &cut.header, with.again()) {
+            // The scratch memory holds the headers of any frame.
+            let Ok(Some((len, rest))) = segments.next_parts(scratch) else { break };
+            if let Err(error) = self.put_or_lend(without_tag(scratch, len, cut.skip, rest), &cut.header, with.again()) {
                 return (next, Err(error));
             }
             with.stats.extra.tx_cut_segments += 1;
             next += 1;
         }
         (next, Ok(()))
+    }
+
+    /// Sends the next segments as a piece that the host cuts; how many, 0 if it cannot be more than one, or not now.
+    fn put_piece<D: Doorbell>(
+        &mut self,
+        segments: &Segments<'_>,
+        pieces: &Pieces,
+        cut: &Cut,
+        scratch: &mut [u8],
+        with: &mut With<'_, M, D>,
+    ) -> Result<usize, SendError> {
+        let Some(count) = pieces.next(segments.remaining(), self.longest_frame_now()) else { return Ok(0) };
+        let Ok((len, rest)) = segments.large_parts(count, scratch) else { return Ok(0) };
+        // One segment may find room where all of these do not.
+        if !self.has_room(len + rest.len(), with.again())? {
+            return Ok(0);
+        }
+        match self.put_or_lend(without_tag(scratch, len, cut.skip, rest), &pieces.header, with.again()) {
+            Ok(()) => {
+                with.stats.extra.tx_lso += 1;
+                Ok(count)
+            }
+            Err(SendError::Full) => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// Longest segment that there can be.
@@ -193,4 +227,13 @@ impl<M: SharedMemory> Transmit<M> {
             message_limit: self.message_limit(),
         }
     }
+}
+
+/// A frame whose headers are the first `len` bytes of `scratch`, without the tag of `skip` bytes that goes beside it: the
+/// addresses are moved over that.
+fn without_tag<'a>(scratch: &'a mut [u8], len: usize, skip: usize, rest: &'a [u8]) -> Parts<'a> {
+    if skip > 0 {
+        scratch.copy_within(..ethernet::TYPE, skip);
+    }
+    Parts { head: &scratch[skip..len], rest }
 }

@@ -42,6 +42,7 @@ mod in_flight;
 mod kept;
 mod outbound;
 mod pages;
+mod pieces;
 mod receive;
 mod sections;
 mod settings;

@@ -3,7 +3,7 @@
 //! | asked for | granted | otherwise |
 //! |---|---|---|
 //! | checksum | element, and the pseudo header's sum in the frame | computed |
-//! | segmentation of TCP | element; IP length, IPv4 checksum zero, pseudo header's sum without length | cut |
+//! | segmentation of TCP | element; IP length, IPv4 checksum zero, pseudo header's sum without length; in several [pieces](super::pieces) if it is too long | cut |
 //! | segmentation of UDP | – | cut |
 //! | tag in band (802.1Q) | element, and the tag taken out of the frame | sent in band, if so configured |
 //!
@@ -21,6 +21,7 @@ use rndis::packet::{TxHeader, TxOffload};
 use rndis::ppi::{Lso, TxChecksum, Vlan};
 
 use super::error::SendError;
+use super::pieces;
 use crate::checksum::{Sum, Uncomputable, checksum_offset, pseudo_header, transport_checksum};
 use crate::frame::fields::{ethernet, ipv4, ipv6};
 use crate::frame::{Headers, put_word, word};
@@ -34,7 +35,7 @@ const TYPE_8021Q: u16 = ethernet::TYPES_OF_TAGS[0];
 /// Bytes of tags in band by which a frame may be longer than the MTU allows.
 pub(super) const MOST_TAG_BYTES: usize = 2 * ethernet::TAG_LEN;
 /// Farthest place of a transport header that elements can name.
-const FARTHEST_TRANSPORT: usize = 0x3FF;
+pub(super) const FARTHEST_TRANSPORT: usize = 0x3FF;
 
 /// What a frame may become.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +60,7 @@ pub(super) enum Shape {
         rest: Range<usize>,
         work: Work,
     },
-    /// Several messages, cut in software.
+    /// Several messages: segments, or pieces that the host cuts further.
     Cut(Cut),
 }
 
@@ -241,9 +242,7 @@ impl Job<'_> {
         if longest > limit {
             return Ok(Err(longest));
         }
-        // Hosts count the identification.
-        let counts = !cut.fixed_id || cut.ip == IpVersion::V6;
-        if !(counts && self.host_cuts(&headers, &segments)) {
+        if !self.host_cuts(&headers, &segments, cut.fixed_id) {
             let fixed_id = cut.fixed_id;
             return Ok(Ok(Shape::Cut(Cut { header: self.header, mss, fixed_id, skip: self.skip })));
         }
@@ -263,18 +262,11 @@ impl Job<'_> {
         Ok(Ok(shape))
     }
 
-    /// Whether the host cuts the frame.
-    fn host_cuts(&self, headers: &Headers, segments: &Segments<'_>) -> bool {
-        let Some(limits) = self.rules.offloads.lso(headers.ip()) else { return false };
-        // With padding and tag, so that whoever asks for room by this length has asked for enough.
-        let len = self.frame.len();
-        headers.transport_protocol() == Some(Transport::Tcp)
-            && !headers.has_options()
-            && segments.count() > 1
-            && segments.count() >= limits.min_segments as usize
-            && len <= limits.max_bytes as usize
-            && TxHeader::MAX_LEN + len <= self.rules.message_limit
-            && headers.transport() - self.skip <= FARTHEST_TRANSPORT
+    /// Whether the host cuts the frame as it is.
+    fn host_cuts(&self, headers: &Headers, segments: &Segments<'_>, fixed_id: bool) -> bool {
+        pieces::lso_limits(headers, self.skip, fixed_id, self.rules).is_some_and(|limits| {
+            segments.count() >= pieces::fewest(&limits) && self.frame.len() <= pieces::longest(&limits, self.rules)
+        })
     }
 }
 

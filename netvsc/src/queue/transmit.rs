@@ -510,8 +510,14 @@ impl<M: SharedMemory> Transmit<M> {
         Ok(self.has_room(longest, with.again())? && (frame_len > by_host || self.has_room(frame_len, with)?))
     }
 
+    /// Longest frame that can be lent now, or has its place in a section.
+    pub(super) fn longest_frame_now(&self) -> usize {
+        let pages = self.pages.as_ref().map_or(0, |pages| pages.free().min(self.max_pages));
+        self.section_limit.max(pages * PAGE_SIZE).saturating_sub(TxHeader::MAX_LEN)
+    }
+
     /// Whether a message with a frame of `frame_len` bytes finds room.
-    fn has_room<D: Doorbell>(&self, frame_len: usize, with: With<'_, M, D>) -> Result<bool, QueueError> {
+    pub(super) fn has_room<D: Doorbell>(&self, frame_len: usize, with: With<'_, M, D>) -> Result<bool, QueueError> {
         let len = TxHeader::MAX_LEN + frame_len;
         let count = len.div_ceil(PAGE_SIZE);
         let enough = self.lends(count);

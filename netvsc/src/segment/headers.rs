@@ -67,6 +67,8 @@ pub struct SegmentHeaders<'a> {
     fixed_id: bool,
     /// Of the IPv4 header without length, identification and checksum.
     network_sum: Sum,
+    /// Of the pseudo header without its length.
+    pseudo_sum: Sum,
     /// Of the pseudo header and the transport header without what differs, see `write`.
     transport_sum: Sum,
 }
@@ -123,6 +125,7 @@ impl<'a> SegmentHeaders<'a> {
                 .without(Sum::of(&template[network + ipv4::CHECKSUM..network + ipv4::CHECKSUM + 2])),
             IpVersion::V6 => Sum::ZERO,
         };
+        let pseudo_sum = Sum::of(headers.addresses(template)) + Sum::of_word(u16::from(headers.protocol().0));
         Ok(Self {
             template,
             network,
@@ -134,9 +137,8 @@ impl<'a> SegmentHeaders<'a> {
             count: payload_len.div_ceil(size).max(1),
             fixed_id: false,
             network_sum,
-            transport_sum: Sum::of(headers.addresses(template))
-                + Sum::of_word(u16::from(headers.protocol().0))
-                + Sum::of(header).without(varying),
+            pseudo_sum,
+            transport_sum: pseudo_sum + Sum::of(header).without(varying),
         })
     }
 
@@ -176,11 +178,11 @@ impl<'a> SegmentHeaders<'a> {
         self.len() + self.size.min(self.payload_len.saturating_sub(index.saturating_mul(self.size)))
     }
 
-    /// The part of `payload` that belongs to segment `index`.
+    /// The part of `payload` that belongs to `count` segments from `index` on.
     #[inline]
-    pub(super) fn payload_of<'p>(&self, index: usize, payload: &'p [u8]) -> &'p [u8] {
+    pub(super) fn payload_of<'p>(&self, index: usize, count: usize, payload: &'p [u8]) -> &'p [u8] {
         let rest = payload.get(index.saturating_mul(self.size)..).unwrap_or_default();
-        rest.get(..self.size).unwrap_or(rest)
+        rest.get(..count.saturating_mul(self.size)).unwrap_or(rest)
     }
 
     /// Writes the headers of segment `index`, whose payload is `payload`, to the start of `out`.
@@ -207,10 +209,8 @@ impl<'a> SegmentHeaders<'a> {
             IpVersion::V4 => {
                 let header = &mut out[self.network..self.transport];
                 let total_len = before_transport + segment_len;
-                let id = u16::from_be_bytes([header[ipv4::ID], header[ipv4::ID + 1]]);
-                let id = if self.fixed_id { id } else { id.wrapping_add(index as u16) };
+                let id = self.write_id(index, header);
                 put_word(header, ipv4::TOTAL_LEN, total_len);
-                put_word(header, ipv4::ID, id);
                 let sum = self.network_sum + Sum::of_word(total_len) + Sum::of_word(id);
                 put_word(header, ipv4::CHECKSUM, sum.checksum());
             }
@@ -221,7 +221,7 @@ impl<'a> SegmentHeaders<'a> {
         }
         let header = &mut out[self.transport..];
         let varying = match self.protocol {
-            Transport::Tcp => self.write_tcp(index, header),
+            Transport::Tcp => self.write_tcp(index, 1, header),
             Transport::Udp => {
                 put_word(header, udp::LENGTH, segment_len);
                 Sum::of_word(segment_len)
@@ -232,15 +232,47 @@ impl<'a> SegmentHeaders<'a> {
         put_word(header, checksum_offset(self.protocol), transport_checksum(self.protocol, sum));
     }
 
-    /// Sequence number and flags; their sum.
+    /// Writes the headers of `count` TCP segments from `index` on to the start of `out`, as of one frame that a host is to cut:
+    /// length fields and the IPv4 checksum are zero, and the sum of the pseudo header without its length stands where the TCP
+    /// checksum belongs.
+    ///
+    /// # Panics
+    /// If `out` is shorter than [`len`](Self::len).
+    pub(super) fn write_large(&self, index: usize, count: usize, out: &mut [u8]) {
+        let out = &mut out[..self.template.len()];
+        out.copy_from_slice(self.template);
+        match self.ip {
+            IpVersion::V4 => {
+                let header = &mut out[self.network..self.transport];
+                self.write_id(index, header);
+                put_word(header, ipv4::TOTAL_LEN, 0);
+                put_word(header, ipv4::CHECKSUM, 0);
+            }
+            IpVersion::V6 => put_word(out, self.network + ipv6::PAYLOAD_LEN, 0),
+        }
+        let header = &mut out[self.transport..];
+        self.write_tcp(index, count, header);
+        put_word(header, tcp::CHECKSUM, self.pseudo_sum.value());
+    }
+
+    /// The IPv4 identification of segment `index`, which it writes.
     #[inline]
-    fn write_tcp(&self, index: usize, header: &mut [u8]) -> Sum {
+    fn write_id(&self, index: usize, header: &mut [u8]) -> u16 {
+        let id = u16::from_be_bytes([header[ipv4::ID], header[ipv4::ID + 1]]);
+        let id = if self.fixed_id { id } else { id.wrapping_add(index as u16) };
+        put_word(header, ipv4::ID, id);
+        id
+    }
+
+    /// Sequence number and flags of `count` segments from `index` on; their sum.
+    #[inline]
+    fn write_tcp(&self, index: usize, count: usize, header: &mut [u8]) -> Sum {
         let sequence: [u8; 4] = core::array::from_fn(|at| header[tcp::SEQUENCE + at]);
         // Modulo 2³², as sequence numbers are.
         let sequence = u32::from_be_bytes(sequence).wrapping_add((index * self.size) as u32);
         header[tcp::SEQUENCE..tcp::SEQUENCE + 4].copy_from_slice(&sequence.to_be_bytes());
         let mut flags = header[tcp::FLAGS];
-        if index + 1 < self.count {
+        if index + count < self.count {
             flags &= !(tcp::FIN | tcp::PSH);
         }
         if index > 0 {

@@ -91,6 +91,28 @@ impl<'a> Segments<'a> {
         self
     }
 
+    /// The next `count` TCP segments as one frame that a host is to cut: writes its headers to the start of `out`, and gives
+    /// their length and the payload. The segments stay where they are until [`skip`](Self::skip).
+    ///
+    /// # Errors
+    /// [`BufferTooSmall`].
+    pub(crate) fn large_parts(&self, count: usize, out: &mut [u8]) -> Result<(usize, &'a [u8]), BufferTooSmall> {
+        let (needed, len) = (self.headers.len(), out.len());
+        let header = out.get_mut(..needed).ok_or(BufferTooSmall { needed, len })?;
+        self.headers.write_large(self.next, count, header);
+        Ok((needed, self.headers.payload_of(self.next, count, self.payload)))
+    }
+
+    /// Leaves out the next `count` segments.
+    pub(crate) fn skip(&mut self, count: usize) {
+        self.next = self.next.saturating_add(count).min(self.headers.count());
+    }
+
+    /// Bytes of the headers of each segment.
+    pub(crate) fn header_len(&self) -> usize {
+        self.headers.len()
+    }
+
     /// How many segments there are in all; at least one.
     #[inline]
     #[must_use]
@@ -143,7 +165,7 @@ impl<'a> Segments<'a> {
         let too_small = BufferTooSmall { needed, len: out.len() };
         let (header, rest) = out.split_at_mut_checked(header_len).ok_or(too_small)?;
         let to = rest.get_mut(..needed - header_len).ok_or(too_small)?;
-        let payload = self.headers.payload_of(self.next, self.payload);
+        let payload = self.headers.payload_of(self.next, 1, self.payload);
         to.copy_from_slice(payload);
         self.headers.write(self.next, payload, header);
         self.next += 1;
@@ -163,7 +185,7 @@ impl<'a> Segments<'a> {
         let needed = self.headers.len();
         let len = out.len();
         let header = out.get_mut(..needed).ok_or(BufferTooSmall { needed, len })?;
-        let payload = self.headers.payload_of(self.next, self.payload);
+        let payload = self.headers.payload_of(self.next, 1, self.payload);
         self.headers.write(self.next, payload, header);
         self.next += 1;
         Ok(Some((needed, payload)))
