@@ -101,6 +101,9 @@ struct Options {
     /// they leave.
     #[arg(long, value_enum, default_value_t = Switch::On)]
     gro: Switch,
+    /// With --gro on: merge UDP datagrams of one size, too.
+    #[arg(long, value_enum, default_value_t = Switch::Off)]
+    gro_udp: Switch,
     /// Between two adapters: keep the checksums of TCP and UDP that frames have, or compute them anew, as whoever changes
     /// frames has to.
     #[arg(long, value_enum, default_value_t = ChecksumMode::Keep)]
@@ -193,7 +196,7 @@ impl Options {
 
     /// How received segments are merged here.
     fn merging(&self) -> Option<GroConfig> {
-        self.gro.is_on().then(GroConfig::default)
+        self.gro.is_on().then(|| GroConfig::default().with_udp(self.gro_udp.is_on()))
     }
 
     fn checked() -> Self {

@@ -11,7 +11,9 @@
 //! when the forwarder ends.
 //!
 //! Runs a cover of all pairs of settings with 16 MiB a transfer (4 MiB if this test itself was not built in release mode, in
-//! which hashing is slow); with the variable `FULL` set, all cells with 256 MiB. `MIB` sets how much a transfer is. Needs root; without it says `SKIPPED`, and fails where the variable `CI` is set.
+//! which hashing is slow); with the variable `FULL` set, all cells with 256 MiB. `MIB` sets how much a transfer is, and
+//! `CELLS` which cells are run, for instance `12..24`. What it prints is a table in Markdown. Needs root; without it says
+//! `SKIPPED`, and fails where the variable `CI` is set.
 //!
 //! The forwarder is built by cargo, in release mode; `NETVSC_L2FWD_BIN` names another.
 #![cfg(target_os = "linux")]
@@ -19,6 +21,7 @@
 use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -46,13 +49,22 @@ enum Checksum {
     Ws2012R2,
 }
 
+/// What the forwarder merges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gro {
+    Off,
+    Tcp,
+    /// TCP, and UDP datagrams of one size: they are cut in software again, as hosts cut TCP only.
+    All,
+}
+
 /// One combination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cell {
     checksum: Checksum,
     lso: bool,
     rsc: bool,
-    gro: bool,
+    gro: Gro,
     queues: u16,
 }
 
@@ -62,16 +74,21 @@ impl fmt::Display for Cell {
         let checksum = match self.checksum {
             Checksum::On => "on",
             Checksum::Off => "off",
-            Checksum::Ws2012R2 => "2012r2",
+            Checksum::Ws2012R2 => "2012 R2",
         };
-        let [lso, rsc, gro] = [self.lso, self.rsc, self.gro].map(on);
-        write!(f, "checksum {checksum:6} lso {lso:3} rsc {rsc:3} gro {gro:3} queues {}", self.queues)
+        let gro = match self.gro {
+            Gro::Off => "off",
+            Gro::Tcp => "TCP",
+            Gro::All => "TCP, UDP",
+        };
+        let [lso, rsc] = [self.lso, self.rsc].map(on);
+        write!(f, "{checksum:7} | {lso:3} | {rsc:3} | {gro:8} | {}", self.queues)
     }
 }
 
 impl Cell {
     /// How many values each setting has.
-    const SIZES: [usize; 5] = [3, 2, 2, 2, 2];
+    const SIZES: [usize; 5] = [3, 2, 2, 3, 2];
 
     fn new(values: [usize; 5]) -> Self {
         let [checksum, lso, rsc, gro, queues] = values;
@@ -79,7 +96,7 @@ impl Cell {
             checksum: [Checksum::On, Checksum::Off, Checksum::Ws2012R2][checksum],
             lso: lso == 1,
             rsc: rsc == 1,
-            gro: gro == 1,
+            gro: [Gro::Off, Gro::Tcp, Gro::All][gro],
             queues: [1, 4][queues],
         }
     }
@@ -91,7 +108,7 @@ impl Cell {
 
     /// Frames longer than the MTU pass the forwarder.
     fn large(&self) -> bool {
-        self.merges() || self.gro
+        self.merges() || self.gro != Gro::Off
     }
 
     /// The host cuts large frames: whoever does so computes their checksums as well.
@@ -104,10 +121,11 @@ impl Cell {
         let profile = if self.checksum == Checksum::Ws2012R2 { "ws2012r2" } else { "ws2022" };
         let (queues, checksum) = (self.queues.to_string(), on(self.checksum != Checksum::Off));
         let arguments = ["--tap", TAPS[0], "--tap", TAPS[1], "--queues", &queues, "--profile", profile];
-        let [lso, rsc, gro] = [self.lso, self.rsc, self.gro].map(on);
+        let [lso, rsc] = [self.lso, self.rsc].map(on);
+        let [gro, udp] = [self.gro != Gro::Off, self.gro == Gro::All].map(on);
         // As if the forwarder had changed frames: then checksums have to be computed.
         let sums = ["--checksums", "compute", "--tx-checksum", checksum];
-        let large = ["--lso", lso, "--rsc", rsc, "--gro", gro];
+        let large = ["--lso", lso, "--rsc", rsc, "--gro", gro, "--gro-udp", udp];
         let running = ["--wait", "interrupt", "--seconds", "0", "--json"];
         [&arguments[..], &sums, &large, &running].concat().into_iter().map(String::from).collect()
     }
@@ -267,7 +285,8 @@ fn run(cell: &Cell, number: usize, program: &PathBuf, bytes: usize) -> String {
     let counters = || [0, 1].map(|at| ends[at].link_counters(TAPS[at]).expect("counters"));
     let (errors_before, counters_before) = (errors(), counters());
     let moved = transfers(&ends, bytes);
-    iperf3(&ends, number, bytes);
+    // Another kind for neighbours, and for those that differ by a setting of two or of four values.
+    iperf3(&ends, number + number / 4, bytes);
     assert_eq!(errors(), errors_before, "{cell}: the kernel found wrong checksums");
     let seen = [0, 1].map(|at| counters()[at].since(counters_before[at]));
     let summary = forwarder.finish();
@@ -275,7 +294,7 @@ fn run(cell: &Cell, number: usize, program: &PathBuf, bytes: usize) -> String {
     assert_eq!(summary["queues"], cell.queues);
     let sizes = check(cell, &seen, &summary);
     let rate = moved.bytes as f64 * 8e-6 / moved.time.as_secs_f64();
-    format!("{cell}  {rate:6.0} Mbit/s  {} datagrams repeated  {sizes}", moved.repeated)
+    format!("| {cell} | {rate:.0} | {} | {sizes} |", moved.repeated)
 }
 
 /// The forwarder's adapters come up a moment after its interfaces.
@@ -301,8 +320,8 @@ fn check(cell: &Cell, seen: &[LinkCounters; 2], summary: &Value) -> String {
     all(each("adapters", "rx_coalesced"), cell.merges(), "merged frames received");
     let merged = summary["merged"].as_u64().expect("a number");
     // Where the host merges there may be nothing left to do.
-    if !(cell.gro && cell.merges()) {
-        assert_eq!(merged > 0, cell.gro, "{cell}: {merged} segments merged here");
+    if !(cell.gro == Gro::Tcp && cell.merges()) {
+        assert_eq!(merged > 0, cell.gro != Gro::Off, "{cell}: {merged} segments merged here");
     }
     let largest = each("directions", "largest");
     assert!(
@@ -312,6 +331,10 @@ fn check(cell: &Cell, seen: &[LinkCounters; 2], summary: &Value) -> String {
     // What is large is cut by the host, or before.
     all(each("adapters", "tx_lso"), cell.large() && cell.cuts(), "frames left to the host to be cut");
     all(each("taps", "written_large"), cell.large() && cell.cuts(), "large frames to the kernel");
+    // No host cuts datagrams.
+    if cell.gro == Gro::All {
+        all(each("adapters", "tx_cut"), true, "datagrams cut in software");
+    }
     if !cell.cuts() {
         all(each("adapters", "tx_cut"), cell.large(), "frames cut in software");
         let mean = seen.map(|seen| seen.rx_bytes / seen.rx_packets.max(1));
@@ -323,8 +346,9 @@ fn check(cell: &Cell, seen: &[LinkCounters; 2], summary: &Value) -> String {
     for what in ["bad_coalesced", "tx_failed"] {
         all(each("adapters", what), false, what);
     }
-    let [to_host, in_software] = ["tx_lso", "tx_cut"].map(|name| each("adapters", name));
-    format!("largest {largest:?} cut by the host {to_host:?} here {in_software:?}")
+    let [to_host, here] = ["tx_lso", "tx_cut"].map(|name| each("adapters", name));
+    let pair = |[left, right]: [u64; 2]| format!("{left} / {right}");
+    format!("{} | {} | {}", pair(largest), pair(to_host), pair(here))
 }
 
 #[test]
@@ -341,13 +365,24 @@ fn content_arrives_under_all_offloads() {
         (cover(&Cell::SIZES), if cfg!(debug_assertions) { 4 } else { 16 })
     };
     let mib = std::env::var("MIB").map_or(mib, |mib| mib.parse().expect("MIB is a number"));
+    let range = std::env::var("CELLS").map_or(0..rows.len(), |range| cells(&range).expect("CELLS is like 12..24"));
     let bytes = mib << 20;
     let start = Instant::now();
-    for (number, row) in rows.iter().enumerate() {
+    println!(
+        "| cell | checksum | LSO | RSC | GRO | queues | Mbit/s | datagrams repeated | largest | cut by the host | cut here |"
+    );
+    println!("|{}", "---|".repeat(11));
+    for (number, row) in rows.iter().enumerate().filter(|(number, _)| range.contains(number)) {
         let cell = Cell::new(row[..].try_into().expect("as many as there are settings"));
-        println!("{}", run(&cell, number, &program, bytes));
+        println!("| {number} {}", run(&cell, number, &program, bytes));
     }
-    println!("{} cells with {} MiB a transfer in {:?}", rows.len(), bytes >> 20, start.elapsed());
+    println!("\n{range:?} of {} cells with {mib} MiB a transfer in {:?}", rows.len(), start.elapsed());
+}
+
+/// A range as Rust writes it.
+fn cells(text: &str) -> Option<Range<usize>> {
+    let (start, end) = text.split_once("..")?;
+    Some(start.parse().ok()?..end.parse().ok()?)
 }
 
 #[test]
