@@ -21,7 +21,8 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `tap` | | a switch port on a Linux TAP interface |
-//! | `tokio` | | `Host::spawn` |
+//! | `veth` | | a switch port on any interface of this machine, and virtual functions as veth pairs, on Linux |
+//! | `tokio` | | `Host::spawn`; `vf::Servicing::run` |
 //! | `pcap` | | a switch port that plays a capture file |
 //! | `export` | | devices for other processes, on Linux: module `export` |
 //! | `cli` | | the program `netvsc-host` |

@@ -13,6 +13,7 @@
 //! | [`GeneratorPort`] | a paced source of numbered frames, which also checks what comes back |
 //! | `PcapPort` (feature `pcap`) | a capture file that is played |
 //! | `TapPort` (feature `tap`) | a Linux TAP interface |
+//! | `PacketPort` (feature `veth`) | any interface of this machine, by a packet socket |
 //!
 //! # For those who implement a port
 //!
@@ -28,6 +29,8 @@ mod generator;
 mod loopback;
 mod memory;
 mod null;
+#[cfg(all(feature = "veth", target_os = "linux"))]
+mod packet;
 #[cfg(feature = "pcap")]
 mod pcap;
 mod sink;
@@ -44,6 +47,8 @@ pub use generator::{GeneratorConfig, GeneratorHandle, GeneratorPort, GeneratorSt
 pub use loopback::LoopbackPort;
 pub use memory::{MemoryPort, MemorySwitchPort, ReceivedFrame, SendError, TryRecvError, memory_pair};
 pub use null::NullPort;
+#[cfg(all(feature = "veth", target_os = "linux"))]
+pub use packet::{PacketConfig, PacketHandle, PacketPort, PacketPortError, PacketStats, PacketStep};
 #[cfg(feature = "pcap")]
 pub use pcap::{PcapPort, PcapPortError};
 pub use sink::{SinkCounters, SinkPort};

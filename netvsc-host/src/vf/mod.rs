@@ -12,6 +12,7 @@
 //! | `end` | the NIC's end, of any kind |
 //! | `script` | what happens to a VF over time, by a seed |
 //! | `servicing` | what plays a script |
+//! | `veth` | VFs that are interfaces of the kernel's |
 //!
 //! Source: OpenVMM `netvsp/src/lib.rs` (`GuestVfState`) for what a host does with a switch and at a removal.
 
@@ -19,6 +20,8 @@ mod end;
 mod memory;
 mod script;
 mod servicing;
+#[cfg(all(feature = "veth", target_os = "linux"))]
+mod veth;
 
 use crate::host::{Host, NicId};
 use crate::netvsp::Nic;
@@ -29,6 +32,8 @@ pub(crate) use memory::Device;
 pub use memory::{GuestVf, VfSendError};
 pub use script::{Scene, Script, ScriptOptions, Step, UnknownScene, Wait};
 pub use servicing::{MemoryVfs, Servicing, ServicingThread, Turn, VfDevices};
+#[cfg(all(feature = "veth", target_os = "linux"))]
+pub use veth::{VethConfig, VethError, VethVfs};
 
 /// What a host does when the guest asks for the data path of the VF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,0 +1,200 @@
+//! VFs as veth pairs: one end is the guest's, an interface of the kernel's with the NIC's MAC address, the other is the
+//! host's, which opens it as a [port](PacketPort).
+//!
+//! Both are made in the network namespace of the thread that plugs the VF in; the guest's end may be moved to another. They are
+//! made and removed by `ip` (iproute2). The kernel has no say on either: no IPv6, no ARP, no addresses; the guest sets its end
+//! up when it takes it into use. There is no PCI slot, so the guest cannot read a serial number: it finds the interface by its
+//! MAC address. [`Scene::OtherSerial`](super::Scene::OtherSerial) means nothing here.
+//!
+//! A veth hands a frame to its other end while it is sent, so that very little is inside: a frame that was sent before the
+//! pair was removed has arrived at the host, which delivers it.
+
+use std::process::{Command, Stdio};
+use std::{fmt, fs, io};
+
+use super::VfDevices;
+use crate::host::{Host, NicId};
+use crate::port::{PacketConfig, PacketHandle, PacketPort, PacketPortError};
+
+/// Settings of [`VethVfs`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VethConfig {
+    guest: String,
+    host: String,
+    mac: [u8; 6],
+    mtu: u16,
+    netns: Option<String>,
+}
+
+impl VethConfig {
+    /// The guest's end has this name and MAC address, which is to be the NIC's; the host's end is called as the guest's, with
+    /// an `h` behind it. At most 14 bytes.
+    #[must_use]
+    pub fn new(guest: impl Into<String>, mac: [u8; 6]) -> Self {
+        let guest = guest.into();
+        Self { host: format!("{guest}h"), guest, mac, mtu: 1500, netns: None }
+    }
+
+    /// The MTU of both. Default 1500.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u16) -> Self {
+        self.mtu = mtu;
+        self
+    }
+
+    /// The network namespace that the guest's end is moved to, as `ip` takes it: a name or a process. IPv6 should be off by
+    /// default there. Default: none, it stays where it was made.
+    #[must_use]
+    pub fn netns(mut self, netns: impl Into<String>) -> Self {
+        self.netns = Some(netns.into());
+        self
+    }
+}
+
+/// Makes veth pairs, one at a time; the last one is removed with this value.
+#[derive(Debug)]
+pub struct VethVfs {
+    config: VethConfig,
+    port: Option<PacketHandle>,
+}
+
+/// Why there is no veth pair, or it is not gone.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum VethError {
+    /// `ip` cannot be run.
+    NoTool {
+        /// Why.
+        source: io::Error,
+    },
+    /// `ip` failed.
+    Tool {
+        /// What it was to do.
+        arguments: String,
+        /// What it said.
+        said: String,
+    },
+    /// IPv6 cannot be turned off.
+    Ipv6 {
+        /// Why.
+        source: io::Error,
+    },
+    /// The host's end cannot be opened.
+    Port {
+        /// Why.
+        source: PacketPortError,
+    },
+    /// The NIC has a VF, or there is no such NIC.
+    Taken,
+}
+
+impl fmt::Display for VethError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTool { .. } => f.write_str("veth: cannot run ip, which is part of iproute2"),
+            Self::Tool { arguments, said } => write!(f, "veth: ip {arguments}: {said}"),
+            Self::Ipv6 { .. } => f.write_str("veth: cannot turn ipv6 off"),
+            Self::Port { .. } => f.write_str("veth: cannot open the host's end"),
+            Self::Taken => f.write_str("veth: there is no such nic, or it has a vf"),
+        }
+    }
+}
+
+impl std::error::Error for VethError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NoTool { source } | Self::Ipv6 { source } => Some(source),
+            Self::Port { source } => Some(source),
+            Self::Tool { .. } | Self::Taken => None,
+        }
+    }
+}
+
+impl VethVfs {
+    /// Nothing is made yet.
+    #[must_use]
+    pub fn new(config: VethConfig) -> Self {
+        Self { config, port: None }
+    }
+
+    /// The counters of the host's end of the last pair.
+    #[must_use]
+    pub fn port(&self) -> Option<&PacketHandle> {
+        self.port.as_ref()
+    }
+
+    fn make(&self) -> Result<PacketPort, VethError> {
+        let VethConfig { guest, host, mac: [a, b, c, d, e, f], mtu, netns } = &self.config;
+        let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+        ip(&format!("link add {host} mtu {mtu} type veth peer name {guest} address {mac} mtu {mtu}"))?;
+        for end in [host, guest] {
+            // A kernel that has no IPv6 has no such file.
+            match fs::write(format!("/proc/sys/net/ipv6/conf/{end}/disable_ipv6"), "1") {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(VethError::Ipv6 { source: error }),
+                _ => {}
+            }
+        }
+        ip(&format!("link set {guest} arp off"))?;
+        ip(&format!("link set {host} arp off up"))?;
+        if let Some(netns) = netns {
+            ip(&format!("link set {guest} netns {netns}"))?;
+        }
+        PacketPort::open(PacketConfig::new(host).mtu(*mtu)).map_err(|source| VethError::Port { source })
+    }
+
+    /// Removes the pair: one end takes the other with it.
+    fn remove(&mut self) -> Result<(), VethError> {
+        self.port = None;
+        ip(&format!("link delete {}", self.config.host))
+    }
+}
+
+impl VfDevices for VethVfs {
+    type Error = VethError;
+
+    /// The serial number is for others to tell: the interface has none.
+    fn plug(&mut self, host: &Host, nic: NicId, _serial: u32) -> Result<(), VethError> {
+        let made = self.make();
+        let port = made.inspect_err(|_| {
+            // As far as it went; why it went no further is what counts.
+            let _ = self.remove();
+        })?;
+        let handle = port.handle();
+        if !host.plug_vf_port(nic, port) {
+            self.remove()?;
+            return Err(VethError::Taken);
+        }
+        self.port = Some(handle);
+        Ok(())
+    }
+
+    fn unplug(&mut self, host: &Host, nic: NicId, surprise: bool) -> Result<(), VethError> {
+        // First: what the host would give to a pair that is gone would be lost.
+        if surprise {
+            host.remove_vf_by_surprise(nic)
+        } else {
+            host.unplug_vf(nic)
+        }
+        self.remove()
+    }
+}
+
+impl Drop for VethVfs {
+    fn drop(&mut self) {
+        if self.port.is_some() {
+            // It may be gone, with its namespace.
+            let _ = self.remove();
+        }
+    }
+}
+
+/// `ip(8)`, its arguments separated by spaces.
+fn ip(arguments: &str) -> Result<(), VethError> {
+    let output = Command::new("ip").args(arguments.split_whitespace()).stdin(Stdio::null()).output();
+    let output = output.map_err(|source| VethError::NoTool { source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
+    Err(VethError::Tool { arguments: arguments.into(), said })
+}

@@ -1,0 +1,140 @@
+//! Virtual functions as veth pairs: what the simulated host does with the kernel's interfaces. Needs root.
+#![cfg(target_os = "linux")]
+
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use netvsc_host::port::{Frame, PacketConfig, PacketPort, Port};
+use netvsc_host::vf::{VethConfig, VethVfs, VfDevices};
+use netvsc_host::{Host, NicId, NicOptions, ViolationKind};
+use netvsc_tests::netns::Netns;
+use netvsc_tests::real;
+
+const NIC: NicId = NicId(0);
+const MAC: [u8; 6] = [0x00, 0x15, 0x5D, 9, 8, 7];
+/// After so long something hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn frames_cross_a_veth_and_those_that_left_before_it_was_removed_arrive() {
+    let _lock = match real::privileged(&["ip"]) {
+        Ok(lock) => lock,
+        Err(why) => return real::skip(&why),
+    };
+    let netns = Netns::new().expect("root makes namespaces");
+    netns.enter(|| {
+        let host = Host::builder().build();
+        let far = host.memory_pair();
+        // Nobody drives this adapter: what comes by its VF is delivered all the same, and noticed.
+        let guest = host.add_nic(NicOptions::new().mac(MAC));
+        let mut vfs = VethVfs::new(VethConfig::new("vfvh0", MAC));
+        for round in 0..3_u8 {
+            vfs.plug(&host, NIC, 7).expect("a pair is made");
+            let shown = netns.ip("-o link show vfvh0").expect("the guest's end");
+            assert!(shown.contains("00:15:5d:09:08:07") && shown.contains("NOARP"), "{shown}");
+            netns.ip("link set vfvh0 up").expect("the guest sets it up");
+            let mut end = PacketPort::open(PacketConfig::new("vfvh0")).expect("the guest's end can be opened");
+            let port = vfs.port().expect("plugged").clone();
+
+            // By way of the kernel: the guest's end first, so that nothing of another round is taken for this one's.
+            for number in 0..20 {
+                assert!(end.deliver(Frame::new(&frame(round, number))));
+            }
+            wait_for("the frames at the host's end", || port.stats().read == 20);
+            for number in 20..40 {
+                assert!(end.deliver(Frame::new(&frame(round, number))));
+            }
+            vfs.unplug(&host, NIC, round == 1).expect("the pair is removed");
+            assert!(netns.ip("link show vfvh0").is_err(), "it is gone");
+            assert!(!end.deliver(Frame::new(&frame(round, 99))), "nothing is taken any more");
+            wait_for("the end of the port", || port.stats().over);
+            assert_eq!(port.stats().read, 40, "{:?}", port.stats());
+
+            let mut arrived = Vec::new();
+            wait_for("the frames at the far end", || {
+                host.step(Duration::ZERO);
+                while let Ok(frame) = far.try_recv() {
+                    arrived.push(frame.to_vec());
+                }
+                arrived.len() >= 40
+            });
+            assert_eq!(arrived, (0..40).map(|number| frame(round, number)).collect::<Vec<_>>(), "round {round}");
+            // The kernel said nothing by itself, or it would have been counted.
+            assert_eq!(port.stats().read, 40, "{:?}", port.stats());
+        }
+        let report = host.report();
+        assert!(
+            report.violations.iter().all(|violation| violation.kind == ViolationKind::UnexpectedVfFrame),
+            "{report}"
+        );
+        drop(guest);
+    });
+}
+
+#[test]
+fn a_port_reads_its_own_interface_and_not_what_the_kernel_sends() {
+    let _lock = match real::privileged(&["ip"]) {
+        Ok(lock) => lock,
+        Err(why) => return real::skip(&why),
+    };
+    let netns = Netns::new().expect("root makes namespaces");
+    netns.enter(|| {
+        for pair in ["vfpa", "vfpb"] {
+            netns.ip(&format!("link add {pair}0 type veth peer name {pair}1")).expect("a pair");
+            for end in 0..2 {
+                std::fs::write(format!("/proc/sys/net/ipv6/conf/{pair}{end}/disable_ipv6"), "1").expect("no IPv6");
+                netns.ip(&format!("link set {pair}{end} arp off up")).expect("it can be set up");
+            }
+        }
+        let open = |name: &str| PacketPort::open(PacketConfig::new(name)).expect("there is one");
+        let [mut a0, mut a1, mut b0, mut b1] = ["vfpa0", "vfpa1", "vfpb0", "vfpb1"].map(open);
+        assert!(b0.deliver(Frame::new(&frame(1, 1))));
+        wait_for("a frame by the other pair", || b1.handle().stats().read == 1);
+        assert!(a0.deliver(Frame::new(&[0xFF; 1514])) && a0.deliver(Frame::new(&[0xFF; 60])));
+        wait_for("two frames", || a1.handle().stats().read == 2);
+        netns.ip("link set vfpa0 mtu 2000").expect("a larger MTU");
+        netns.ip("link set vfpa1 mtu 2000").expect("a larger MTU");
+        assert!(a0.deliver(Frame::new(&[0xFF; 1519])));
+        wait_for("a long frame", || a1.handle().stats().read_too_long == 1);
+        let mut got = Vec::new();
+        let mut count = |frame: Frame<'_>| got.push(frame.bytes.len());
+        a1.register_waker(Waker::noop());
+        assert_eq!(a1.next_timeout(Duration::ZERO), Some(Duration::ZERO));
+        assert_eq!(a1.poll(Duration::ZERO, 1, &mut count), 1);
+        assert_eq!(a1.poll(Duration::ZERO, 9, &mut count), 1);
+        assert_eq!(a1.next_timeout(Duration::ZERO), None);
+        assert_eq!(got, [1514, 60]);
+        // Who sends does not hear itself; nor does anyone the other pair.
+        for port in [&mut a0, &mut b0] {
+            assert_eq!(port.poll(Duration::ZERO, 9, &mut |frame| panic!("{frame:?}")), 0);
+        }
+        assert_eq!(b1.poll(Duration::ZERO, 9, &mut |_| {}), 1);
+
+        // Down is not gone.
+        netns.ip("link set vfpa1 down").expect("down");
+        netns.ip("link set vfpa1 up").expect("up");
+        assert!(a0.deliver(Frame::new(&frame(1, 2))));
+        wait_for("a frame after that", || a1.handle().stats().read == 3);
+        assert!(!a1.handle().stats().over);
+        let missing = PacketPort::open(PacketConfig::new("vfpa9")).unwrap_err();
+        assert!(missing.to_string().contains("cannot find") && !missing.is_missing_privilege(), "{missing}");
+    });
+}
+
+/// A broadcast of the guest's.
+fn frame(round: u8, number: u8) -> Vec<u8> {
+    let mut frame = vec![0xFF; 6];
+    frame.extend_from_slice(&MAC);
+    frame.extend_from_slice(&[0x88, 0xB5, round, number]);
+    frame.resize(60 + usize::from(number), round);
+    frame
+}
+
+#[track_caller]
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "waited for {what} in vain");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
