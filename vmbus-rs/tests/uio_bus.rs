@@ -30,7 +30,7 @@ const ID: RelId = RelId(PRIMARY);
 /// Waits for something that must come.
 fn wait<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time") })
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), future).await.expect("in time") })
 }
 
 fn find(settings: Settings) -> UioDevice {
@@ -237,10 +237,19 @@ fn four(kernel: &Arc<Kernel>) -> (UioBus, Vec<PartsOf<UioChannel>>) {
     (bus, channels)
 }
 
+/// Turned by hand: who is not woken by a count is not woken later either.
 #[test]
 fn one_event_count_wakes_the_queues_that_have_a_reason() {
     let kernel = Kernel::new(KernelVariant::D, Some(5));
-    let (_bus, channels) = four(&kernel);
+    let (mut bus, mut reactor) = find(kernel.settings()).open_with_reactor().unwrap();
+    let mut turn = || assert!(matches!(reactor.turn(Instant::now()), Turn::Wait(_)));
+    let mut channels = vec![primary(&mut bus)];
+    for index in 1..4 {
+        kernel.add_subchannel(20 + u32::from(index), index, Some(5 + index as u8));
+        turn();
+        let id = offered(&mut bus).id;
+        channels.push(take(&mut bus, id));
+    }
     let mut queues: Vec<_> = channels
         .into_iter()
         .map(|parts| {
@@ -259,7 +268,8 @@ fn one_event_count_wakes_the_queues_that_have_a_reason() {
         host.write(&Outgoing::notice(TransactionId(7), b"for one queue")).unwrap();
         assert!(host.publish().unwrap().is_needed());
         kernel.raise();
-        interrupted(interrupt).unwrap();
+        turn();
+        assert!(is_interrupted(interrupt));
         let mut body = [0; 64];
         assert!(guest.take(&mut body).unwrap().is_some());
         let _ = guest.commit().unwrap();
@@ -588,6 +598,25 @@ fn interrupt_control_of_unmonitored_subchannels_may_take_its_time() {
         }
         assert_eq!(bus.kernel().may_unmask_subchannels(), reached);
     }
+}
+
+/// One whose coming nothing has told of is not missed for want of a look.
+#[test]
+fn before_subchannels_are_overdue_they_are_looked_for_once_more() {
+    let kernel = Kernel::new(KernelVariant::D, Some(5));
+    let settings = kernel.settings().rescan(AGES).idle_rescan(AGES).kernel(KernelVariant::D);
+    let (mut bus, mut reactor) = find(settings).open_with_reactor().unwrap();
+    primary(&mut bus);
+    kernel.prepare_subchannel(21, 1, Some(6));
+    let ring = File::create(kernel.tree.device(GUID).join("channels/21/ring")).unwrap();
+    let (now, patience) = (Instant::now(), Duration::from_secs(60));
+    bus.expect_subchannels(1, patience);
+    assert!(matches!(reactor.turn(now), Turn::Wait(_)));
+    assert_eq!(bus.refusals(), [(RelId(21), UioError::BadMap { name: "ring", size: 0 })]);
+    ring.set_len(2 * RING as u64).unwrap();
+    let _ = reactor.turn(now + 2 * patience);
+    wait(poll_fn(|cx| bus.poll_subchannels(cx))).unwrap();
+    assert_eq!(offered(&mut bus).id, RelId(21));
 }
 
 #[test]

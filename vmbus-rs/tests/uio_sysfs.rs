@@ -3,8 +3,10 @@
 
 mod uio_fake;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 
+use nix::sys::stat::Mode;
 use serde_json::Value;
 use uio_fake::{GUID, NIC, SCSI, Tree};
 use vmbus::gpadl::GpadlId;
@@ -187,4 +189,23 @@ fn no_bus_is_said_so() {
     let Err(UioError::Select(error)) = UioDevice::find(&Selector::Only, settings) else { panic!("there is none") };
     assert!(error.unlisted.is_some());
     assert!(error.to_string().contains("/nonexistent/bus/vmbus/devices"), "{error}");
+}
+
+/// The ring comes last. Whoever looks for it last may find it and not what came before, such as the monitor.
+#[test]
+fn the_ring_of_a_channel_is_looked_for_first() {
+    let tree = fixture();
+    let device = tree.root().find(&Selector::Only).unwrap();
+    tree.write(GUID, "channels/77/cpu", "0");
+    let channel = tree.device(GUID).join("channels/77");
+    nix::unistd::mkfifo(&channel.join("subchannel_id"), Mode::S_IRWXU).unwrap();
+    let reading = std::thread::spawn(move || device.channels().unwrap());
+    // Waits for who reads it, who waits for what it says.
+    let mut index = File::options().write(true).open(channel.join("subchannel_id")).unwrap();
+    File::create(channel.join("ring")).unwrap();
+    index.write_all(b"1\n").unwrap();
+    drop(index);
+    let channels = reading.join().unwrap();
+    let channel = channels.iter().find(|channel| channel.relid == RelId(77)).unwrap();
+    assert_eq!((channel.subchannel_index, &channel.ring), (Some(1), &None));
 }

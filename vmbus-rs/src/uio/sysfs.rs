@@ -152,17 +152,16 @@ pub struct RingFile {
 }
 
 impl ChannelDirectory {
-    fn read(relid: RelId, path: PathBuf) -> Self {
+    pub(super) fn read(relid: RelId, path: PathBuf) -> Self {
+        // First, as it comes last: what is read after it was complete when it came.
         let ring = path.join("ring");
+        let ring =
+            std::fs::metadata(&ring).ok().map(|meta| RingFile { path: ring, bytes: meta.len(), inode: meta.ino() });
         Self {
             relid,
             subchannel_index: number(&path.join("subchannel_id")).ok().and_then(|index| u16::try_from(index).ok()),
             monitor: monitor(&path).ok().flatten(),
-            ring: std::fs::metadata(&ring).ok().map(|meta| RingFile {
-                path: ring,
-                bytes: meta.len(),
-                inode: meta.ino(),
-            }),
+            ring,
             path,
         }
     }

@@ -100,7 +100,8 @@ impl Watcher {
     /// Does what is due; how long nothing more is.
     pub(super) fn turn(&mut self, session: &Session, now: Instant) -> Duration {
         self.check_probe(session, now);
-        if self.next_scan <= now {
+        // Whoever is told that some have not come is told so after a look.
+        if self.next_scan <= now || is_overdue(session, now) {
             self.scan(session, now);
             self.pause = if self.is_eager(session) { self.rescan } else { self.longer_pause() };
             self.next_scan = now + self.pause;
@@ -156,16 +157,18 @@ impl Watcher {
             stays
         });
         lock(&session.refusals).retain(|(relid, _)| inode(*relid).is_some());
-        for channel in &channels {
+        for mut channel in channels {
             let seen = self.known.contains_key(&channel.relid) || self.stale.contains_key(&channel.relid);
             if seen || channel.relid == self.device.relid || channel.subchannel_index == Some(0) {
                 continue;
             }
-            let (Some(index), Some(ring)) = (channel.subchannel_index, &channel.ring) else {
+            if channel.ring.is_none() || channel.subchannel_index.is_none() {
                 self.watch(&channel.path);
-                continue;
-            };
-            match self.map(channel, index, ring) {
+                // Once more: what came before it was watched is not reported.
+                channel = ChannelDirectory::read(channel.relid, channel.path);
+            }
+            let (Some(index), Some(ring)) = (channel.subchannel_index, &channel.ring) else { continue };
+            match self.map(&channel, index, ring) {
                 Ok(line) => {
                     self.known.insert(channel.relid, ring.inode);
                     lock(&session.refusals).retain(|(relid, _)| *relid != channel.relid);
@@ -241,6 +244,12 @@ impl Watcher {
             }
         }
     }
+}
+
+/// Whether subchannels should have come by now that were not there at the last look.
+fn is_overdue(session: &Session, now: Instant) -> bool {
+    let wanted = *lock(&session.wanted);
+    wanted.is_some_and(|wanted| !wanted.overdue && wanted.until <= now && session.subchannels() < wanted.count)
 }
 
 /// Offers a subchannel, unless the host cannot be signalled on it.
