@@ -5,8 +5,9 @@
 //! Nothing that was accepted is lost, in either direction: received packets are copies and pin nothing, so it does not
 //! matter how many are held.
 //!
-//! On `uio_hv_generic` the kernel has fixed rings and buffers: there the device file is closed and opened again, the receive
-//! sections stay what the host makes of 31 MiB, and of the send buffer's sections as many are used as are wished.
+//! On `uio_hv_generic` the kernel has fixed rings and buffers: there the device file is closed and opened again. The receive
+//! sections stay what the host makes of 31 MiB, but no more of them wait for receivers than are wished
+//! ([`DeviceInfo::receive_limit`]); of the send buffer's sections as many are used as are wished.
 
 use std::time::Duration;
 
@@ -29,7 +30,8 @@ const HELD_INTERVAL: Duration = Duration::from_millis(1);
 /// Section counts of both buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RingParams {
-    /// Of the receive buffer.
+    /// Of the receive buffer: those that there are, or that may be used where it cannot be made smaller
+    /// ([`DeviceInfo::receive_limit`]).
     pub receive_sections: u32,
     /// Of the send buffer; 0 if there is none.
     pub send_sections: u32,
@@ -153,7 +155,8 @@ impl<B: Bus> Drop for Answered<'_, B> {
 }
 
 fn current(info: &DeviceInfo) -> RingParams {
-    RingParams { receive_sections: info.receive.count, send_sections: info.send.map_or(0, |send| send.count) }
+    let receive_sections = info.receive_limit.map_or(info.receive.count, |limit| limit.min(info.receive.count));
+    RingParams { receive_sections, send_sections: info.send.map_or(0, |send| send.count) }
 }
 
 impl<B: Bus> Nic<B> {

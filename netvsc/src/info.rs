@@ -61,6 +61,10 @@ pub struct DeviceInfo {
     pub friendly_name: Option<String>,
     /// The receive buffer.
     pub receive: Sections,
+    /// How many receive sections may wait for receivers at a time, each queue having an equal share, if a limit is needed: where
+    /// the buffer is the backend's and larger than was wished, as on `uio_hv_generic`. What is beyond is dropped as by a host
+    /// that has no free section.
+    pub receive_limit: Option<u32>,
     /// The send buffer; `None`: every message goes by GPA-direct.
     pub send: Option<Sections>,
     /// Whether GPA-direct sends are possible.

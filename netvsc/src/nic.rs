@@ -698,6 +698,7 @@ impl<B: Bus> Nic<B> {
             if let Some(memory) = &memory.receive {
                 let Sections { section_bytes, count: sections, .. } = parts.receive;
                 queue.attach_receive(receive_buffer(memory, section_bytes, sections))?;
+                queue.set_most_waiting(parts.most_waiting as usize);
             }
             if let (Some(memory), Some((section_bytes, sections))) = (&memory.send, parts.send)
                 && !sections.is_empty()
@@ -770,7 +771,8 @@ impl<B: Bus> Nic<B> {
 /// Gives the queue what the host granted.
 fn attach<C: Channel>(queue: &mut Queue<C>, memory: &Memories<C::Memory>, action: &Action) -> Result<(), QueueError> {
     match (action, &memory.receive, &memory.send) {
-        (&Action::AttachReceive { section_bytes, sections }, Some(memory), _) => {
+        (&Action::AttachReceive { section_bytes, sections, most_waiting }, Some(memory), _) => {
+            queue.set_most_waiting(most_waiting as usize);
             queue.attach_receive(receive_buffer(memory, section_bytes, sections))
         }
         (&Action::AttachSend { section_bytes, sections }, _, Some(memory)) => {

@@ -210,6 +210,27 @@ fn more_ranges_than_sections_end_the_queue() {
 }
 
 #[test]
+fn what_is_more_than_may_wait_is_dropped_and_given_back() {
+    let (mut queue, mut host) = pair(Setup::default());
+    queue.set_most_waiting(4);
+    let frames: Vec<_> = (0..12).map(|number| frame(number, 60)).collect();
+    let ranges: Vec<_> = frames.iter().enumerate().map(|(at, frame)| host.put_frame(at as u32, frame)).collect();
+    for (id, ranges) in [(1, &ranges[..2]), (2, &ranges[2..4]), (3, &ranges[4..5]), (4, &ranges[5..8])] {
+        host.deliver(id, ranges);
+    }
+    assert_eq!(queue.pump().unwrap().ranges, 4);
+    queue.flush().unwrap();
+    assert_eq!(host.acks(), [(3, FAIL), (4, FAIL)]);
+    assert_eq!((queue.stats().global.rx_no_memory, queue.stats().extra.rx_dropped), (4, 4));
+    assert_eq!(receive_all(&mut queue), frames[..4]);
+    assert_eq!(host.acks(), [(1, SUCCESS), (2, SUCCESS)]);
+    // One that has more by itself comes where nothing waits.
+    host.deliver(5, &ranges[4..10]);
+    assert_eq!(receive_all(&mut queue), frames[4..10]);
+    assert_eq!(host.acks(), [(5, SUCCESS)]);
+}
+
+#[test]
 fn coalesced_frames_follow_the_vectors() {
     for vector in vectors("rsc.json") {
         let Some(ranges) = vector["ranges_hex"].as_array() else { continue };

@@ -94,6 +94,8 @@ impl Control {
         match (&mut self.state, purpose, gpadl) {
             (State::ReceiveGpadl { memory: memory @ None }, Purpose::Receive, Some(gpadl)) => {
                 *memory = Some(Memory { bytes, gpadl });
+                let wished = self.version.map_or(0, |version| self.config.receive_buffer_bytes(version));
+                self.receive_limit = (bytes > wished).then_some(self.config.receive_sections);
                 self.holdings.receive.memory = true;
                 self.holdings.receive.gpadl = Some(gpadl);
             }
@@ -172,12 +174,19 @@ impl Control {
     pub(super) fn receive_buffer_answered(&mut self, now: Instant, bytes: usize, payload: &[u8]) {
         match self.read_receive_buffer_answer(bytes, payload) {
             Ok(receive) => {
-                self.actions
-                    .push_back(Action::AttachReceive { section_bytes: receive.section_bytes, sections: receive.count });
+                let Sections { section_bytes, count: sections, .. } = receive;
+                let most_waiting = self.most_waiting();
+                self.actions.push_back(Action::AttachReceive { section_bytes, sections, most_waiting });
                 self.receive_buffer_taken(now, receive);
             }
             Err(cause) => self.fail(now, Step::ShareReceiveBuffer, cause),
         }
+    }
+
+    /// How many receive sections may wait in each queue: where a backend's fixed buffer holds more than was wished, a share of
+    /// what was.
+    pub(super) fn most_waiting(&self) -> u32 {
+        self.receive_limit.map_or(u32::MAX, |limit| (limit / u32::from(self.config.queues)).max(1))
     }
 
     /// Checks the answer: one section list from the buffer's start, whose sections are there and large enough.

@@ -150,6 +150,8 @@ pub enum Action {
         section_bytes: u32,
         /// Sections.
         sections: u32,
+        /// Most of them that may wait to be received in a queue ([`Queue::set_most_waiting`](crate::Queue::set_most_waiting)).
+        most_waiting: u32,
     },
     /// The host took the send buffer: the queues may use it.
     AttachSend {
@@ -204,6 +206,8 @@ pub struct QueueParts {
     pub queue: u16,
     /// The receive buffer, which all queues share.
     pub receive: Sections,
+    /// Most receive sections that may wait to be received in the queue.
+    pub most_waiting: u32,
     /// Bytes of a send section, and the sections that are this queue's: may be none.
     pub send: Option<(u32, Range<u32>)>,
     /// Memory to be allocated for its GPA-direct sends; 0 for none.

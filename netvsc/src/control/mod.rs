@@ -107,6 +107,8 @@ pub struct Control {
     requests: Requests,
     link: Link,
     link_speed: Option<LinkSpeed>,
+    /// Receive sections that may wait, where the backend's buffer is larger than was wished.
+    receive_limit: Option<u32>,
     virtual_function: Option<VirtualFunction>,
     /// The host's, as it sent it.
     send_table: Option<[u32; nvsp::SEND_TABLE_LEN]>,
@@ -149,6 +151,7 @@ impl Control {
             requests: Requests::new(),
             link: Link::new(config.link_pace),
             link_speed: None,
+            receive_limit: None,
             virtual_function: None,
             send_table: None,
             live: QueueSet::PRIMARY,

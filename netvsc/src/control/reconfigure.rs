@@ -282,7 +282,8 @@ impl Control {
         }
         if let Some(count) = parameters.receive_sections {
             let count = count.clamp(MIN_SECTIONS, limits.receive_sections.max(MIN_SECTIONS));
-            if count != info.receive.count && count != info.receive.requested {
+            let there = count == info.receive.count && info.receive_limit.is_none();
+            if !there && count != info.receive.requested {
                 wanted.receive_sections = count;
                 wanted.receive_section_bytes = Some(info.receive.section_bytes).filter(|_| wanted.mtu == original.mtu);
             }

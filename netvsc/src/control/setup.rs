@@ -389,6 +389,7 @@ impl Control {
             mtu: setup.mtu,
             friendly_name: setup.friendly_name.take(),
             receive: setup.buffers.receive,
+            receive_limit: self.receive_limit,
             send: setup.buffers.send,
             direct: setup.buffers.direct,
             queues: self.live.len(),

@@ -247,6 +247,7 @@ impl Control {
         let parts = QueueParts {
             queue,
             receive: buffers.receive,
+            most_waiting: self.most_waiting(),
             send: buffers.send.map(|send| (send.section_bytes, share(send.count, queue, granted + 1))),
             direct_bytes: if buffers.direct { self.config.direct_bytes } else { 0 },
             limits,

@@ -345,6 +345,14 @@ impl<C: Channel> Queue<C> {
         Ok(())
     }
 
+    /// How many ranges may wait to be received, as if the receive buffer had no more sections: a packet of the host that has
+    /// more is thrown away and counted (`rx_no_memory`), unless nothing waits. Default: no limit but the sections there are.
+    ///
+    /// For a buffer that is larger than what is wanted and cannot be made smaller.
+    pub fn set_most_waiting(&mut self, ranges: usize) {
+        self.receive.set_most_waiting(ranges);
+    }
+
     /// Gives the queue its share of the send buffer.
     ///
     /// # Errors

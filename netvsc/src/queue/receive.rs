@@ -96,6 +96,8 @@ pub(super) struct Receive<M> {
     packets: VecDeque<Packet>,
     /// Ranges of `packets`, in order.
     ranges: Backlog,
+    /// Most of them.
+    most_waiting: usize,
     /// Of the coalesced frame at hand.
     fragments: Vec<Fragment>,
     rules: Rules,
@@ -148,6 +150,7 @@ impl<M: SharedMemory> Receive<M> {
             attached: None,
             packets: VecDeque::new(),
             ranges: Backlog::default(),
+            most_waiting: usize::MAX,
             fragments: Vec::new(),
             rules: Rules {
                 verdicts: Verdicts::new(settings.check_verdicts),
@@ -163,6 +166,11 @@ impl<M: SharedMemory> Receive<M> {
         if let Some(attached) = &mut self.attached {
             attached.careful = self.rules.is_careful();
         }
+    }
+
+    /// How many ranges may wait.
+    pub(super) fn set_most_waiting(&mut self, ranges: usize) {
+        self.most_waiting = ranges;
     }
 
     /// Longest frame that comes in one piece.
@@ -244,6 +252,12 @@ impl<M: SharedMemory> Receive<M> {
                 failed |= !attached.control(range, with.controls, with.stats);
             }
             return with.ring.ack(id, status(failed), with.stats);
+        }
+        if value > self.most_waiting && self.ranges.len() > 0 {
+            // As a host without free sections does.
+            with.stats.global.rx_no_memory += pages.len() as u64;
+            with.stats.extra.rx_dropped += pages.len() as u64;
+            return with.ring.ack(id, status(true), with.stats);
         }
         self.ranges.extend(pages.ranges());
         self.packets.push_back(Packet { id, left: pages.len() as u32, failed: false });
