@@ -15,6 +15,7 @@
 //! | `gro_round_trip` | segments merged on receive, forwarded, and cut again; a stack over merged segments |
 //! | `appliance` | the example program, reached by the kernel's TCP/IP stack over a TAP interface |
 //! | `uio_nic` | the adapter on the Linux backend, files and sockets in place of a kernel |
+//! | `uio_reconfigure` | sections, queues and MTU changed there |
 //! | `shim_client` | our driver in a process of its own, against the host in another |
 //! | `appliance_device` | the example program on such a device, reached over a TAP interface, its host killed |
 //! | `idle` | adapters that sleep, and what wakes them |
@@ -32,6 +33,8 @@ pub mod real;
 pub mod rig;
 #[cfg(target_os = "linux")]
 pub mod transfer;
+#[cfg(target_os = "linux")]
+pub mod uio_world;
 
 /// The code samples of the README, compiled as doc tests.
 #[cfg(doctest)]
