@@ -105,7 +105,6 @@ impl World {
     ///
     /// # Panics
     /// If the host did.
-    #[must_use]
     pub fn end(mut self) -> DeviceReport {
         self.stop = None;
         self.thread.take().unwrap().join().unwrap().remove(0)
