@@ -13,7 +13,7 @@
 //! Runs a cover of all pairs of settings with 16 MiB a transfer (4 MiB if this test itself was not built in release mode, in
 //! which hashing is slow); with the variable `FULL` set, all cells with 256 MiB. `MIB` sets how much a transfer is, and
 //! `CELLS` which cells are run, for instance `12..24`. What it prints is a table in Markdown. Needs root; without it says
-//! `SKIPPED`, and fails where the variable `CI` is set.
+//! `SKIPPED`, and fails where the variable `CI` is set. `tests/offload_matrix.md` has the table of the last full run.
 //!
 //! The forwarder is built by cargo, in release mode; `NETVSC_L2FWD_BIN` names another.
 #![cfg(target_os = "linux")]
