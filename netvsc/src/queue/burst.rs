@@ -11,7 +11,8 @@ use crate::meta::RxMeta;
 pub trait FrameSink {
     /// Room for a frame of exactly `len` bytes; `None` if there is none now: the frame then stays for the next call.
     ///
-    /// What is given may be asked for again without a [`commit`](Self::commit) in between: the first is then void.
+    /// What is given may be asked for again without a [`commit`](Self::commit) in between: the first is then void. Asked for
+    /// with the same length, it is the same again, with what was written into it.
     fn buffer(&mut self, len: usize) -> Option<&mut [u8]>;
 
     /// The frame is in the buffer that was given last: `len` bytes.

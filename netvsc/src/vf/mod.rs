@@ -12,6 +12,7 @@
 //! | `device` | [`VfDevice`], [`VfQueue`]: what a VF has to be able to do |
 //! | `mux` | [`Mux`]: two paths made one, for each queue |
 //! | `prepare` | checksums, tags and segmentation in software |
+//! | `rules` | tags and hashes of received frames in software |
 //!
 //! Nothing here opens a device: who has one tells the machine of it ([`Input::Arrived`]) and does what it wants
 //! ([`Machine::poll_action`]).
@@ -30,10 +31,12 @@ mod io;
 mod machine;
 mod mux;
 mod prepare;
+mod rules;
 mod settings;
 
 pub use device::{VfDevice, VfQueue, VfSendError};
 pub use io::{Action, Counters, Event, Input, SwitchId, Task};
 pub use machine::{Machine, Stage};
-pub use mux::{Mux, SyntheticPath};
+pub use mux::{Mux, SyntheticPath, Way};
+pub use rules::RxRules;
 pub use settings::Settings;

@@ -28,6 +28,7 @@ use crate::stats::VfStats;
 
 use super::device::{VfQueue, VfSendError};
 use super::prepare::Prepared;
+use super::rules::RxRules;
 
 /// The rings, as far as the mux needs them: [`Queue`].
 pub trait SyntheticPath {
@@ -118,13 +119,27 @@ enum Sending {
     ToRings,
 }
 
+/// Where the next frame goes, for who waits until it is taken: [`Mux::way`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Way {
+    /// Into the rings.
+    Rings,
+    /// Into the VF.
+    Vf,
+    /// Nowhere, before the host has completed what is in the rings.
+    AfterRings,
+    /// Nowhere, before the VF has sent what it holds.
+    AfterVf,
+}
+
 /// What is to be received before anything else.
 #[derive(Debug)]
 enum First {
     /// The rings, up to this range.
     Rings(u64),
     /// Frames out of a VF that is closed.
-    Kept(VecDeque<Vec<u8>>),
+    Kept(VecDeque<(Vec<u8>, RxMeta)>),
 }
 
 /// A turn of both paths.
@@ -146,6 +161,7 @@ pub struct Mux<V> {
     both: bool,
     turn: Option<Turn>,
     prepared: Prepared,
+    rules: RxRules,
     stats: VfStats,
 }
 
@@ -158,6 +174,7 @@ impl<V> Default for Mux<V> {
             both: false,
             turn: None,
             prepared: Prepared::default(),
+            rules: RxRules::default(),
             stats: VfStats::default(),
         }
     }
@@ -175,6 +192,17 @@ impl<V: VfQueue> Mux<V> {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.vf.is_none() && self.first.is_empty() && self.sending == Sending::Rings
+    }
+
+    /// What is done to frames that come by the VF, from the next one on. Default: tags go beside them, nothing is hashed.
+    pub fn set_rules(&mut self, rules: RxRules) {
+        self.rules = rules;
+    }
+
+    /// As [`set_rules`](Self::set_rules) gave them.
+    #[must_use]
+    pub fn rules(&self) -> &RxRules {
+        &self.rules
     }
 
     /// The VF was opened; it is not used before the machine says so.
@@ -242,6 +270,52 @@ impl<V: VfQueue> Mux<V> {
         Ok(!matches!(self.sending, Sending::ToVf | Sending::ToRings))
     }
 
+    /// Where the next frame goes; brings itself up to date, as [`is_settled`](Self::is_settled) does.
+    ///
+    /// # Errors
+    /// The rings are unusable.
+    pub fn way<P: SyntheticPath>(&mut self, rings: &mut P) -> Result<Way, P::Error> {
+        if self.sending == Sending::Detour && self.vf.as_mut().is_some_and(|vf| vf.room() > 0) {
+            self.sending = Sending::ToVf;
+        }
+        self.is_settled(rings)?;
+        Ok(match self.sending {
+            Sending::Rings | Sending::Detour => Way::Rings,
+            Sending::Vf => Way::Vf,
+            Sending::ToVf => Way::AfterRings,
+            Sending::ToRings => Way::AfterVf,
+        })
+    }
+
+    /// Whether the VF takes a frame of `len` bytes now, or says for good that it cannot: for [`Way::Vf`].
+    pub fn vf_has_room(&mut self, len: usize) -> bool {
+        let needed = 1 + len / LEAST_SEGMENT;
+        self.vf.as_mut().is_none_or(|vf| vf.room() >= needed || vf.outstanding() == 0)
+    }
+
+    /// Whether frames are received from the VF, so that it is worth waiting for.
+    #[must_use]
+    pub fn is_receiving_from_vf(&self) -> bool {
+        self.both && self.vf.is_some()
+    }
+
+    /// Receives what was taken out of VFs that were closed, and nothing else: for a queue that has ended.
+    pub fn receive_kept<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> usize {
+        let Self { first, stats, rules, .. } = self;
+        first.retain(|first| matches!(first, First::Kept(_)));
+        let mut got = 0;
+        while got < max
+            && let Some(First::Kept(kept)) = first.front_mut()
+        {
+            got += give(kept, sink, max - got, stats, rules);
+            if !kept.is_empty() {
+                break;
+            }
+            first.pop_front();
+        }
+        got
+    }
+
     /// The machine's word: the VF is received from as well, once the rings have been received up to `position`
     /// ([`Queue::control_position`] for the queue on which the host said so, all that it holds for the others).
     pub fn receive_from_both(&mut self, position: u64) {
@@ -288,7 +362,7 @@ impl<V: VfQueue> Mux<V> {
                     (frames, more != More::NoRoom)
                 }
                 Some(First::Kept(kept)) => {
-                    let frames = give(kept, sink, max - got, &mut self.stats);
+                    let frames = give(kept, sink, max - got, &mut self.stats, &self.rules);
                     let more = kept.is_empty();
                     if more {
                         self.first.pop_front();
@@ -331,7 +405,7 @@ impl<V: VfQueue> Mux<V> {
                 none.insert(Turn { rings: end, vf: vf.receive_capacity() })
             }
         };
-        let mut marked = Marked { sink, stats: &mut self.stats };
+        let mut marked = Marked { sink, stats: &mut self.stats, rules: &self.rules };
         let frames = vf.receive(&mut marked, max.min(turn.vf));
         turn.vf -= frames.min(turn.vf);
         if frames == max {
@@ -486,12 +560,21 @@ fn receive_up_to<P: SyntheticPath, S: FrameSink>(
 /// More ranges than a coalesced frame has: 64 KiB in pieces of one Ethernet frame.
 const MAX_RANGES_OF_A_FRAME: u64 = 64;
 
+/// Payload that a frame is cut into at least, to guess how many frames become of one.
+const LEAST_SEGMENT: usize = 1000;
+
 /// Gives frames that were kept.
-fn give<S: FrameSink>(kept: &mut VecDeque<Vec<u8>>, sink: &mut S, max: usize, stats: &mut VfStats) -> usize {
+fn give<S: FrameSink>(
+    kept: &mut VecDeque<(Vec<u8>, RxMeta)>,
+    sink: &mut S,
+    max: usize,
+    stats: &mut VfStats,
+    rules: &RxRules,
+) -> usize {
     let mut given = 0;
-    let mut marked = Marked { sink, stats };
+    let mut marked = Marked { sink, stats, rules };
     while given < max
-        && let Some(frame) = kept.front()
+        && let Some((frame, meta)) = kept.front()
     {
         if frame.len() > marked.max_frame() {
             kept.pop_front();
@@ -499,17 +582,18 @@ fn give<S: FrameSink>(kept: &mut VecDeque<Vec<u8>>, sink: &mut S, max: usize, st
         }
         let Some(room) = marked.buffer(frame.len()) else { break };
         room.copy_from_slice(frame);
-        marked.commit(frame.len(), RxMeta::default());
+        marked.commit(frame.len(), *meta);
         kept.pop_front();
         given += 1;
     }
     given
 }
 
-/// A sink for frames of the VF: says which path they came by, and counts them.
+/// A sink for frames of the VF: completes their metadata, says which path they came by, and counts them.
 struct Marked<'a, S> {
     sink: &'a mut S,
     stats: &'a mut VfStats,
+    rules: &'a RxRules,
 }
 
 impl<S: FrameSink> FrameSink for Marked<'_, S> {
@@ -518,11 +602,13 @@ impl<S: FrameSink> FrameSink for Marked<'_, S> {
         self.sink.buffer(len)
     }
 
-    #[inline]
     fn commit(&mut self, len: usize, meta: RxMeta) {
         self.stats.vf_rx_packets += 1;
         self.stats.vf_rx_bytes += len as u64;
-        self.sink.commit(len, RxMeta { path: Path::VirtualFunction, ..meta });
+        let mut meta = RxMeta { path: Path::VirtualFunction, ..meta };
+        // The frame once more.
+        let len = self.sink.buffer(len).map_or(len, |frame| self.rules.apply(frame, &mut meta));
+        self.sink.commit(len, meta);
     }
 
     #[inline]
@@ -534,20 +620,19 @@ impl<S: FrameSink> FrameSink for Marked<'_, S> {
 /// A sink that keeps frames.
 #[derive(Debug, Default)]
 struct Kept {
-    frames: VecDeque<Vec<u8>>,
+    frames: VecDeque<(Vec<u8>, RxMeta)>,
     next: Vec<u8>,
 }
 
 impl FrameSink for Kept {
     fn buffer(&mut self, len: usize) -> Option<&mut [u8]> {
-        self.next.clear();
         self.next.resize(len, 0);
         Some(&mut self.next)
     }
 
-    fn commit(&mut self, len: usize, _meta: RxMeta) {
+    fn commit(&mut self, len: usize, meta: RxMeta) {
         let mut frame = core::mem::take(&mut self.next);
         frame.truncate(len);
-        self.frames.push_back(frame);
+        self.frames.push_back((frame, meta));
     }
 }
