@@ -13,6 +13,7 @@ use crate::driver;
 use crate::nic::Nic;
 use crate::open::OpenError;
 use crate::queue::{Queue, QueueOptions};
+use crate::vf::{Settings, VfBackend};
 use crate::wait::WaitMode;
 
 /// Sets an adapter up: [`Nic::builder`](crate::Nic::builder).
@@ -27,6 +28,8 @@ pub struct NicBuilder {
     burst_frames: usize,
     pool_packets: usize,
     gro: Option<GroConfig>,
+    pub(crate) vf: Option<Arc<dyn VfBackend>>,
+    pub(crate) vf_settings: Settings,
     #[cfg(feature = "uio")]
     pub(crate) device: vmbus::uio::Selector,
     #[cfg(feature = "uio")]
@@ -51,6 +54,8 @@ impl Default for NicBuilder {
             burst_frames: 64,
             pool_packets: 1024,
             gro: Some(GroConfig::default()),
+            vf: None,
+            vf_settings: Settings::default(),
             #[cfg(feature = "uio")]
             device: vmbus::uio::Selector::Only,
             #[cfg(feature = "uio")]
@@ -187,6 +192,25 @@ impl NicBuilder {
     #[must_use]
     pub fn gro(mut self, config: Option<GroConfig>) -> Self {
         self.gro = config;
+        self
+    }
+
+    /// Has the adapter use the virtual functions that the host gives it, by this [backend](crate::vf). Default: none is used.
+    ///
+    /// The queues stay what they are: while the host has moved the traffic to a VF, they send and receive by it, and what still
+    /// comes by the rings as well; [`RxMeta::path`](netvsc::RxMeta) says which. When the VF is taken back or vanishes they go on
+    /// by the rings. [`Event`](crate::Event)s tell, and [`Nic::vf`](crate::Nic::vf). A confidential guest
+    /// ([`Config::isolated`](netvsc::Config::isolated)) is offered none.
+    #[must_use]
+    pub fn vf(mut self, backend: impl VfBackend) -> Self {
+        self.vf = Some(Arc::new(backend));
+        self
+    }
+
+    /// Deadlines and pauses about virtual functions.
+    #[must_use]
+    pub fn vf_settings(mut self, settings: Settings) -> Self {
+        self.vf_settings = settings;
         self
     }
 

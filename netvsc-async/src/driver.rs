@@ -5,11 +5,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::task::AtomicWaker;
 use netvsc::{CloseReport, DeviceInfo, NicError, QueueAccess, QueueError, RequestHandle};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -25,6 +27,7 @@ use crate::open::{CloseError, OpenError, RequestError};
 use crate::queue::{self, Queue, Shared};
 use crate::reconfigure::{Change, Changed, ReconfigureError};
 use crate::steering::Steering;
+use crate::vf::{VfSide, VfStatus};
 
 /// Events that a reader may lag behind.
 const EVENTS: usize = 256;
@@ -40,11 +43,17 @@ const HELD_INTERVAL: Duration = Duration::from_millis(1);
 const TURNS: usize = 16;
 
 type Answer = oneshot::Sender<Result<Vec<u8>, RequestError>>;
+/// What a virtual function's device does about a wish.
+type Asked = BoxFuture<'static, io::Result<()>>;
 type Opened<B> = (Nic<B>, Vec<Queue<<B as Bus>::Channel>>);
 
 /// Brings an adapter up.
 pub(crate) async fn open<B: Bus>(builder: NicBuilder, clock: Arc<dyn Clock>, bus: B) -> Result<Opened<B>, OpenError> {
-    let nic = netvsc::Nic::new(bus, builder.config, clock.now()).map_err(OpenError::Config)?;
+    let mut nic = netvsc::Nic::new(bus, builder.config, clock.now()).map_err(OpenError::Config)?;
+    let vf = builder.vf.clone().map(|backend| {
+        nic.use_vf(clock.now(), builder.vf_settings);
+        VfSide::new(backend, builder.config.tags_are_reinserted())
+    });
     let (opened, result) = oneshot::channel();
     let task = Driver {
         nic,
@@ -58,6 +67,8 @@ pub(crate) async fn open<B: Bus>(builder: NicBuilder, clock: Arc<dyn Clock>, bus
         requests: HashMap::new(),
         waiting: VecDeque::new(),
         change: None,
+        first_vf: None,
+        vf,
         closing: Vec::new(),
         early: Vec::new(),
     };
@@ -101,6 +112,12 @@ impl<C: Channel> QueueAccess<C> for Lanes<'_, C> {
     fn with_queue<R>(&mut self, index: u16, work: impl FnOnce(&mut netvsc::Queue<C>) -> R) -> Option<R> {
         let lane = self.0.iter().find(|lane| lane.index == index)?;
         let mut core = lane.shared.lock();
+        if index == 0
+            && let Some(vf) = &mut core.vf
+        {
+            // What the host says there has its place among the frames: let go of once what follows from it was done.
+            vf.hold();
+        }
         let result = work(&mut core.queue);
         lane.shared.wake_users(&mut core);
         lane.shared.follow(&mut core);
@@ -121,6 +138,9 @@ struct Driver<B: Bus> {
     /// Not begun yet, as the adapter is being changed.
     waiting: VecDeque<Command<B::Channel>>,
     change: Option<Changing<B::Channel>>,
+    /// What the virtual function is asked for first, and the command that does the same to the adapter.
+    first_vf: Option<(Asked, Command<B::Channel>)>,
+    vf: Option<VfSide>,
     closing: Vec<oneshot::Sender<Result<CloseReport, CloseError>>>,
     /// Events from before the adapter was up.
     early: Vec<Event>,
@@ -129,6 +149,7 @@ struct Driver<B: Bus> {
 impl<B: Bus> Drop for Driver<B> {
     /// The task may be dropped with its runtime, or panic: whoever uses a queue on another runtime must not wait for ever.
     fn drop(&mut self) {
+        self.give_vf_up();
         for lane in &self.lanes {
             // Nothing if it has ended in order.
             lane.shared.close(Some(Error::Gone));
@@ -211,12 +232,11 @@ impl<B: Bus> Driver<B> {
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<Turn, OpenError> {
-        self.commands();
+        self.commands(cx);
         let now = self.clock.now();
         self.report_failed_queues(now);
-        self.nic
-            .poll_queues(now, cx, &mut Lanes(&self.lanes))
-            .map_err(|error| OpenError::System { kind: error.kind(), message: error.to_string() })?;
+        self.poll_nic(now, cx)?;
+        self.poll_vf(now, cx)?;
         while let Some(queue) = self.nic.take_queue() {
             self.start_queue(queue);
             // Its ring may hold the first answer already.
@@ -235,8 +255,83 @@ impl<B: Bus> Driver<B> {
         Ok(Turn::GoOn)
     }
 
+    fn poll_nic(&mut self, now: netvsc::Instant, cx: &mut Context<'_>) -> Result<(), OpenError> {
+        self.nic
+            .poll_queues(now, cx, &mut Lanes(&self.lanes))
+            .map_err(|error| OpenError::System { kind: error.kind(), message: error.to_string() })
+    }
+
+    /// Does what is to be done to the virtual function, and says what happened to it.
+    fn poll_vf(&mut self, now: netvsc::Instant, cx: &mut Context<'_>) -> Result<(), OpenError> {
+        let lanes = self.shared_lanes();
+        for _ in 0..TURNS {
+            let Some(side) = &mut self.vf else { return Ok(()) };
+            let mut moved = false;
+            while let Some(task) = self.nic.poll_vf() {
+                moved = true;
+                if let Some(input) = side.act(task, &lanes, self.nic.info()) {
+                    self.nic.handle_vf(now, input);
+                }
+            }
+            if let Some(input) = side.poll(cx, &lanes, self.nic.info()) {
+                moved = true;
+                self.nic.handle_vf(now, input);
+            }
+            if !moved {
+                self.vf_is_done(&lanes);
+                return Ok(());
+            }
+            self.poll_nic(now, cx)?;
+        }
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
+    /// Nothing is to be done to the virtual function now.
+    fn vf_is_done(&mut self, lanes: &[Arc<Shared<B::Channel>>]) {
+        if let Some(primary) = lanes.first()
+            && let Some(vf) = &mut primary.lock().vf
+            && vf.let_go()
+        {
+            primary.receiver_may_go_on();
+        }
+        let (Some(side), Some(machine)) = (&self.vf, self.nic.vf()) else { return };
+        if let Some(common) = self.running.as_ref().and_then(|running| running.common.upgrade()) {
+            let status = VfStatus {
+                stage: machine.stage(),
+                serial: machine.association(),
+                counters: *machine.counters(),
+                device: side.device().cloned(),
+            };
+            *common.vf.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+        }
+    }
+
+    /// In order, if there is a virtual function to be cared for.
+    fn shared_lanes(&self) -> Vec<Arc<Shared<B::Channel>>> {
+        if self.vf.is_none() {
+            return Vec::new();
+        }
+        let mut lanes: Vec<_> = self.lanes.iter().map(|lane| Arc::clone(&lane.shared)).collect();
+        lanes.sort_by_key(|shared| shared.index);
+        lanes
+    }
+
+    /// The adapter ends: the virtual function's device is closed, if it has not been.
+    fn give_vf_up(&mut self) {
+        let lanes = self.shared_lanes();
+        if let Some(side) = &mut self.vf {
+            side.give_up(&lanes);
+        }
+        if let Some(common) = self.running.as_ref().and_then(|running| running.common.upgrade())
+            && let Some(status) = &mut *common.vf.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            status.device = None;
+        }
+    }
+
     /// Takes over what the handle asks for.
-    fn commands(&mut self) {
+    fn commands(&mut self, cx: &mut Context<'_>) {
         let now = self.clock.now();
         let Some(running) = &mut self.running else { return };
         while let Ok(command) = running.commands.try_recv() {
@@ -249,31 +344,21 @@ impl<B: Bus> Driver<B> {
                 command => self.waiting.push_back(command),
             }
         }
+        self.poll_first_vf(now, cx);
         while self.change.is_none()
+            && self.first_vf.is_none()
             && let Some(command) = self.waiting.pop_front()
         {
-            let (request, answer) = match command {
-                Command::SetPacketFilter(filter, answer) => (self.nic.set_packet_filter(now, filter), answer),
-                Command::Query(oid, answer) => (self.nic.query(now, oid), answer),
-                Command::Set(oid, value, answer) => (self.nic.set(now, oid, &value), answer),
-                Command::SetRss(settings, answer) => (self.nic.set_rss(now, settings), answer),
-                Command::SetOffloads(settings, answer) => (self.nic.set_offloads(now, settings), answer),
-                Command::Reconfigure(change) if change.answer.is_closed() => continue,
-                Command::Reconfigure(change) => match self.begin_change(now, change) {
-                    None => continue,
-                    Some(later) => {
-                        self.waiting.push_front(Command::Reconfigure(later));
+            match self.of_vf(&command) {
+                Some(asked) => {
+                    self.first_vf = Some((asked, command));
+                    self.poll_first_vf(now, cx);
+                }
+                None => {
+                    if !self.execute(now, command) {
                         break;
                     }
-                },
-                Command::Close(_) => continue,
-            };
-            match request {
-                Ok(handle) => {
-                    self.requests.insert(handle, answer);
                 }
-                // Who asked may have gone.
-                Err(error) => drop(answer.send(Err(RequestError::Failed(error.to_string())))),
             }
         }
         let nic = &mut self.nic;
@@ -284,6 +369,86 @@ impl<B: Bus> Driver<B> {
             }
             wanted
         });
+    }
+
+    /// What the virtual function is asked for before the adapter is.
+    fn of_vf(&mut self, command: &Command<B::Channel>) -> Option<Asked> {
+        let side = self.vf.as_mut()?;
+        match command {
+            Command::SetPacketFilter(filter, _) => side.set_promiscuous(*filter),
+            Command::Reconfigure(change) if !change.answer.is_closed() => side.set_mtu(change.parameters.wished_mtu()?),
+            _ => None,
+        }
+    }
+
+    /// Once the virtual function does what was asked for, the adapter does; if not, neither.
+    fn poll_first_vf(&mut self, now: netvsc::Instant, cx: &mut Context<'_>) {
+        let Some((asked, _)) = &mut self.first_vf else { return };
+        let Poll::Ready(result) = asked.as_mut().poll(cx) else { return };
+        let Some((_, command)) = self.first_vf.take() else { return };
+        let Err(error) = result else {
+            self.execute(now, command);
+            return;
+        };
+        tracing::warn!(%error, "the virtual function refused a setting");
+        self.vf_is_as_the_adapter();
+        // Who asked may have gone.
+        match command {
+            Command::SetPacketFilter(_, answer) => {
+                let text = format!("the virtual function refused the packet filter: {error}");
+                let _ = answer.send(Err(RequestError::Failed(text)));
+            }
+            Command::Reconfigure(change) => {
+                let _ = change.answer.send(Err(ReconfigureError::VirtualFunction { kind: error.kind() }));
+            }
+            _ => {}
+        }
+    }
+
+    /// Puts back what was set on the virtual function for an adapter that is not so.
+    fn vf_is_as_the_adapter(&mut self) {
+        if self.first_vf.is_none()
+            && self.change.is_none()
+            && let (Some(side), Some(info)) = (&mut self.vf, self.nic.info())
+        {
+            side.put_back(info);
+            // It is polled with the rest.
+            self.waker.wake();
+        }
+    }
+
+    /// Does what the handle asks for; false if it has to wait.
+    fn execute(&mut self, now: netvsc::Instant, command: Command<B::Channel>) -> bool {
+        let (request, answer) = match command {
+            Command::SetPacketFilter(filter, answer) => (self.nic.set_packet_filter(now, filter), answer),
+            Command::Query(oid, answer) => (self.nic.query(now, oid), answer),
+            Command::Set(oid, value, answer) => (self.nic.set(now, oid, &value), answer),
+            Command::SetRss(settings, answer) => (self.nic.set_rss(now, settings), answer),
+            Command::SetOffloads(settings, answer) => (self.nic.set_offloads(now, settings), answer),
+            Command::Reconfigure(change) if change.answer.is_closed() => return true,
+            Command::Reconfigure(change) => match self.begin_change(now, change) {
+                None => {
+                    self.vf_is_as_the_adapter();
+                    return true;
+                }
+                Some(later) => {
+                    self.waiting.push_front(Command::Reconfigure(later));
+                    return false;
+                }
+            },
+            Command::Close(_) => return true,
+        };
+        match request {
+            Ok(handle) => {
+                self.requests.insert(handle, answer);
+            }
+            Err(error) => {
+                self.vf_is_as_the_adapter();
+                // Who asked may have gone.
+                let _ = answer.send(Err(RequestError::Failed(error.to_string())));
+            }
+        }
+        true
     }
 
     /// Begins a change; gives it back if that is not possible yet.
@@ -385,8 +550,8 @@ impl<B: Bus> Driver<B> {
     fn start_queue(&mut self, mut queue: netvsc::queue::Queue<B::Channel>) {
         let index = queue.index();
         let interrupt = queue.take_interrupt();
-        let shared =
-            Arc::new(Shared::new(queue, Arc::clone(&self.clock), self.builder.tx_latency, Arc::clone(&self.waker)));
+        let (clock, control) = (Arc::clone(&self.clock), Arc::clone(&self.waker));
+        let shared = Arc::new(Shared::new(queue, clock, self.builder.tx_latency, control, self.vf.is_some()));
         if let Some(interrupt) = interrupt {
             let task = queue::run(Arc::clone(&shared), interrupt);
             match self.builder.queue_runtimes.iter().find(|(queue, _)| *queue == index) {
@@ -407,6 +572,7 @@ impl<B: Bus> Driver<B> {
             E::Answered { request, result } => {
                 // What was set stands in there.
                 self.update_info();
+                self.vf_is_as_the_adapter();
                 if let Some(answer) = self.requests.remove(&request) {
                     // Who asked may have gone.
                     let _ = answer.send(result.map_err(RequestError::Request));
@@ -470,7 +636,11 @@ impl<B: Bus> Driver<B> {
             }
             E::VfAssociated(function) => Event::VfAssociated(function),
             E::VfRemoved(function) => Event::VfRemoved(function),
-            E::DataPathSwitched(path) => Event::DataPathSwitched(path),
+            E::DataPathSwitched(path) => Event::HostMovedTraffic(path),
+            E::Vf(event) => match Event::of_vf(event) {
+                Some(event) => event,
+                None => return Turn::GoOn,
+            },
             E::Detached(report) => {
                 self.detached();
                 Event::Detached(report)
@@ -508,6 +678,9 @@ impl<B: Bus> Driver<B> {
         if let (Some(info), Some(common)) = (self.nic.info(), self.running.as_ref().and_then(|r| r.common.upgrade())) {
             *common.info.lock().unwrap_or_else(PoisonError::into_inner) = info.clone();
         }
+        if let (Some(info), Some(side)) = (self.nic.info(), &self.vf) {
+            side.scaling_changed(&self.shared_lanes(), info.scaling.as_ref());
+        }
     }
 
     /// The adapter is up: hands it to whoever opened it.
@@ -518,6 +691,13 @@ impl<B: Bus> Driver<B> {
         let options = self.builder.queue_options(info.mtu);
         let (commands, receiver) = mpsc::unbounded_channel();
         let (events, first) = broadcast::channel(EVENTS);
+        if let Some(side) = &mut self.vf {
+            let association = self.nic.vf().and_then(netvsc::vf::Machine::association);
+            if let Err(error) = side.begin(info.mac, association) {
+                tracing::warn!(%error, "no virtual function can be used");
+                self.early.push(Event::VfUnavailable(error.to_string()));
+            }
+        }
         for event in self.early.drain(..) {
             let _ = events.send(event);
         }
@@ -528,6 +708,7 @@ impl<B: Bus> Driver<B> {
             first_events: Mutex::new(Some(first)),
             steering: Steering::new(info.send_table),
             unclaimed: Mutex::new(Vec::new()),
+            vf: Mutex::new(None),
             info: Mutex::new(info),
             queues: Mutex::new(self.lanes.iter().map(|lane| Arc::clone(&lane.shared)).collect()),
         });
@@ -570,6 +751,7 @@ impl<B: Bus> Driver<B> {
 
     /// Ends the queues, then answers everybody who waits.
     fn end(&mut self, result: Result<CloseReport, CloseError>, failure: Option<Error>) {
+        self.give_vf_up();
         for lane in &self.lanes {
             lane.shared.close(failure.clone());
         }
@@ -582,5 +764,7 @@ impl<B: Bus> Driver<B> {
         if let Some(change) = self.change.take() {
             let _ = change.answer.send(Err(ReconfigureError::Closed));
         }
+        // Its answer is dropped, which says the same.
+        self.first_vf = None;
     }
 }

@@ -1,7 +1,10 @@
 //! What the adapter tells its user while it is open.
 
+use std::time::Duration;
+
 use netvsc::control::ReconfigureError;
 use netvsc::steering::BUCKETS;
+use netvsc::vf;
 use netvsc::{CloseReport, LinkSpeed, Offloads, VirtualFunction, Warning};
 use tokio::sync::broadcast;
 
@@ -50,7 +53,66 @@ pub enum Event {
     /// The host took the virtual function away.
     VfRemoved(VirtualFunction),
     /// The host moved traffic to another path by itself.
-    DataPathSwitched(nvsp::DataPath),
+    HostMovedTraffic(nvsp::DataPath),
+    /// Virtual functions cannot be looked after: the text is the [backend](crate::NicBuilder::vf)'s. The adapter goes on without.
+    VfUnavailable(String),
+    /// The host offered a virtual function that may be used.
+    VfOffered {
+        /// Its serial number.
+        serial: u32,
+    },
+    /// The host took the virtual function back. Its device goes soon.
+    VfRevoked {
+        /// Its serial number.
+        serial: u32,
+    },
+    /// The virtual function's device was opened, and its link is up.
+    VfUp,
+    /// Its link is down.
+    VfDown,
+    /// The device cannot be opened; it is tried again.
+    VfNotUsable,
+    /// An offer waits for its device, or a device for its offer, for longer than usual. It is waited for all the same.
+    VfMissing {
+        /// The serial number of the offer; `None`: it is the offer that is missing.
+        serial: Option<u32>,
+    },
+    /// The device is not the one that the host offered; it is left alone.
+    VfOtherSerial {
+        /// What the host said.
+        expected: u32,
+        /// What the device has.
+        found: u32,
+    },
+    /// The application's frames go by another path.
+    DatapathSwitched {
+        /// By which.
+        to: netvsc::meta::Path,
+        /// Whether nothing was outstanding on the old one before the new one was used: order was kept.
+        drained: bool,
+        /// From the decision to the first frame that could be sent.
+        took: Duration,
+    },
+    /// The host has not moved the traffic in time. It is asked again.
+    VfSwitchTimedOut {
+        /// Where to.
+        to: netvsc::meta::Path,
+    },
+    /// The host took the traffic back although it has not taken back the virtual function. It is asked again after a pause.
+    VfRefused,
+    /// The host answers no wish for another path any more: everything goes by the rings until it says something of a virtual
+    /// function again.
+    VfHostSilent,
+    /// The virtual function vanished, or had to be closed, with frames inside.
+    VfLost {
+        /// Frames whose sending was not completed: at most these are lost. They are not sent again, as they may have left.
+        frames: u64,
+    },
+    /// The virtual function came and went too often; it is left alone for this long.
+    VfDamped {
+        /// How long.
+        pause: Duration,
+    },
     /// The queue of each hash bucket of sent frames is another one: the host said so, or the queues changed.
     /// [`Steering`](crate::Steering) follows by itself.
     SendTable([u16; BUCKETS]),
@@ -62,6 +124,28 @@ pub enum Event {
     Gone(CloseReport),
     /// Events that this reader was too slow for.
     Missed(u64),
+}
+
+impl Event {
+    /// What the machine tells.
+    pub(crate) fn of_vf(event: vf::Event) -> Option<Self> {
+        Some(match event {
+            vf::Event::Offered { serial } => Self::VfOffered { serial },
+            vf::Event::Revoked { serial } => Self::VfRevoked { serial },
+            vf::Event::Up => Self::VfUp,
+            vf::Event::Down => Self::VfDown,
+            vf::Event::NotUsable => Self::VfNotUsable,
+            vf::Event::Missing { serial } => Self::VfMissing { serial },
+            vf::Event::OtherSerial { expected, found } => Self::VfOtherSerial { expected, found },
+            vf::Event::DatapathSwitched { to, drained, took } => Self::DatapathSwitched { to, drained, took },
+            vf::Event::SwitchTimedOut { to } => Self::VfSwitchTimedOut { to },
+            vf::Event::Refused => Self::VfRefused,
+            vf::Event::HostSilent => Self::VfHostSilent,
+            vf::Event::Lost { frames } => Self::VfLost { frames },
+            vf::Event::Damped { pause } => Self::VfDamped { pause },
+            _ => return None,
+        })
+    }
 }
 
 /// A reader of [`Event`]s.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::task::AtomicWaker;
 use netvsc::gro::GroStats;
-use netvsc::stats::QueueStats;
+use netvsc::stats::{QueueStats, VfStats};
 use netvsc::{CloseReport, DeviceInfo, OffloadSettings, PacketFilter, RssSettings};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -16,6 +16,7 @@ use crate::open::{CloseError, RequestError};
 use crate::queue::{Queue, Shared};
 use crate::reconfigure::Change;
 use crate::steering::Steering;
+use crate::vf::VfStatus;
 
 /// What the handle asks of the task.
 pub(crate) enum Command<C: Channel> {
@@ -41,6 +42,8 @@ pub(crate) struct Common<B: Bus> {
     pub(crate) steering: Steering,
     /// Queues that were added for somebody who had gone by then.
     pub(crate) unclaimed: Mutex<Vec<Queue<B::Channel>>>,
+    /// How the virtual function stands, if one may be used.
+    pub(crate) vf: Mutex<Option<VfStatus>>,
 }
 
 impl<B: Bus> Common<B> {
@@ -102,6 +105,24 @@ impl<B: Bus> Nic<B> {
     #[must_use]
     pub fn gro_stats(&self) -> Vec<GroStats> {
         self.queues().iter().map(|queue| queue.gro.get()).collect()
+    }
+
+    /// What went through the virtual function, of all queues; [`NicStats`](netvsc::stats::NicStats) has it with the rest, so that
+    /// the totals are those of both paths. Frames that were inside a VF that vanished are among those sent, and among those
+    /// dropped.
+    #[must_use]
+    pub fn vf_stats(&self) -> VfStats {
+        let of_queue = |queue: &Arc<Shared<B::Channel>>| queue.lock().vf.as_ref().map(|vf| vf.stats());
+        self.queues().iter().filter_map(of_queue).fold(VfStats::default(), |mut sum, stats| {
+            sum += stats;
+            sum
+        })
+    }
+
+    /// How the virtual function stands; `None` if the adapter was given no [backend](crate::NicBuilder::vf).
+    #[must_use]
+    pub fn vf(&self) -> Option<VfStatus> {
+        self.common.vf.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn queues(&self) -> Vec<Arc<Shared<B::Channel>>> {

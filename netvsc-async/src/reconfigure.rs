@@ -73,6 +73,11 @@ pub enum ReconfigureError {
         /// Frames in it.
         packets: u32,
     },
+    /// The virtual function cannot be so: it is asked first. Nothing was done.
+    VirtualFunction {
+        /// What its backend says.
+        kind: std::io::ErrorKind,
+    },
     /// It failed; [`is_restored`](Self::is_restored) says whether the adapter goes on as it was.
     Device(control::ReconfigureError),
     /// The adapter is closed, or not any more what it was.
@@ -84,7 +89,7 @@ impl ReconfigureError {
     #[must_use]
     pub const fn is_restored(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Rss(_) | Self::Held { .. } => true,
+            Self::Config(_) | Self::Rss(_) | Self::Held { .. } | Self::VirtualFunction { .. } => true,
             Self::Device(error) => error.is_restored(),
             Self::Closed => false,
         }
@@ -97,6 +102,7 @@ impl std::fmt::Display for ReconfigureError {
             Self::Config(error) => error.fmt(f),
             Self::Rss(error) => error.fmt(f),
             Self::Held { queue, packets } => write!(f, "a batch of {packets} frames is open on queue {queue}"),
+            Self::VirtualFunction { kind } => write!(f, "the virtual function cannot be so: {kind}"),
             Self::Device(error) => error.fmt(f),
             Self::Closed => f.write_str("the network adapter is closed"),
         }
@@ -109,7 +115,7 @@ impl std::error::Error for ReconfigureError {
             Self::Config(error) => Some(error),
             Self::Rss(error) => Some(error),
             Self::Device(error) => Some(error),
-            Self::Held { .. } | Self::Closed => None,
+            Self::Held { .. } | Self::VirtualFunction { .. } | Self::Closed => None,
         }
     }
 }
@@ -118,6 +124,7 @@ impl vmbus::Error for ReconfigureError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Config(_) | Self::Rss(_) | Self::Held { .. } => ErrorKind::Misuse,
+            Self::VirtualFunction { .. } => ErrorKind::System,
             Self::Device(error) => error.kind(),
             Self::Closed => ErrorKind::Gone,
         }

@@ -265,6 +265,12 @@ impl Config {
         self
     }
 
+    /// As [`reinsert_tags`](Self::reinsert_tags) was told.
+    #[must_use]
+    pub const fn tags_are_reinserted(&self) -> bool {
+        self.reinsert_tags
+    }
+
     /// Whether each verdict of the host on a checksum is compared with one computed here. Default false. Wrong ones are
     /// counted by protocol ([`ExtraStats`](crate::stats::ExtraStats), `rx_checksum_wrong_*`), and frames delivered with the
     /// right one. Costs a pass over each frame that has a verdict.

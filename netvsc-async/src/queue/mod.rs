@@ -6,6 +6,7 @@ mod shared;
 mod stream;
 mod task;
 mod tx;
+mod vf;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ pub use tx::{TxBatch, TxHalf};
 
 pub(crate) use shared::Shared;
 pub(crate) use task::run;
+pub(crate) use vf::VfLane;
 
 use crate::packet::PacketPool;
 use crate::wait::{WaitMode, Waiter};

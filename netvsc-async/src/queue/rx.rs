@@ -171,7 +171,7 @@ impl<C: Channel> RxHalf<C> {
             match self.shared.after_end(&mut core, &mut self.burst, max) {
                 Some(left) => self.filled = left? > 0,
                 None => {
-                    let received = self.shared.check(core.queue.receive(&mut self.burst, max))?;
+                    let received = self.shared.check(core.receive(&mut self.burst, max))?;
                     self.shared.after_pump(&mut core);
                     self.filled = received > 0;
                 }
@@ -248,7 +248,7 @@ impl<C: Channel> RxHalf<C> {
         if let Some(left) = self.shared.after_end(&mut core, into, max) {
             return left.map(drop);
         }
-        self.shared.check(core.queue.receive(into, max))?;
+        self.shared.check(core.receive(into, max))?;
         self.shared.after_pump(&mut core);
         Ok(())
     }

@@ -27,10 +27,12 @@ use futures::task::AtomicWaker;
 use netvsc::Instant;
 use netvsc::meta::TxMeta;
 use netvsc::queue::{FrameSink, QueueError, SendError};
+use netvsc::vf::Way;
 use vmbus::bus::Channel;
 use vmbus::mem::Latch;
 
 use super::gro::GroCounters;
+use super::vf::VfLane;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::wait::{Next, Waiter};
@@ -41,6 +43,8 @@ pub(super) const BACKSTOP: Duration = Duration::from_millis(2);
 /// What the mutex guards.
 pub(crate) struct Core<C: Channel> {
     pub(crate) queue: netvsc::queue::Queue<C>,
+    /// The virtual function's part, if one may be used.
+    pub(crate) vf: Option<Box<VfLane>>,
     /// Since when frames wait for a doorbell that was put off.
     pub(crate) unflushed_since: Option<Instant>,
     /// The ring is unmasked: the next packet interrupts.
@@ -58,6 +62,30 @@ impl<C: Channel> Core<C> {
     fn take_reclaimed(&mut self) -> bool {
         let completions = self.queue.completions();
         std::mem::replace(&mut self.completions, completions) != completions
+    }
+
+    /// Receives, by whatever path.
+    #[inline]
+    pub(super) fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> Result<usize, QueueError> {
+        match &mut self.vf {
+            None => self.queue.receive(sink, max),
+            Some(vf) => vf.receive(&mut self.queue, sink, max),
+        }
+    }
+
+    /// Whether a frame of `len` bytes would be taken now.
+    pub(super) fn can_send(&mut self, len: usize) -> Result<bool, QueueError> {
+        let Some(vf) = self.vf.as_mut().filter(|vf| !vf.is_idle()) else { return Ok(self.queue.can_send(len)) };
+        Ok(match vf.way(&mut self.queue)? {
+            Way::Rings => self.queue.can_send(len),
+            Way::Vf => vf.has_room(len),
+            _ => false,
+        })
+    }
+
+    /// Sends that are not completed, by whatever path.
+    fn outstanding(&mut self) -> usize {
+        self.queue.outstanding() + self.vf.as_mut().map_or(0, |vf| vf.outstanding())
     }
 }
 
@@ -94,9 +122,12 @@ impl<C: Channel> Shared<C> {
         clock: Arc<dyn Clock>,
         tx_latency: Duration,
         control: Arc<AtomicWaker>,
+        with_vf: bool,
     ) -> Self {
         let index = queue.index();
-        let core = Core { queue, unflushed_since: None, armed: false, watched: false, completions: 0, paused: false };
+        let vf = with_vf.then(|| Box::new(VfLane::new(Arc::clone(&control))));
+        let core =
+            Core { queue, vf, unflushed_since: None, armed: false, watched: false, completions: 0, paused: false };
         Self {
             index,
             core: Mutex::new(core),
@@ -185,7 +216,7 @@ impl<C: Channel> Shared<C> {
     }
 
     /// Makes `result`'s error the queue's end.
-    pub(super) fn check<T>(&self, result: Result<T, QueueError>) -> Result<T, Error> {
+    pub(crate) fn check<T>(&self, result: Result<T, QueueError>) -> Result<T, Error> {
         result.map_err(|error| self.fail(error))
     }
 
@@ -215,7 +246,7 @@ impl<C: Channel> Shared<C> {
             if let Some(left) = self.after_end(core, sink, max) {
                 return Poll::Ready(left);
             }
-            let received = self.check(core.queue.receive(sink, max))?;
+            let received = self.check(core.receive(sink, max))?;
             self.after_pump(core);
             if received > 0 {
                 waiter.found();
@@ -227,7 +258,9 @@ impl<C: Channel> Shared<C> {
             }
             self.receiver.register(cx.waker());
             self.receiver_polls.store(false, Ordering::Relaxed);
-            if !self.arm(core)? {
+            let by_rings = self.arm(core)?;
+            let by_vf = core.vf.as_mut().is_some_and(|vf| vf.has_received(cx));
+            if !by_rings && !by_vf {
                 return Poll::Pending;
             }
         }
@@ -236,12 +269,16 @@ impl<C: Channel> Shared<C> {
     }
 
     /// Wakes those for whom a pump found something, the receiver excepted.
-    pub(super) fn after_pump(&self, core: &mut Core<C>) {
+    pub(crate) fn after_pump(&self, core: &mut Core<C>) {
         if core.queue.pending_controls() > 0 {
             self.control.wake();
         }
         if core.take_reclaimed() {
             self.sender.wake();
+            if core.vf.as_ref().is_some_and(|vf| vf.is_settling()) {
+                // It was the last one, perhaps, that the other path waits for.
+                self.control.wake();
+            }
         }
     }
 
@@ -294,7 +331,10 @@ impl<C: Channel> Shared<C> {
         sink: &mut S,
         max: usize,
     ) -> Option<Result<usize, Error>> {
-        Some(self.ended()?.map(|()| core.queue.receive_kept(sink, max)))
+        let end = self.ended()?;
+        // What came by a VF came before.
+        let by_vf = core.vf.as_mut().map_or(0, |vf| vf.receive_kept(sink, max));
+        Some(end.map(|()| by_vf + core.queue.receive_kept(sink, max - by_vf)))
     }
 
     /// Wakes the queue's users for whom the adapter's task found something, as it was after control messages.
@@ -305,6 +345,17 @@ impl<C: Channel> Shared<C> {
         if core.take_reclaimed() {
             self.sender.wake();
         }
+    }
+
+    /// What was received may be given again.
+    pub(crate) fn receiver_may_go_on(&self) {
+        self.receiver.wake();
+    }
+
+    /// The adapter's task changed the paths: whoever waits looks again.
+    pub(crate) fn wake_all(&self) {
+        self.receiver.wake();
+        self.sender.wake();
     }
 
     /// Sends one frame; the doorbell may be put off by the setting. `Pending`: nothing was taken.
@@ -326,7 +377,7 @@ impl<C: Channel> Shared<C> {
                 Err(Error::Full) => {}
                 result => return Poll::Ready(result),
             }
-            self.sender.register(cx.waker());
+            self.register_sender(core, cx);
             if !self.wait_for_room(core, frame.len())? {
                 return Poll::Pending;
             }
@@ -338,10 +389,28 @@ impl<C: Channel> Shared<C> {
     /// Asks to be told of room for a frame of `len` bytes; `true` if there may be some now.
     pub(super) fn wait_for_room(&self, core: &mut Core<C>, len: usize) -> Result<bool, Error> {
         core.unflushed_since = None;
+        if let Some(vf) = core.vf.as_mut().filter(|vf| !vf.is_idle()) {
+            vf.flush();
+            match self.check(vf.way(&mut core.queue))? {
+                Way::Rings => {}
+                Way::Vf => return Ok(vf.has_sent_some()),
+                Way::AfterVf => return Ok(vf.has_sent(0)),
+                // `way` has flushed.
+                _ => return Ok(self.pump_for_sender(core)? || self.arm(core)?),
+            }
+        }
         if self.pump_for_sender(core)? || self.check(core.queue.want_send_room(len))? {
             return Ok(true);
         }
         self.arm(core)
+    }
+
+    /// Registers whoever sends: it is woken when there may be room.
+    pub(super) fn register_sender(&self, core: &Core<C>, cx: &mut Context<'_>) {
+        self.sender.register(cx.waker());
+        if let Some(vf) = &core.vf {
+            vf.signal().sender.register(cx.waker());
+        }
     }
 
     /// Takes what is in the ring on the sender's behalf; whether sends were completed.
@@ -353,7 +422,11 @@ impl<C: Channel> Shared<C> {
         if pumped.ranges > 0 {
             self.receiver.wake();
         }
-        Ok(core.take_reclaimed())
+        let reclaimed = core.take_reclaimed();
+        if reclaimed && core.vf.as_ref().is_some_and(|vf| vf.is_settling()) {
+            self.control.wake();
+        }
+        Ok(reclaimed)
     }
 
     /// Hands one frame to the queue without a doorbell; the queue's task rings it in time.
@@ -376,7 +449,13 @@ impl<C: Channel> Shared<C> {
         if let Some(end) = self.ended() {
             return Err(end.err().unwrap_or(Error::Closed));
         }
-        match core.queue.send(frame, meta) {
+        let (sent, by_rings) = match &mut core.vf {
+            None => (core.queue.send(frame, meta), true),
+            Some(vf) => (vf.send(&mut core.queue, frame, meta), core.queue.outstanding() > 0),
+        };
+        match sent {
+            // The host's progress matters with what the rings hold.
+            Ok(()) if !by_rings => Ok(()),
             Ok(()) => {
                 if !std::mem::replace(&mut core.watched, true) {
                     self.control.wake();
@@ -395,6 +474,9 @@ impl<C: Channel> Shared<C> {
             return Err(end.err().unwrap_or(Error::Closed));
         }
         core.unflushed_since = None;
+        if let Some(vf) = &mut core.vf {
+            vf.flush();
+        }
         self.check(core.queue.flush())?;
         if core.queue.is_short_of_sections() {
             // Many completions at once, and before frames have to go where they cost more.
@@ -415,11 +497,12 @@ impl<C: Channel> Shared<C> {
                 return Poll::Ready(end.and(Err(Error::Closed)));
             }
             self.flush(core)?;
-            if core.queue.outstanding() == 0 {
+            if core.outstanding() == 0 {
                 return Poll::Ready(Ok(()));
             }
-            self.sender.register(cx.waker());
-            if !self.pump_for_sender(core)? && !self.arm(core)? {
+            self.register_sender(core, cx);
+            let sent_by_vf = core.vf.as_mut().is_some_and(|vf| vf.outstanding() > 0 && vf.has_sent(0));
+            if !sent_by_vf && !self.pump_for_sender(core)? && !self.arm(core)? {
                 return Poll::Pending;
             }
         }

@@ -223,7 +223,7 @@ mod tests {
         let ring = MappedRing::new(parts.outgoing, parts.ring_header_bytes).unwrap();
         let queue = Queue::new(guest, QueueSettings::default()).unwrap();
         let clock = Arc::new(TokioClock::new());
-        let shared = Shared::new(queue, clock, Duration::from_micros(50), Arc::new(AtomicWaker::new()));
+        let shared = Shared::new(queue, clock, Duration::from_micros(50), Arc::new(AtomicWaker::new()), false);
         (Arc::new(shared), Producer::new(ring))
     }
 

@@ -60,10 +60,10 @@ impl<C: Channel> TxHalf<C> {
             if let Some(end) = self.shared.ended() {
                 return Poll::Ready(end.and(Err(Error::Closed)));
             }
-            if core.queue.can_send(len) {
+            if self.shared.check(core.can_send(len))? {
                 return Poll::Ready(Ok(()));
             }
-            self.shared.sender.register(cx.waker());
+            self.shared.register_sender(core, cx);
             if !self.shared.wait_for_room(core, len)? {
                 return Poll::Pending;
             }

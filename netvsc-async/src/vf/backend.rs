@@ -8,7 +8,7 @@
 //!
 //! # For those who call this: the adapter's task and its queues
 //! Nobody else does. The adapter's task has the [`VfWatch`] and the [`VfHandle`], and calls neither from two places at a time
-//! (the application may have the handle as well: `Nic::vf_device`). Each queue of the VF belongs to
+//! (the application may have the handle as well: [`Nic::vf`](crate::Nic::vf)). Each queue of the VF belongs to
 //! one queue of the adapter, under whose lock it is used; if the VF has more queues than the adapter, they are dealt out by
 //! turns, and frames are sent by the first of each. When the VF is given up, its queues are dropped first, then
 //! [`VfHandle::close`] is called.
@@ -34,13 +34,13 @@ use netvsc::queue::FrameSink;
 use netvsc::vf::{VfQueue, VfSendError};
 
 /// A kind of virtual functions: in the simulated host's memory, or network interfaces of the kernel's, used in one way or
-/// another. Given to `NicBuilder::vf`.
+/// another. Given to [`NicBuilder::vf`](crate::NicBuilder::vf).
 pub trait VfBackend: Send + Sync + 'static {
     /// Begins to look after the devices that may be the VF of one adapter.
     ///
     /// # Errors
     /// If that cannot be: the adapter then goes without a VF, and says so
-    /// (`Event::VfUnavailable`).
+    /// ([`Event::VfUnavailable`](crate::Event::VfUnavailable)).
     fn watch(&self, adapter: &Adapter) -> io::Result<Box<dyn VfWatch>>;
 }
 
@@ -139,7 +139,7 @@ impl fmt::Debug for OpenedVf {
     }
 }
 
-/// An open device: its settings. The application has it by `Nic::vf_device`, and can find out what it
+/// An open device: its settings. The application has it by [`Nic::vf`](crate::Nic::vf), and can find out what it
 /// really is, as it is [`Any`].
 pub trait VfHandle: Any + Send + Sync {
     /// What it is called: for a network interface, the name that `ip link` prints.
@@ -169,8 +169,9 @@ pub trait AsyncVfQueue: VfQueue + Send + 'static {
     /// Ready once something was received ([`VfQueue::has_received`]). The waker is that of whoever receives.
     fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Ready once at most so many frames are outstanding ([`VfQueue::outstanding`]), or the device is gone. A device that
-    /// does not tell when it has sent something looks by itself every now and then, say once a millisecond.
+    /// Ready once at most so many frames are outstanding ([`VfQueue::outstanding`]). A device that
+    /// does not tell when it has sent something looks by itself every now and then, say once a millisecond. Of one that is
+    /// gone [`VfEvent::Gone`] tells.
     fn poll_sent(&mut self, cx: &mut Context<'_>, at_most: usize) -> Poll<()>;
 }
 

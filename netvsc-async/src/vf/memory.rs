@@ -1,5 +1,22 @@
 //! The backend for the simulated host's virtual functions ([`netvsc_host::vf::GuestVf`]): for tests, and the shortest example
 //! of a backend.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
+//! use netvsc_async::vf::MemoryBackend;
+//! use netvsc_async::{Event, Nic, testing};
+//! use netvsc_host::{Host, NicId};
+//!
+//! let vfs = MemoryBackend::new();
+//! let pair = testing::pair_with(Host::builder(), Nic::builder().vf(vfs.clone())).await?;
+//! let mut events = pair.nic.events();
+//! vfs.insert(pair.host.plug_vf(NicId(0), 7, 64).expect("there is none")); // the device shows up
+//! pair.host.associate_vf(NicId(0), 7); // and the host says what it is
+//! while !matches!(events.next().await, Some(Event::DatapathSwitched { .. })) {}
+//! // From here on frames go by it, and the queue is what it was.
+//! pair.close().await?;
+//! # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+//! ```
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -182,7 +199,7 @@ impl VfWatch for MemoryWatch {
     }
 }
 
-/// The device of a simulated host as `Nic::vf_device` gives it.
+/// The device of a simulated host as [[`Nic::vf`](crate::Nic::vf)](crate::Nic::vf_device) gives it.
 #[derive(Debug)]
 pub struct MemoryVf {
     device: GuestVf,

@@ -12,8 +12,11 @@
 mod backend;
 #[cfg(target_os = "linux")]
 mod discovery;
+mod group;
 #[cfg(feature = "host")]
 mod memory;
+mod side;
+mod status;
 
 pub use backend::{Adapter, AsyncVfQueue, BoxVf, OpenedVf, VfBackend, VfEvent, VfHandle, VfWatch, VfWish};
 #[cfg(target_os = "linux")]
@@ -21,4 +24,8 @@ pub use discovery::{DiscoveryError, Interface, Match, find, interfaces};
 #[cfg(feature = "host")]
 pub use memory::{MemoryBackend, MemoryVf};
 
-pub use netvsc::vf::{Settings, VfQueue, VfSendError};
+pub(crate) use group::VfGroup;
+pub(crate) use side::VfSide;
+pub use status::VfStatus;
+
+pub use netvsc::vf::{Counters, Settings, Stage, VfQueue, VfSendError};

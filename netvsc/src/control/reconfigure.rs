@@ -58,6 +58,12 @@ pub struct Parameters {
 }
 
 impl Parameters {
+    /// The [`mtu`](Self::mtu) that is wished for.
+    #[must_use]
+    pub const fn wished_mtu(&self) -> Option<u32> {
+        self.mtu
+    }
+
     /// Sections of the receive buffer; clamped to 10 and [`Limits::receive_sections`].
     #[must_use]
     pub const fn receive_sections(mut self, count: u32) -> Self {
