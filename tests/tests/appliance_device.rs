@@ -80,9 +80,19 @@ impl World {
         output.stdout
     }
 
+    /// An interface that is new to the kernel has to find its neighbour, which takes as long as it takes.
+    #[track_caller]
+    fn wait_for_answer(&self) {
+        let start = Instant::now();
+        while !self.curl("/").status.success() {
+            assert!(start.elapsed() < PATIENCE, "the appliance does not answer");
+        }
+    }
+
     /// Everything that the appliance has, and every byte of it right.
     #[track_caller]
     fn check_pages(&self) {
+        self.wait_for_answer();
         let page = self.body("/");
         assert!(String::from_utf8_lossy(&page).to_lowercase().contains("<html"), "a page");
         let statistics =
@@ -141,7 +151,7 @@ fn a_host_that_is_killed_is_gone() {
     let Some(_turn) = privileged() else { return };
     let mut world = World::new();
     let appliance = world.appliance(&[]);
-    world.body("/");
+    world.wait_for_answer();
     world.host.kill();
     let (status, lines) = appliance.wait();
     assert_eq!(status.code(), Some(1), "no signal, and no success: {}", lines.join("\n"));
@@ -167,11 +177,6 @@ fn a_host_that_comes_back_is_served_again() {
         }
         world.restart_host();
         appliance.wait_for_line(said, SERVES);
-    }
-    // The interface is new to the kernel, and has to find its neighbour again.
-    let start = Instant::now();
-    while !world.curl("/").status.success() {
-        assert!(start.elapsed() < PATIENCE, "the appliance does not answer");
     }
     world.check_pages();
     let (status, lines) = appliance.interrupt();
