@@ -31,6 +31,12 @@ impl fmt::Display for DiscoveryError {
     }
 }
 
+impl From<DiscoveryError> for io::Error {
+    fn from(error: DiscoveryError) -> Self {
+        Self::new(error.source.kind(), error)
+    }
+}
+
 impl std::error::Error for DiscoveryError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.source)
@@ -121,8 +127,35 @@ fn read(class: &Path, name: String, slots: &HashMap<String, u32>) -> Option<Inte
     Some(Interface { mac, serial, master: link(&directory.join("master")), pci, name })
 }
 
+/// What is behind an interface.
+#[cfg(feature = "vf-sockets")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The PCI function at this address.
+    Pci(String),
+    /// A device of VMBus.
+    VmBus,
+    /// A device of another bus.
+    Other,
+    /// None.
+    Virtual,
+}
+
+/// What is behind an interface: by what netlink told, or what sysfs has where the kernel is older than 5.14.
+#[cfg(feature = "vf-sockets")]
+pub(super) fn origin(sysfs: &Path, name: &str, parent: Option<&(String, String)>) -> Origin {
+    let device = sysfs.join("class/net").join(name).join("device");
+    let found = parent.cloned().or_else(|| Some((link(&device.join("subsystem"))?, link(&device)?)));
+    match found {
+        Some((bus, address)) if bus == "pci" => Origin::Pci(address),
+        Some((bus, _)) if bus == "vmbus" => Origin::VmBus,
+        Some(_) => Origin::Other,
+        None => Origin::Virtual,
+    }
+}
+
 /// The numbers of PCI slots, by address. A slot whose name is no number is none of Hyper-V's.
-fn slots(sysfs: &Path) -> Result<HashMap<String, u32>, DiscoveryError> {
+pub(super) fn slots(sysfs: &Path) -> Result<HashMap<String, u32>, DiscoveryError> {
     let directory = sysfs.join("bus/pci/slots");
     if !directory.exists() {
         return Ok(HashMap::new());

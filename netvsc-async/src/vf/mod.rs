@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `backend` | what a backend is |
 //! | `memory` | the backend for the simulated host (feature `host`) |
+//! | `sockets` | the backend for network interfaces of the kernel's (feature `vf-sockets`, Linux) |
 //! | `discovery` | which network interface is the VF (Linux): it stays with its kernel driver (mlx4, mlx5, MANA), so that nothing of a vendor's is needed in user space |
 
 mod backend;
@@ -16,6 +17,8 @@ mod group;
 #[cfg(feature = "host")]
 mod memory;
 mod side;
+#[cfg(all(feature = "vf-sockets", target_os = "linux"))]
+pub mod sockets;
 mod status;
 
 pub use backend::{Adapter, AsyncVfQueue, BoxVf, OpenedVf, VfBackend, VfEvent, VfHandle, VfWatch, VfWish};

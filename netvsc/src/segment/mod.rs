@@ -86,7 +86,8 @@ impl<'a> Segments<'a> {
     }
 
     /// Without the first `index` segments.
-    pub(crate) fn starting_at(mut self, index: usize) -> Self {
+    #[must_use]
+    pub fn starting_at(mut self, index: usize) -> Self {
         self.next = index.min(self.headers.count());
         self
     }

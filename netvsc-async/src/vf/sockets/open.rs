@@ -1,0 +1,154 @@
+//! Opening an interface, and its settings.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fs, io};
+
+use futures::FutureExt;
+use futures::future::{self, BoxFuture};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use super::netlink::{Link, Links};
+use super::queue::Elsewhere;
+use super::state::State;
+use super::syscalls::{PacketOption, bind_packet, set_packet_option};
+use super::{Config, SocketError, packet};
+use crate::vf::backend::{BoxVf, OpenedVf, VfHandle, VfWish};
+
+/// `PACKET_MR_PROMISC`.
+const PROMISCUOUS: u32 = 1;
+/// `PACKET_MR_ALLMULTI`.
+const ALL_MULTICAST: u32 = 2;
+
+/// Opens an interface. Rings are large, so that happens on a thread that may wait.
+pub(super) async fn open(config: Arc<Config>, index: u32, state: Arc<State>, wish: VfWish) -> io::Result<OpenedVf> {
+    let opened = tokio::task::spawn_blocking(move || {
+        let device = Device::open(index, state, wish)?;
+        let queues = packet::open(index, &device.state, usize::from(wish.queues), &config.packet)?;
+        let queues = queues.into_iter().map(|queue| BoxVf::new(Elsewhere::new(queue))).collect();
+        let link = device.state.tell();
+        Ok(OpenedVf { device: Arc::new(device), queues, link })
+    });
+    // It was not cancelled, so it has panicked: as a bug of ours would.
+    opened.await.map_err(io::Error::other)?
+}
+
+/// An interface that is open.
+#[derive(Debug)]
+struct Device {
+    name: String,
+    index: u32,
+    state: Arc<State>,
+    /// What it was before.
+    mtu: u32,
+    /// `None` once it is closed.
+    open: Mutex<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    links: Links,
+    /// A socket that receives nothing: what it asked for in the interface's name ends with it.
+    filters: OwnedFd,
+}
+
+impl Device {
+    fn open(index: u32, state: Arc<State>, wish: VfWish) -> Result<Self, SocketError> {
+        let mut links = Links::open()?;
+        let link = present(&mut links, index)?;
+        silence(&link.name);
+        // Where it may be changed only while it is down, it has to be done first.
+        if link.mtu != wish.mtu {
+            links.set_mtu(index, wish.mtu)?;
+        }
+        if !link.up {
+            links.set_up(index, true)?;
+        }
+        let filters = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)
+            .map_err(SocketError::when("open an AF_PACKET socket"))?;
+        bind_packet(filters.as_fd(), index, 0).map_err(SocketError::when("bind an AF_PACKET socket"))?;
+        membership(&filters, PacketOption::AddMembership, index, ALL_MULTICAST)
+            .map_err(SocketError::when("receive multicasts"))?;
+        state.update(&present(&mut links, index)?);
+        let open = Mutex::new(Some(Open { links, filters }));
+        let device = Self { name: link.name, index, state, mtu: link.mtu, open };
+        device.set_promiscuous_now(wish.promiscuous)?;
+        Ok(device)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_mtu_now(&self, mtu: u32) -> Result<(), SocketError> {
+        let mut open = self.lock();
+        let Open { links, .. } = open.as_mut().ok_or_else(closed)?;
+        links.set_mtu(self.index, mtu)?;
+        self.state.set_mtu(mtu);
+        Ok(())
+    }
+
+    fn set_promiscuous_now(&self, promiscuous: bool) -> Result<(), SocketError> {
+        let open = self.lock();
+        let Open { filters, .. } = open.as_ref().ok_or_else(closed)?;
+        if promiscuous != self.state.is_promiscuous() {
+            let option = if promiscuous { PacketOption::AddMembership } else { PacketOption::DropMembership };
+            membership(filters, option, self.index, PROMISCUOUS)
+                .map_err(SocketError::when("change what the virtual function receives"))?;
+            self.state.set_promiscuous(promiscuous);
+        }
+        Ok(())
+    }
+}
+
+impl VfHandle for Device {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn set_mtu(&self, mtu: u32) -> BoxFuture<'static, io::Result<()>> {
+        future::ready(self.set_mtu_now(mtu).map_err(io::Error::from)).boxed()
+    }
+
+    fn set_promiscuous(&self, promiscuous: bool) -> BoxFuture<'static, io::Result<()>> {
+        future::ready(self.set_promiscuous_now(promiscuous).map_err(io::Error::from)).boxed()
+    }
+
+    fn close(&self) {
+        let Some(Open { mut links, .. }) = self.lock().take() else { return };
+        self.state.set_promiscuous(false);
+        if self.state.is_gone() || !matches!(links.by_index(self.index), Ok(Some(link)) if link.mtu != self.mtu) {
+            return;
+        }
+        if let Err(error) = links.set_mtu(self.index, self.mtu) {
+            tracing::warn!(interface = %self.name, error = &error as &dyn std::error::Error, "MTU not put back");
+        }
+    }
+}
+
+fn present(links: &mut Links, index: u32) -> Result<Link, SocketError> {
+    let gone = || SocketError::new("use the network interface", io::Error::from_raw_os_error(libc::ENODEV));
+    links.by_index(index)?.ok_or_else(gone)
+}
+
+fn closed() -> SocketError {
+    SocketError::new("set a virtual function that is closed", io::ErrorKind::NotConnected)
+}
+
+/// `packet_mreq`: index, kind, length of the address, address.
+fn membership(socket: &OwnedFd, option: PacketOption, index: u32, kind: u32) -> io::Result<()> {
+    // Two halves, of which the second is zero, as they lie in memory.
+    let [first, second] = (kind as u16).to_ne_bytes();
+    set_packet_option(socket.as_fd(), option, &[index, u32::from_ne_bytes([first, second, 0, 0]), 0, 0])
+}
+
+/// Has the kernel's own network stack neither speak nor forward on an interface. Without addresses it has nothing to say but
+/// what IPv6 does by itself. Where it cannot be told so (no such protocol, a read-only `/proc`), the traffic goes on all the same.
+fn silence(name: &str) {
+    for (family, key, value) in [("ipv6", "disable_ipv6", "1"), ("ipv4", "forwarding", "0")] {
+        let setting = format!("/proc/sys/net/{family}/conf/{name}/{key}");
+        if let Err(error) = fs::write(&setting, value) {
+            tracing::debug!(setting, %error, "not set");
+        }
+    }
+}
