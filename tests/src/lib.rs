@@ -14,6 +14,7 @@
 //! | `offload_matrix` | the kernel's TCP/IP between two namespaces through the forwarder, under every offload |
 //! | `gro_round_trip` | segments merged on receive, forwarded, and cut again; a stack over merged segments |
 //! | `appliance` | the example program, reached by the kernel's TCP/IP stack over a TAP interface |
+//! | `reconfigure_under_load` | sections, queues and MTU changed fifty times under TCP |
 //! | `uio_nic` | the adapter on the Linux backend, files and sockets in place of a kernel |
 //! | `uio_reconfigure` | sections, queues and MTU changed there |
 //! | `shim_client` | our driver in a process of its own, against the host in another |

@@ -1,14 +1,21 @@
 //! Fifty changes of sections, channels and MTU while TCP runs over the adapter, both ways: service goes on after each, every
 //! byte arrives and is what it has to be, and nothing is left or complained of.
 //!
-//! A TCP stack runs on the adapter. Its peer is
+//! | file | a TCP stack runs | its peer |
+//! |---|---|---|
+//! | `main` | on the adapter | another on the far end of the simulated switch, in paused time, as any user |
+//! | `kernel` | on the adapter | the kernel's, in a network namespace with a TAP interface that is on the switch |
+//! | `forwarded` | in the kernel, in a network namespace | in another: the adapter is one of two of a forwarder; iperf3 is a second generator |
 //!
-//! * another one on the far end of the simulated switch, in paused time, as any user; or
-//! * the kernel's, in a network namespace with a TAP interface that is on the switch. That needs root: without, the test says
-//!   `SKIPPED`, and fails where the variable `CI` is set.
+//! Namespaces need root: without, a test says `SKIPPED`, and fails where the variable `CI` is set.
 //!
 //! What is on its way while the adapter is down may be lost, as with any adapter: TCP repeats it. The next change is
 //! made when service was seen to go on, so that TCP's patience with lost repetitions is not what is tested.
+
+#[cfg(target_os = "linux")]
+mod forwarded;
+#[cfg(target_os = "linux")]
+mod kernel;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -357,92 +364,4 @@ fn two_stacks_in_one_process() {
         reader.abort();
         println!("{CHANGES} changes, {} MiB each way or more", ours.arrived().min(theirs.arrived()) >> 20);
     });
-}
-
-#[cfg(target_os = "linux")]
-mod kernel {
-    use std::io::{Read, Write};
-    use std::net::{Ipv4Addr, Shutdown, TcpStream};
-
-    use netvsc_host::port::{TapConfig, TapPort};
-    use netvsc_tests::netns::Netns;
-    use netvsc_tests::real;
-
-    use super::*;
-
-    const TAP: &str = "nvreconf0";
-    /// Between two changes, each way: more than 64 MiB in all.
-    const BYTES: u64 = 1400 << 10;
-    /// Sends until it is told to stop.
-    fn write(mut stream: TcpStream, end: &End) {
-        let mut block = vec![0; 16 << 10];
-        while !end.stops() {
-            fill(&mut block, end.sent());
-            stream.write_all(&block).expect("the adapter takes bytes");
-            end.sent.fetch_add(block.len() as u64, Ordering::Relaxed);
-        }
-        stream.shutdown(Shutdown::Write).expect("connected");
-    }
-
-    /// Receives until the other end stops.
-    fn read(mut stream: TcpStream, end: &End) {
-        let mut block = vec![0; 64 << 10];
-        loop {
-            let read = stream.read(&mut block).expect("the adapter gives bytes");
-            if read == 0 {
-                return;
-            }
-            check(&block[..read], end.arrived());
-            end.arrived.fetch_add(read as u64, Ordering::Relaxed);
-        }
-    }
-
-    /// The kernel's end of the connection, on threads in the namespace.
-    fn talk(netns: &Netns, end: &Arc<End>) {
-        let stream = netns.enter(|| TcpStream::connect((Ipv4Addr::new(198, 51, 100, OURS), PORT))).expect("connects");
-        stream.set_write_timeout(Some(PATIENCE)).expect("is not zero");
-        stream.set_read_timeout(Some(PATIENCE)).expect("is not zero");
-        let other = stream.try_clone().expect("a descriptor");
-        std::thread::scope(|scope| {
-            scope.spawn(|| write(other, end));
-            read(stream, end);
-        });
-    }
-
-    #[test]
-    fn the_kernels_tcp_behind_a_tap_interface() {
-        let _lock = match real::privileged(&["ip"]) {
-            Ok(lock) => lock,
-            Err(why) => return real::skip(&why),
-        };
-        let netns = Netns::new().expect("root makes namespaces");
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        runtime.expect("a runtime").block_on(async {
-            let host = Host::builder().build();
-            host.add_port(TapPort::open(TapConfig::new().name(TAP).vnet_hdr(false)).expect("a TAP interface"));
-            netns.adopt(TAP).expect("moves");
-            netns.ip(&format!("address add 198.51.100.{PEER}/24 dev {TAP}")).expect("an address");
-            netns.ip(&format!("link set dev {TAP} up")).expect("up");
-            let bus = MemBus::new(host.add_nic(NicOptions::new().queues(QUEUES)));
-            host.spawn();
-            let (nic, mut queues) = Nic::builder().queues(1).open_on(bus).await.expect("up");
-            let (ours, theirs) = (Arc::new(End::default()), Arc::new(End::default()));
-
-            let inbox = Arc::new(Inbox::default());
-            let listener = listen(&nic, queues.remove(0), &inbox, &ours);
-            let talker = tokio::task::spawn_blocking({
-                let (netns, end) = (netns.clone(), Arc::clone(&theirs));
-                move || talk(&netns, &end)
-            });
-            change_all(&nic, &inbox, [&ours, &theirs], BYTES).await;
-            // The kernel's end first, which then receives the last of ours.
-            theirs.stop();
-            ours.stop();
-            talker.await.expect("the kernel's end");
-            listener.await;
-            assert_complete([&ours, &theirs]);
-            assert_sound(nic, &host).await;
-            println!("{CHANGES} changes, {} MiB each way or more", ours.arrived().min(theirs.arrived()) >> 20);
-        });
-    }
 }
