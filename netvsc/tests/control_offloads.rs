@@ -1,39 +1,20 @@
 //! Offloads as the control machine negotiates them: at bring-up, at run time, refused, and limited by what the host says.
 
 mod control_host;
+mod offers;
 
 use control_host::{Fed, React, Rig, answer};
 use netvsc::Config;
 use netvsc::control::{Event, NotAccepted, RequestError};
 use netvsc::offload::{Checksums, OffloadSettings, Offloads};
 use nvsp::Version;
+use offers::everything;
 use rndis::control::IndicateStatus;
-use rndis::offload::{
-    ChecksumTask, ChecksumV4Flags, ChecksumV6Flags, Encapsulation, LsoTaskV2, LsoV6Options, Offload, OffloadParameters,
-};
+use rndis::offload::{ChecksumV4Flags, LsoTaskV2, Offload, OffloadParameters};
 use rndis::{Oid, Status};
 
 const CAPABILITIES: &str = "query TCP_OFFLOAD_HARDWARE_CAPABILITIES";
 const PARAMETERS: &str = "set TCP_OFFLOAD_PARAMETERS";
-
-/// What Windows Server 2016 and Azure offer.
-fn everything() -> Offload {
-    let lso = LsoTaskV2 { encapsulation: Encapsulation::IEEE_802_3, max_size: 0xF53C, min_segments: 2 };
-    let v4 = ChecksumTask { encapsulation: Encapsulation::IEEE_802_3, flags: ChecksumV4Flags(0x155) };
-    let v6 = ChecksumTask { encapsulation: Encapsulation::IEEE_802_3, flags: ChecksumV6Flags(0x55) };
-    Offload {
-        checksum_v4_tx: v4,
-        checksum_v4_rx: v4,
-        checksum_v6_tx: v6,
-        checksum_v6_rx: v6,
-        lso_v2_v4: lso,
-        lso_v2_v6: lso,
-        lso_v2_v6_options: LsoV6Options(5),
-        rsc_v4: 1,
-        rsc_v6: 1,
-        ..Offload::empty(3)
-    }
-}
 
 fn bytes(offload: &Offload) -> Vec<u8> {
     let mut bytes = vec![0; offload.buffer_len()];

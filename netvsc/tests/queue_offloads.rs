@@ -1,5 +1,6 @@
 //! Frames whose metadata asks for something: what the host gets to see where it granted it, and where it did not.
 
+mod offers;
 mod packets;
 mod queue_host;
 
@@ -14,7 +15,7 @@ use nvsp::{Status, Version};
 use packets::{ACK, CWR, Description, FIN, PSH, Transport, ipv4, ipv6, payload, tcp};
 use proptest::prelude::*;
 use queue_host::{FromGuest, Host, Setup, TestQueue, hex, pair};
-use rndis::offload::{ChecksumTask, ChecksumV4Flags, ChecksumV6Flags, Encapsulation, LsoTaskV2, LsoV6Options, Offload};
+use rndis::offload::{LsoTaskV2, Offload};
 use rndis::packet::{Batch, BatchLimits, PacketMsg};
 use rndis::ppi::PpiType;
 use serde_json::Value;
@@ -26,17 +27,9 @@ fn everything(settings: &OffloadSettings) -> Offloads {
 
 /// The same with other limits of large send.
 fn granted(settings: &OffloadSettings, max_size: u32, min_segments: u32) -> Offloads {
-    let lso = LsoTaskV2 { encapsulation: Encapsulation::IEEE_802_3, max_size, min_segments };
-    let v4 = ChecksumTask { encapsulation: Encapsulation::IEEE_802_3, flags: ChecksumV4Flags(0x155) };
-    let v6 = ChecksumTask { encapsulation: Encapsulation::IEEE_802_3, flags: ChecksumV6Flags(0x55) };
-    let offered = Offload {
-        checksum_v4_tx: v4,
-        checksum_v6_tx: v6,
-        lso_v2_v4: lso,
-        lso_v2_v6: lso,
-        lso_v2_v6_options: LsoV6Options(5),
-        ..Offload::empty(3)
-    };
+    let offered = offers::everything();
+    let lso = LsoTaskV2 { max_size, min_segments, ..offered.lso_v2_v4 };
+    let offered = Offload { lso_v2_v4: lso, lso_v2_v6: lso, ..offered };
     Offloads::agreed(Version::V6_1, &offered, settings)
 }
 

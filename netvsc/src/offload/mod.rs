@@ -12,6 +12,9 @@
 //! looks at the capabilities for sending only, and asks for both directions.
 
 mod granted;
+#[cfg(test)]
+#[path = "../../tests/offers/mod.rs"]
+mod offers;
 mod settings;
 
 pub(crate) use granted::parameters;
