@@ -64,6 +64,13 @@ pub enum GpadlTeardown {
 /// assert!(config.check().is_ok());
 /// assert!(Config::default().send_sections(9).check().is_err());
 /// ```
+///
+/// # There is no receive copy-break
+/// Other drivers lend long frames out of the receive buffer, copy short ones (`rx_copybreak`, in DPDK up to 256 bytes), and copy
+/// all once too many sections are lent, lest the host have none left (a watermark). Here every frame is copied out once, whatever
+/// its length: the host, which is not trusted, may write to the receive buffer at any time, and a section goes back to it as
+/// soon as the frame was copied, so that no receiver, however slow, holds one. There is nothing to set. What may wait in the
+/// sections *before* it is copied is bounded by their number, see [`receive_sections`](Self::receive_sections).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     pub(crate) receive_sections: u32,
@@ -124,7 +131,9 @@ impl Config {
     /// to NVSP 2.
     ///
     /// Costs about 1728 bytes each, with a larger MTU about that and 300. The host divides the memory as it likes: what
-    /// became of the wish is [`DeviceInfo::receive`](crate::DeviceInfo::receive). Fewer than 16 and one a queue are too few
+    /// became of the wish is [`DeviceInfo::receive`](crate::DeviceInfo::receive). Where a backend's buffer is fixed and larger, no
+    /// more of its sections than this wait for receivers
+    /// ([`DeviceInfo::receive_limit`](crate::DeviceInfo::receive_limit)). Fewer than 16 and one a queue are too few
     /// for some hosts, see [`Warning::FewReceiveSections`].
     #[must_use]
     pub const fn receive_sections(mut self, count: u32) -> Self {
