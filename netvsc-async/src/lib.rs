@@ -35,7 +35,7 @@
 //! | `bind` | `bind`: binding adapters to `uio_hv_generic` and giving them back (Linux) |
 //! | `cli` | the command `netvsc`; libraries do not need it |
 //! | `uio` | `NicBuilder::open`: adapters of this machine, bound to `uio_hv_generic` (Linux); `NicBuilder::reopening`: again after they were taken away |
-//! | `vf-sockets` | `vf::sockets`: virtual functions by their network interfaces, AF_PACKET (Linux) |
+//! | `vf-sockets` | `vf::sockets`: virtual functions by their network interfaces, AF_XDP and AF_PACKET (Linux) |
 //! | `host` | `testing`: an adapter and a simulated host in one line |
 #![deny(unsafe_code)]
 

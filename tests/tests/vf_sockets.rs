@@ -4,6 +4,9 @@
 //! Needs root; without it says `SKIPPED`, and fails where the variable `CI` is set.
 #![cfg(target_os = "linux")]
 
+use core::alloc::Layout;
+use std::alloc::{GlobalAlloc, System};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -18,7 +21,7 @@ use netvsc::info::MacAddress;
 use netvsc::meta::{RxMeta, Verdict};
 use netvsc::queue::FrameSink;
 use netvsc::vf::{VfQueue, VfSendError};
-use netvsc_async::vf::sockets::{PacketSettings, SocketVf};
+use netvsc_async::vf::sockets::{Method, PacketSettings, SocketVf, XdpSettings};
 use netvsc_async::vf::{Adapter, AsyncVfQueue, BoxVf, OpenedVf, VfBackend, VfEvent, VfWatch, VfWish};
 use netvsc_tests::netns::Netns;
 use netvsc_tests::real;
@@ -36,6 +39,33 @@ const GUEST_IP: [u8; 4] = [198, 51, 100, 1];
 const PEER_IP: [u8; 4] = [198, 51, 100, 2];
 const MTU: u32 = 1500;
 const SERIAL: u32 = 7;
+
+thread_local! {
+    /// How often this thread has allocated.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's allocator, counted by thread.
+struct Counting;
+
+#[expect(unsafe_code, reason = "a global allocator is an unsafe trait; it hands every call on")]
+// SAFETY: every method hands its arguments to `System` unchanged, whose contract is the same.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // Fails only while the thread ends; nothing is measured then.
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 /// A veth pair between two namespaces.
 struct Wire {
@@ -79,8 +109,10 @@ impl Wire {
     }
 }
 
-fn backend() -> SocketVf {
-    SocketVf::new().serial_of(VF, SERIAL)
+const METHODS: [Method; 2] = [Method::AfPacket, Method::AfXdp];
+
+fn backend(method: Method) -> SocketVf {
+    SocketVf::new().serial_of(VF, SERIAL).method(method)
 }
 
 async fn event(watch: &mut Box<dyn VfWatch>) -> VfEvent {
@@ -201,30 +233,32 @@ macro_rules! privileged {
 #[test]
 fn frames_pass_both_ways_byte_by_byte_with_right_checksums() {
     let _lock = privileged!();
-    let wire = Wire::new(1);
-    let socket = peer_socket(&wire);
-    wire.run(|| async {
-        let (_watch, mut opened) = open(&wire, &backend(), 1).await;
-        let queue = &mut opened.queues[0];
-        for len in [1, 2, 17, 18, 19, 100, 999, 1471, 1472] {
-            // The kernel leaves the checksum of what it sends on a veth to be computed.
-            let sent = data(len, 1);
-            socket.send(&sent).unwrap();
-            let (frame, meta) = receive(queue).await;
-            assert_eq!(payload(&frame), Some(&sent[..]), "{len}");
-            let verdict = verify(&frame);
-            assert_eq!((verdict.ip, verdict.transport), (Verdict::Good, Verdict::Good), "{len}");
-            assert_eq!(meta.checksum.transport, Verdict::Good, "{len}");
-            assert_eq!(meta.vlan, None);
+    for method in METHODS {
+        let wire = Wire::new(1);
+        let socket = peer_socket(&wire);
+        wire.run(|| async {
+            let (_watch, mut opened) = open(&wire, &backend(method), 1).await;
+            let queue = &mut opened.queues[0];
+            for len in [1, 2, 17, 18, 19, 100, 999, 1471, 1472] {
+                // The kernel leaves the checksum of what it sends on a veth to be computed.
+                let sent = data(len, 1);
+                socket.send(&sent).unwrap();
+                let (frame, meta) = receive(queue).await;
+                assert_eq!(payload(&frame), Some(&sent[..]), "{len}");
+                let verdict = verify(&frame);
+                assert_eq!((verdict.ip, verdict.transport), (Verdict::Good, Verdict::Good), "{len}");
+                assert_eq!(meta.checksum.transport, Verdict::Good, "{len}");
+                assert_eq!(meta.vlan, None);
 
-            let sent = data(len, 2);
-            send_all(queue, [datagram(PEER, 5000, &sent)]).await;
-            let mut received = [0; 2000];
-            let received_len = socket.recv(&mut received).unwrap();
-            assert_eq!(received[..received_len], sent[..], "{len}");
-        }
-    });
-    assert!(wire.peer.checksum_errors().unwrap().values().all(|errors| *errors == 0));
+                let sent = data(len, 2);
+                send_all(queue, [datagram(PEER, 5000, &sent)]).await;
+                let mut received = [0; 2000];
+                let received_len = socket.recv(&mut received).unwrap();
+                assert_eq!(received[..received_len], sent[..], "{len}");
+            }
+        });
+        assert!(wire.peer.checksum_errors().unwrap().values().all(|errors| *errors == 0));
+    }
 }
 
 #[test]
@@ -239,7 +273,7 @@ fn what_the_kernel_reads_late_is_not_overwritten_by_what_is_sent_next() {
             settings.send_slot_bytes = 30_000;
             settings
         };
-        let (_watch, mut opened) = open(&wire, &backend().packet(settings), 1).await;
+        let (_watch, mut opened) = open(&wire, &backend(Method::AfPacket).packet(settings), 1).await;
         let queue = &mut opened.queues[0];
         // More than the ring has slots, none of it read before all is sent; no more than the socket keeps.
         let frames = queue.room() + 10;
@@ -258,31 +292,35 @@ fn what_the_kernel_reads_late_is_not_overwritten_by_what_is_sent_next() {
 #[test]
 fn a_full_ring_says_so_and_empties() {
     let _lock = privileged!();
-    let wire = Wire::new(1);
-    wire.run(|| async {
-        let mut settings = PacketSettings::default();
-        settings.send_slots = 1;
-        let (_watch, mut opened) = open(&wire, &backend().packet(settings), 1).await;
-        let queue = &mut opened.queues[0];
-        let room = queue.room();
-        assert!(room > 10);
-        let frame = datagram(PEER, 5000, &data(64, 0));
-        for round in 0..3 {
-            for taken in 0..room {
-                assert_eq!(queue.room(), room - taken);
-                queue.send(&frame).unwrap();
+    for method in METHODS {
+        let wire = Wire::new(1);
+        wire.run(|| async {
+            let mut settings = PacketSettings::default();
+            settings.send_slots = 1;
+            let mut xdp = XdpSettings::default();
+            xdp.frames = 64;
+            let (_watch, mut opened) = open(&wire, &backend(method).packet(settings).xdp(xdp), 1).await;
+            let queue = &mut opened.queues[0];
+            let room = queue.room();
+            assert!(room > 10);
+            let frame = datagram(PEER, 5000, &data(64, 0));
+            for round in 0..3 {
+                for taken in 0..room {
+                    assert_eq!(queue.room(), room - taken);
+                    queue.send(&frame).unwrap();
+                }
+                assert_eq!(queue.send(&frame), Err(VfSendError::Full), "{round}");
+                assert_eq!(queue.room(), 0);
+                queue.flush();
+                poll_fn(|cx| queue.poll_sent(cx, 0)).await;
+                assert_eq!((queue.outstanding(), queue.room()), (0, room));
             }
-            assert_eq!(queue.send(&frame), Err(VfSendError::Full), "{round}");
-            assert_eq!(queue.room(), 0);
-            queue.flush();
-            poll_fn(|cx| queue.poll_sent(cx, 0)).await;
-            assert_eq!((queue.outstanding(), queue.room()), (0, room));
-        }
-        let long = vec![0; MTU as usize + 19];
-        assert_eq!(queue.send(&long), Err(VfSendError::TooLong { len: 1519, limit: 1518 }));
-    });
-    let received = wire.peer.link_counters(FAR).unwrap().rx_packets;
-    assert!(received >= 300, "{received}");
+            let long = vec![0; MTU as usize + 19];
+            assert_eq!(queue.send(&long), Err(VfSendError::TooLong { len: 1519, limit: 1518 }));
+        });
+        let received = wire.peer.link_counters(FAR).unwrap().rx_packets;
+        assert!(received >= 192, "{received}");
+    }
 }
 
 #[test]
@@ -290,7 +328,7 @@ fn tags_travel_beside_the_frame() {
     let _lock = privileged!();
     let wire = Wire::new(1);
     wire.run(|| async {
-        let (_watch, mut opened) = open(&wire, &backend(), 1).await;
+        let (_watch, mut opened) = open(&wire, &backend(Method::AfPacket), 1).await;
         let queue = &mut opened.queues[0];
         let frame = datagram(MAC, 4000, &data(300, 3));
         let tagged = |tags: &[u8]| {
@@ -307,7 +345,11 @@ fn tags_travel_beside_the_frame() {
         wire.peer.enter(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let mut watch = SocketVf::new().virtual_interfaces(true).watch(&Adapter::new(PEER)).unwrap();
+                let mut watch = SocketVf::new()
+                    .virtual_interfaces(true)
+                    .method(Method::AfPacket)
+                    .watch(&Adapter::new(PEER))
+                    .unwrap();
                 assert_eq!(event(&mut watch).await, VfEvent::Arrived { serial: None });
                 let mut opened = watch.open(VfWish::new(1, MTU, false)).await.unwrap();
                 assert_eq!(opened.link, LinkState::Up);
@@ -325,148 +367,156 @@ fn tags_travel_beside_the_frame() {
 #[test]
 fn each_flow_has_one_of_several_queues() {
     let _lock = privileged!();
-    let wire = Wire::new(1);
-    let sockets: Vec<UdpSocket> =
-        wire.peer.enter(|| (0..32).map(|_| UdpSocket::bind("198.51.100.2:0").unwrap()).collect());
-    wire.run(|| async {
-        let (_watch, mut opened) = open(&wire, &backend(), 4).await;
-        assert_eq!(opened.queues.len(), 4);
-        let rounds = 4;
-        for _ in 0..rounds {
-            for socket in &sockets {
-                socket.send_to(&data(40, 0), "198.51.100.1:4000").unwrap();
-            }
-        }
-        let mut seen = vec![Vec::new(); 4];
-        while seen.iter().map(Vec::len).sum::<usize>() < sockets.len() * rounds {
-            let queue = poll_fn(|cx| {
-                let ready = opened.queues.iter_mut().position(|queue| queue.poll_received(cx).is_ready());
-                ready.map_or(Poll::Pending, Poll::Ready)
-            });
-            let queue = queue.await;
-            let mut sink = Frames::default();
-            opened.queues[queue].receive(&mut sink, 64);
-            for (frame, _) in sink.all {
-                if payload(&frame).is_some_and(|payload| payload == data(40, 0)) {
-                    seen[queue].push([frame[34], frame[35]]);
+    for method in METHODS {
+        let wire = Wire::new(4);
+        let sockets: Vec<UdpSocket> =
+            wire.peer.enter(|| (0..32).map(|_| UdpSocket::bind("198.51.100.2:0").unwrap()).collect());
+        wire.run(|| async {
+            let (_watch, mut opened) = open(&wire, &backend(method), 4).await;
+            assert_eq!(opened.queues.len(), 4);
+            let rounds = 4;
+            for _ in 0..rounds {
+                for socket in &sockets {
+                    socket.send_to(&data(40, 0), "198.51.100.1:4000").unwrap();
                 }
             }
-        }
-        assert!(seen.iter().filter(|ports| !ports.is_empty()).count() > 1, "{seen:?}");
-        for socket in &sockets {
-            let port = socket.local_addr().unwrap().port().to_be_bytes();
-            let times: Vec<usize> =
-                seen.iter().map(|ports| ports.iter().filter(|seen| **seen == port).count()).collect();
-            assert!(times.iter().all(|times| [0, rounds].contains(times)), "{times:?}");
-            assert_eq!(times.iter().sum::<usize>(), rounds, "nothing comes twice");
-        }
-    });
+            let mut seen = vec![Vec::new(); 4];
+            while seen.iter().map(Vec::len).sum::<usize>() < sockets.len() * rounds {
+                let queue = poll_fn(|cx| {
+                    let ready = opened.queues.iter_mut().position(|queue| queue.poll_received(cx).is_ready());
+                    ready.map_or(Poll::Pending, Poll::Ready)
+                });
+                let queue = queue.await;
+                let mut sink = Frames::default();
+                opened.queues[queue].receive(&mut sink, 64);
+                for (frame, _) in sink.all {
+                    if payload(&frame).is_some_and(|payload| payload == data(40, 0)) {
+                        seen[queue].push([frame[34], frame[35]]);
+                    }
+                }
+            }
+            assert!(seen.iter().filter(|ports| !ports.is_empty()).count() > 1, "{seen:?}");
+            for socket in &sockets {
+                let port = socket.local_addr().unwrap().port().to_be_bytes();
+                let times: Vec<usize> =
+                    seen.iter().map(|ports| ports.iter().filter(|seen| **seen == port).count()).collect();
+                assert!(times.iter().all(|times| [0, rounds].contains(times)), "{times:?}");
+                assert_eq!(times.iter().sum::<usize>(), rounds, "nothing comes twice");
+            }
+        });
+    }
 }
 
 #[test]
 fn frames_for_others_come_only_if_wanted() {
     let _lock = privileged!();
-    let wire = Wire::new(1);
-    wire.peer.ip(&format!("neigh add 198.51.100.3 lladdr 00:0d:3a:51:00:03 dev {FAR} nud permanent")).unwrap();
-    let socket = peer_socket(&wire);
-    let other = wire.peer.enter(|| UdpSocket::bind("198.51.100.2:5001")).unwrap();
-    wire.run(|| async {
-        let (_watch, mut opened) = open(&wire, &backend(), 1).await;
-        for promiscuous in [false, true, false] {
-            opened.device.set_promiscuous(promiscuous).await.unwrap();
-            other.send_to(b"other", "198.51.100.3:4000").unwrap();
-            socket.send(b"ours").unwrap();
-            let mut seen = Vec::new();
-            while seen.last().is_none_or(|last| last != b"ours") {
-                let (frame, _) = receive(&mut opened.queues[0]).await;
-                seen.push(payload(&frame).unwrap().to_vec());
+    for method in METHODS {
+        let wire = Wire::new(1);
+        wire.peer.ip(&format!("neigh add 198.51.100.3 lladdr 00:0d:3a:51:00:03 dev {FAR} nud permanent")).unwrap();
+        let socket = peer_socket(&wire);
+        let other = wire.peer.enter(|| UdpSocket::bind("198.51.100.2:5001")).unwrap();
+        wire.run(|| async {
+            let (_watch, mut opened) = open(&wire, &backend(method), 1).await;
+            for promiscuous in [false, true, false] {
+                opened.device.set_promiscuous(promiscuous).await.unwrap();
+                other.send_to(b"other", "198.51.100.3:4000").unwrap();
+                socket.send(b"ours").unwrap();
+                let mut seen = Vec::new();
+                while seen.last().is_none_or(|last| last != b"ours") {
+                    let (frame, _) = receive(&mut opened.queues[0]).await;
+                    seen.push(payload(&frame).unwrap().to_vec());
+                }
+                let expected: &[&[u8]] = if promiscuous { &[b"other", b"ours"] } else { &[b"ours"] };
+                assert_eq!(seen, expected);
             }
-            let expected: &[&[u8]] = if promiscuous { &[b"other", b"ours"] } else { &[b"ours"] };
-            assert_eq!(seen, expected);
-        }
-    });
+        });
+    }
 }
 
 #[test]
 fn a_link_that_goes_down_is_told_of_and_works_again() {
     let _lock = privileged!();
-    let wire = Wire::new(1);
-    let socket = peer_socket(&wire);
-    wire.run(|| async {
-        let (mut watch, mut opened) = open(&wire, &backend(), 1).await;
-        let frame = datagram(PEER, 5000, &data(64, 9));
-        for _ in 0..2 {
-            wire.peer.ip(&format!("link set {FAR} down")).unwrap();
-            until(&mut watch, VfEvent::Link(LinkState::Down)).await;
-            let queue = &mut opened.queues[0];
-            assert_eq!((queue.send(&frame), queue.room()), (Err(VfSendError::NotReady), 0));
-            assert_eq!(queue.outstanding(), 0);
-            wire.peer.ip(&format!("link set {FAR} up")).unwrap();
-            until(&mut watch, VfEvent::Link(LinkState::Up)).await;
-            wire.settle(FAR);
-            send_all(queue, [frame.clone()]).await;
-            let mut received = [0; 100];
-            assert_eq!(socket.recv(&mut received).unwrap(), 64);
-            // Neighbours were forgotten with the link.
-            wire.peer.ip(&format!("neigh replace 198.51.100.1 lladdr {MAC} dev {FAR} nud permanent")).unwrap();
-            socket.send(&data(64, 8)).unwrap();
-            assert_eq!(payload(&receive(queue).await.0), Some(&data(64, 8)[..]));
-        }
-    });
+    for method in METHODS {
+        let wire = Wire::new(1);
+        let socket = peer_socket(&wire);
+        wire.run(|| async {
+            let (mut watch, mut opened) = open(&wire, &backend(method), 1).await;
+            let frame = datagram(PEER, 5000, &data(64, 9));
+            for _ in 0..2 {
+                wire.peer.ip(&format!("link set {FAR} down")).unwrap();
+                until(&mut watch, VfEvent::Link(LinkState::Down)).await;
+                let queue = &mut opened.queues[0];
+                assert_eq!((queue.send(&frame), queue.room()), (Err(VfSendError::NotReady), 0));
+                assert_eq!(queue.outstanding(), 0);
+                wire.peer.ip(&format!("link set {FAR} up")).unwrap();
+                until(&mut watch, VfEvent::Link(LinkState::Up)).await;
+                wire.settle(FAR);
+                send_all(queue, [frame.clone()]).await;
+                let mut received = [0; 100];
+                assert_eq!(socket.recv(&mut received).unwrap(), 64);
+                // Neighbours were forgotten with the link.
+                wire.peer.ip(&format!("neigh replace 198.51.100.1 lladdr {MAC} dev {FAR} nud permanent")).unwrap();
+                socket.send(&data(64, 8)).unwrap();
+                assert_eq!(payload(&receive(queue).await.0), Some(&data(64, 8)[..]));
+            }
+        });
+    }
 }
 
 #[test]
 fn an_interface_that_is_deleted_under_load_ends_in_a_loss_and_not_in_a_hang() {
     let _lock = privileged!();
-    let wire = Wire::new(1);
-    let socket = peer_socket(&wire);
-    wire.run(|| async {
-        let (mut watch, mut opened) = open(&wire, &backend(), 1).await;
-        let queue = &mut opened.queues[0];
-        let frame = datagram(PEER, 5000, &data(1000, 1));
-        let deleted = std::thread::spawn({
-            let guest = wire.guest.clone();
-            move || guest.ip(&format!("link del {VF}"))
-        });
-        let mut sent = 0;
-        let gone = loop {
-            let _ = socket.send(&data(100, 1));
-            match queue.send(&frame) {
-                Ok(()) => sent += 1,
-                Err(VfSendError::Full) => {}
-                Err(VfSendError::NotReady) => break queue.outstanding(),
-                Err(error) => panic!("{error}"),
-            }
-            if sent % 16 == 0 {
-                queue.flush();
+    for method in METHODS {
+        let wire = Wire::new(1);
+        let socket = peer_socket(&wire);
+        wire.run(|| async {
+            let (mut watch, mut opened) = open(&wire, &backend(method), 1).await;
+            let queue = &mut opened.queues[0];
+            let frame = datagram(PEER, 5000, &data(1000, 1));
+            let deleted = std::thread::spawn({
+                let guest = wire.guest.clone();
+                move || guest.ip(&format!("link del {VF}"))
+            });
+            let mut sent = 0;
+            let gone = loop {
+                let _ = socket.send(&data(100, 1));
+                match queue.send(&frame) {
+                    Ok(()) => sent += 1,
+                    Err(VfSendError::Full) => queue.flush(),
+                    Err(VfSendError::NotReady) => break queue.outstanding(),
+                    Err(error) => panic!("{error}"),
+                }
+                if sent % 16 == 0 {
+                    queue.flush();
+                }
                 tokio::task::yield_now().await;
+            };
+            deleted.join().unwrap().unwrap();
+            until(&mut watch, VfEvent::Gone).await;
+            // What was inside stays inside, and nobody waits for it.
+            assert_eq!(queue.send(&frame), Err(VfSendError::NotReady));
+            queue.flush();
+            assert!(queue.outstanding() <= gone);
+            poll_fn(|cx| queue.poll_sent(cx, 0)).await;
+            // What was received can be read all the same.
+            let mut sink = Frames::default();
+            while queue.has_received() {
+                queue.receive(&mut sink, 64);
             }
-        };
-        deleted.join().unwrap().unwrap();
-        until(&mut watch, VfEvent::Gone).await;
-        // What was inside stays inside, and nobody waits for it.
-        assert_eq!(queue.send(&frame), Err(VfSendError::NotReady));
-        queue.flush();
-        assert!(queue.outstanding() <= gone);
-        poll_fn(|cx| queue.poll_sent(cx, 0)).await;
-        // What was received can be read all the same.
-        let mut sink = Frames::default();
-        while queue.has_received() {
-            queue.receive(&mut sink, 64);
-        }
-        assert_eq!(queue.receive(&mut sink, 64), 0);
-        opened.device.close();
-        assert!(opened.device.set_mtu(MTU).await.is_err());
-        drop(opened);
+            assert_eq!(queue.receive(&mut sink, 64), 0);
+            opened.device.close();
+            assert!(opened.device.set_mtu(MTU).await.is_err());
+            drop(opened);
 
-        wire.plug(1);
-        assert_eq!(event(&mut watch).await, VfEvent::Arrived { serial: Some(SERIAL) });
-        let mut opened = watch.open(VfWish::new(1, MTU, false)).await.unwrap();
-        if opened.link == LinkState::Down {
-            until(&mut watch, VfEvent::Link(LinkState::Up)).await;
-        }
-        send_all(&mut opened.queues[0], [frame]).await;
-    });
+            wire.plug(1);
+            assert_eq!(event(&mut watch).await, VfEvent::Arrived { serial: Some(SERIAL) });
+            let mut opened = watch.open(VfWish::new(1, MTU, false)).await.unwrap();
+            if opened.link == LinkState::Down {
+                until(&mut watch, VfEvent::Link(LinkState::Up)).await;
+            }
+            send_all(&mut opened.queues[0], [frame]).await;
+        });
+    }
 }
 
 #[test]
@@ -481,10 +531,10 @@ fn the_interface_is_found_by_its_number_and_its_address_and_set() {
         assert_eq!(event(&mut watch).await, VfEvent::Arrived { serial: None });
         watch.find(99);
         assert_eq!(event(&mut watch).await, VfEvent::Arrived { serial: None });
-        let mut watch = backend().watch(&Adapter::new(PEER)).unwrap();
+        let mut watch = backend(Method::AfPacket).watch(&Adapter::new(PEER)).unwrap();
         assert!(futures::poll!(poll_fn(|cx| watch.poll_event(cx))).is_pending());
 
-        let mut watch = backend().watch(&Adapter::new(MAC)).unwrap();
+        let mut watch = backend(Method::AfPacket).watch(&Adapter::new(MAC)).unwrap();
         assert_eq!(event(&mut watch).await, VfEvent::Arrived { serial: Some(SERIAL) });
         watch.find(SERIAL + 1);
         assert!(futures::poll!(poll_fn(|cx| watch.poll_event(cx))).is_pending());
@@ -512,56 +562,106 @@ fn the_interface_is_found_by_its_number_and_its_address_and_set() {
     });
 }
 
+/// A sink of one buffer.
+struct Last {
+    buffer: [u8; 2048],
+    frames: u64,
+}
+
+impl FrameSink for Last {
+    fn buffer(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.buffer.get_mut(..len)
+    }
+
+    fn commit(&mut self, _: usize, _: RxMeta) {
+        self.frames += 1;
+    }
+}
+
+#[test]
+fn nothing_is_allocated_for_a_frame() {
+    let _lock = privileged!();
+    for method in METHODS {
+        let wire = Wire::new(1);
+        let socket = peer_socket(&wire);
+        wire.run(|| async {
+            let (_watch, mut opened) = open(&wire, &backend(method), 1).await;
+            let queue = &mut opened.queues[0];
+            let (frame, other) = (datagram(PEER, 5000, &data(1000, 1)), data(1400, 2));
+            let mut sink = Last { buffer: [0; 2048], frames: 0 };
+            let mut before = 0;
+            for round in 0..300 {
+                if round == 50 {
+                    before = ALLOCATIONS.get();
+                }
+                socket.send(&other).unwrap();
+                queue.send(&frame).unwrap();
+                queue.flush();
+                poll_fn(|cx| queue.poll_received(cx)).await;
+                queue.receive(&mut sink, 32);
+                while queue.outstanding() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            assert_eq!(ALLOCATIONS.get() - before, 0, "{method:?}");
+            assert!(sink.frames >= 250, "{method:?}: {}", sink.frames);
+        });
+    }
+}
+
 /// Between the kernels of two peers, frames are passed on from the function of one to that of the other.
 #[test]
 fn the_kernels_tcp_passes_through_two_functions_unharmed() {
     let _lock = privileged!();
-    let wires = [Wire::new(1), Wire::new(1)];
-    // Each is the other's neighbour, by the address of the function on its own wire.
-    let far = &wires[1].peer;
-    far.ip(&format!("addr del 198.51.100.2/24 dev {FAR}")).unwrap();
-    far.ip(&format!("addr add 198.51.100.1/24 dev {FAR}")).unwrap();
-    far.ip(&format!("neigh add 198.51.100.2 lladdr {MAC} dev {FAR} nud permanent")).unwrap();
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    // Each function lives in its own namespace, and so does its thread; frames cross by a channel.
-    let (to_far, from_near) = tokio::sync::mpsc::channel(1024);
-    let (to_near, from_far) = tokio::sync::mpsc::channel(1024);
-    let cut: u64 = std::thread::scope(|scope| {
-        let relays: Vec<_> = [(to_far, from_far), (to_near, from_near)]
-            .into_iter()
-            .zip(&wires)
-            .map(|((to, from), wire)| {
-                let stopped = stopped.clone();
-                scope.spawn(move || wire.run(|| relay(wire, to, from, stopped)))
-            })
-            .collect();
-        let total = 6 << 20;
-        let listener = far.enter(|| TcpListener::bind("198.51.100.1:5001")).unwrap();
-        let far_end = scope.spawn(move || both_ways(listener.accept().unwrap().0, total, 1, 2));
-        let near = wires[0].peer.enter(|| {
-            let address: SocketAddr = "198.51.100.1:5001".parse().unwrap();
-            TcpStream::connect_timeout(&address, PATIENCE).unwrap()
+    for method in METHODS {
+        let wires = [Wire::new(1), Wire::new(1)];
+        // Each is the other's neighbour, by the address of the function on its own wire.
+        let far = &wires[1].peer;
+        far.ip(&format!("addr del 198.51.100.2/24 dev {FAR}")).unwrap();
+        far.ip(&format!("addr add 198.51.100.1/24 dev {FAR}")).unwrap();
+        far.ip(&format!("neigh add 198.51.100.2 lladdr {MAC} dev {FAR} nud permanent")).unwrap();
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        // Each function lives in its own namespace, and so does its thread; frames cross by a channel.
+        let (to_far, from_near) = tokio::sync::mpsc::channel(1024);
+        let (to_near, from_far) = tokio::sync::mpsc::channel(1024);
+        let cut: u64 = std::thread::scope(|scope| {
+            let relays: Vec<_> = [(to_far, from_far), (to_near, from_near)]
+                .into_iter()
+                .zip(&wires)
+                .map(|((to, from), wire)| {
+                    let stopped = stopped.clone();
+                    scope.spawn(move || wire.run(|| relay(wire, method, to, from, stopped)))
+                })
+                .collect();
+            let total = 6 << 20;
+            let listener = far.enter(|| TcpListener::bind("198.51.100.1:5001")).unwrap();
+            let far_end = scope.spawn(move || both_ways(listener.accept().unwrap().0, total, 1, 2));
+            let near = wires[0].peer.enter(|| {
+                let address: SocketAddr = "198.51.100.1:5001".parse().unwrap();
+                TcpStream::connect_timeout(&address, PATIENCE).unwrap()
+            });
+            both_ways(near, total, 2, 1);
+            far_end.join().unwrap();
+            stop.send_replace(true);
+            relays.into_iter().map(|relay| relay.join().unwrap()).sum()
         });
-        both_ways(near, total, 2, 1);
-        far_end.join().unwrap();
-        stop.send_replace(true);
-        relays.into_iter().map(|relay| relay.join().unwrap()).sum()
-    });
-    for wire in &wires {
-        assert!(wire.peer.checksum_errors().unwrap().values().all(|errors| *errors == 0));
+        for wire in &wires {
+            assert!(wire.peer.checksum_errors().unwrap().values().all(|errors| *errors == 0));
+        }
+        let sent: u64 = wires.iter().map(|wire| wire.peer.link_counters(FAR).unwrap().tx_packets).sum();
+        assert!(method != Method::AfPacket || cut > sent, "large segments were cut: {sent} became {cut}");
     }
-    let sent: u64 = wires.iter().map(|wire| wire.peer.link_counters(FAR).unwrap().tx_packets).sum();
-    assert!(cut > sent, "large segments were cut: {sent} became {cut}");
 }
 
 /// Passes frames on; says how many were received.
 async fn relay(
     wire: &Wire,
+    method: Method,
     to: tokio::sync::mpsc::Sender<Vec<u8>>,
     mut from: tokio::sync::mpsc::Receiver<Vec<u8>>,
     mut stopped: tokio::sync::watch::Receiver<bool>,
 ) -> u64 {
-    let (_watch, mut opened) = open(wire, &backend(), 1).await;
+    let (_watch, mut opened) = open(wire, &backend(method), 1).await;
     let queue = &mut opened.queues[0];
     let mut received = 0;
     loop {

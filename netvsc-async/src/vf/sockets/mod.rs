@@ -6,6 +6,7 @@
 //! | module | is |
 //! |---|---|
 //! | [`packet`] | AF_PACKET: every driver |
+//! | [`xdp`] | AF_XDP: drivers that have it, faster |
 //! | [`netlink`] | which interfaces there are, what happens to them, their settings |
 //! | `watch` | which of them is the virtual function |
 //! | `open` | opening it; its settings |
@@ -53,6 +54,7 @@ mod state;
 #[expect(unsafe_code, reason = "system calls that no crate has in a safe form")]
 mod syscalls;
 mod watch;
+pub mod xdp;
 
 use std::io;
 use std::path::PathBuf;
@@ -60,8 +62,22 @@ use std::sync::Arc;
 
 pub use error::SocketError;
 pub use packet::PacketSettings;
+pub use xdp::XdpSettings;
 
 use super::backend::{Adapter, VfBackend, VfWatch};
+
+/// How an interface's frames are got at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Method {
+    /// By AF_XDP; by AF_PACKET where that cannot be.
+    #[default]
+    Best,
+    /// By AF_XDP.
+    AfXdp,
+    /// By AF_PACKET.
+    AfPacket,
+}
 
 /// The backend for virtual functions that are network interfaces.
 #[derive(Debug, Clone)]
@@ -75,7 +91,9 @@ struct Config {
     synthetic: Option<String>,
     virtual_interfaces: bool,
     serials: Vec<(String, u32)>,
+    method: Method,
     packet: PacketSettings,
+    xdp: XdpSettings,
 }
 
 impl Default for SocketVf {
@@ -93,7 +111,9 @@ impl SocketVf {
             synthetic: None,
             virtual_interfaces: false,
             serials: Vec::new(),
+            method: Method::default(),
             packet: PacketSettings::default(),
+            xdp: XdpSettings::default(),
         };
         Self { config: Arc::new(config) }
     }
@@ -129,6 +149,18 @@ impl SocketVf {
             config.serials.retain(|(known, _)| *known != name);
             config.serials.push((name, serial));
         })
+    }
+
+    /// How frames are got at. Default: [`Method::Best`].
+    #[must_use]
+    pub fn method(self, method: Method) -> Self {
+        self.with(|config| config.method = method)
+    }
+
+    /// Sizes of AF_XDP's rings.
+    #[must_use]
+    pub fn xdp(self, settings: XdpSettings) -> Self {
+        self.with(|config| config.xdp = settings)
     }
 
     /// Sizes of AF_PACKET's rings.

@@ -12,7 +12,7 @@ use super::netlink::{Link, Links};
 use super::queue::Elsewhere;
 use super::state::State;
 use super::syscalls::{PacketOption, bind_packet, set_packet_option};
-use super::{Config, SocketError, packet};
+use super::{Config, Method, SocketError, packet, xdp};
 use crate::vf::backend::{BoxVf, OpenedVf, VfHandle, VfWish};
 
 /// `PACKET_MR_PROMISC`.
@@ -24,13 +24,33 @@ const ALL_MULTICAST: u32 = 2;
 pub(super) async fn open(config: Arc<Config>, index: u32, state: Arc<State>, wish: VfWish) -> io::Result<OpenedVf> {
     let opened = tokio::task::spawn_blocking(move || {
         let device = Device::open(index, state, wish)?;
-        let queues = packet::open(index, &device.state, usize::from(wish.queues), &config.packet)?;
-        let queues = queues.into_iter().map(|queue| BoxVf::new(Elsewhere::new(queue))).collect();
+        let queues = queues(&config, &device, wish)?;
         let link = device.state.tell();
         Ok(OpenedVf { device: Arc::new(device), queues, link })
     });
     // It was not cancelled, so it has panicked: as a bug of ours would.
     opened.await.map_err(io::Error::other)?
+}
+
+/// Opens its queues.
+fn queues(config: &Config, device: &Device, wish: VfWish) -> Result<Vec<BoxVf>, SocketError> {
+    let by_packet = || {
+        let queues = packet::open(device.index, &device.state, usize::from(wish.queues), &config.packet)?;
+        Ok(queues.into_iter().map(|queue| BoxVf::new(Elsewhere::new(queue))).collect())
+    };
+    let by_xdp = || {
+        let link = present(&mut Links::open()?, device.index)?;
+        let queues = xdp::open(&link, &device.state, &config.xdp)?;
+        Ok(queues.into_iter().map(|queue| BoxVf::new(Elsewhere::new(queue))).collect())
+    };
+    match config.method {
+        Method::AfPacket => by_packet(),
+        Method::AfXdp => by_xdp(),
+        Method::Best => by_xdp().or_else(|error: SocketError| {
+            tracing::info!(interface = %device.name, error = &error as &dyn std::error::Error, "by AF_PACKET");
+            by_packet()
+        }),
+    }
 }
 
 /// An interface that is open.

@@ -1,0 +1,415 @@
+//! One AF_XDP socket with its rings and memory: a queue of a virtual function.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use netvsc::checksum;
+use netvsc::frame::Headers;
+use netvsc::info::MacAddress;
+use netvsc::meta::{RxChecksum, RxMeta, Transport, Verdict};
+use netvsc::queue::FrameSink;
+use netvsc::vf::{VfQueue, VfSendError};
+use rustix::io::Errno;
+use rustix::net::xdp::{
+    SocketAddrXdp, SocketAddrXdpFlags, XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING, XDP_UMEM_PGOFF_COMPLETION_RING,
+    XDP_UMEM_PGOFF_FILL_RING, XdpOptionsFlags, XdpRingOffset, XdpUmemReg, XdpUmemRegFlags,
+};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with, sockopt,
+};
+use vmbus::memory::{HeapMemory, SharedMemoryExt};
+
+use super::XdpSettings;
+use super::program::Program;
+use super::ring::{ADDRESS, DESCRIPTOR, Descriptor, Ring};
+use crate::vf::backend::AsyncVfQueue;
+use crate::vf::sockets::error::SocketError;
+use crate::vf::sockets::netlink::Link;
+use crate::vf::sockets::queue::Socket;
+use crate::vf::sockets::state::State;
+
+/// Bytes of memory for a frame.
+const CHUNK: usize = 4096;
+/// What drivers keep free before a frame (`XDP_PACKET_HEADROOM`) and behind it (`skb_shared_info`, generously).
+const RESERVED: usize = 256 + 384;
+/// Longest frame that this receives, from the Ethernet header on.
+pub const LONGEST_FRAME: usize = CHUNK - RESERVED;
+/// What the kernel accounts for a frame beside its bytes, generously.
+const OVERHEAD: usize = 2048;
+
+/// What a queue has counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct XdpStats {
+    /// Frames that the receive ring, or the memory for received frames, had no room for.
+    pub missed: u64,
+    /// Received frames that were dropped: longer than the reader's buffers.
+    pub dropped: u64,
+    /// The kernel does not copy frames.
+    pub zero_copy: bool,
+}
+
+/// A queue of a virtual function, by AF_XDP. Its descriptor is readable when something was received.
+///
+/// The first half of the memory's chunks are for receiving: they are in the fill ring or the receive ring, or with the driver. Those
+/// of the other half are free, or sent and not completed.
+#[derive(Debug)]
+pub struct XdpQueue {
+    /// Closed before the memory is let go of.
+    socket: Socket,
+    receive: Ring<DESCRIPTOR>,
+    fill: Ring<ADDRESS>,
+    send: Ring<DESCRIPTOR>,
+    completion: Ring<ADDRESS>,
+    received: u32,
+    filled: u32,
+    sent: u32,
+    /// Of those, what the kernel knows of.
+    published: u32,
+    completed: u32,
+    /// Chunks that may be sent.
+    free: Vec<u64>,
+    /// How many there are, with those that were sent.
+    chunks: usize,
+    mac: MacAddress,
+    /// Checksums may be missing.
+    partial: bool,
+    zero_copy: bool,
+    dropped: u64,
+    state: Arc<State>,
+    memory: HeapMemory,
+    _program: Arc<Program>,
+}
+
+impl XdpQueue {
+    pub(super) fn open(
+        link: &Link,
+        number: u32,
+        state: &Arc<State>,
+        program: &Arc<Program>,
+        settings: &XdpSettings,
+    ) -> Result<Self, SocketError> {
+        let setting_up = |errno: Errno| SocketError::new("set up an AF_XDP socket", errno);
+        let frames = settings.frames.clamp(64, 1 << 16).next_power_of_two();
+        let memory = HeapMemory::zeroed(2 * frames as usize * CHUNK);
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::XDP, SocketType::RAW, flags, None)
+            .map_err(SocketError::when("open an AF_XDP socket"))?;
+        let registration = XdpUmemReg {
+            addr: memory.virtual_address() as u64,
+            len: 2 * u64::from(frames) * CHUNK as u64,
+            chunk_size: CHUNK as u32,
+            headroom: 0,
+            flags: XdpUmemRegFlags::empty(),
+            tx_metadata_len: 0,
+        };
+        sockopt::set_xdp_umem_reg(&socket, registration).map_err(setting_up)?;
+        sockopt::set_xdp_umem_fill_ring_size(&socket, frames).map_err(setting_up)?;
+        sockopt::set_xdp_umem_completion_ring_size(&socket, frames).map_err(setting_up)?;
+        sockopt::set_xdp_rx_ring_size(&socket, frames).map_err(setting_up)?;
+        sockopt::set_xdp_tx_ring_size(&socket, frames).map_err(setting_up)?;
+        // As with AF_PACKET: the kernel is to take a full ring.
+        let _ = sockopt::set_socket_send_buffer_size_force(&socket, frames as usize * (CHUNK + OVERHEAD));
+        let offsets = sockopt::xdp_mmap_offsets(&socket).map_err(setting_up)?;
+        let fill = map(socket.as_fd(), &offsets.fr, XDP_UMEM_PGOFF_FILL_RING, frames)?;
+        for chunk in 0..frames {
+            Ring::<ADDRESS>::write(&fill, chunk, (u64::from(chunk) * CHUNK as u64).to_ne_bytes());
+        }
+        fill.produce(frames);
+        let completion = map(socket.as_fd(), &offsets.cr, XDP_UMEM_PGOFF_COMPLETION_RING, frames)?;
+        let receive = map(socket.as_fd(), &offsets.rx, XDP_PGOFF_RX_RING, frames)?;
+        let send = map(socket.as_fd(), &offsets.tx, XDP_PGOFF_TX_RING, frames)?;
+        let mut flags = SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
+        flags.set(SocketAddrXdpFlags::XDP_COPY, settings.copy);
+        bind(&socket, &SocketAddrXdp::new(flags, link.index, number))
+            .map_err(SocketError::when("bind an AF_XDP socket"))?;
+        let zero_copy =
+            sockopt::xdp_options(&socket).is_ok_and(|options| options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY));
+        program.direct(number, socket.as_fd())?;
+        let socket = Socket::new(socket).map_err(SocketError::when("wait for an AF_XDP socket"))?;
+        let first = u64::from(frames);
+        Ok(Self {
+            socket,
+            receive,
+            fill,
+            send,
+            completion,
+            received: 0,
+            filled: frames,
+            sent: 0,
+            published: 0,
+            completed: 0,
+            free: (first..2 * first).map(|chunk| chunk * CHUNK as u64).collect(),
+            chunks: frames as usize,
+            mac: link.mac.unwrap_or(MacAddress([0; 6])),
+            partial: link.kind.is_some(),
+            zero_copy,
+            dropped: 0,
+            state: Arc::clone(state),
+            memory,
+            _program: Arc::clone(program),
+        })
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn stats(&self) -> XdpStats {
+        let missed = sockopt::xdp_statistics(self.socket.get()).map_or(0, |counted| {
+            counted.rx_dropped + counted.rx_ring_full.unwrap_or(0) + counted.rx_fill_ring_empty_descs.unwrap_or(0)
+        });
+        XdpStats { missed, dropped: self.dropped, zero_copy: self.zero_copy }
+    }
+
+    /// Chunks that were sent are free again.
+    fn reclaim(&mut self) {
+        let produced = self.completion.produced();
+        while self.completed != produced && self.free.len() < self.chunks {
+            let address = u64::from_ne_bytes(self.completion.read(self.completed));
+            self.free.push(address - address % CHUNK as u64);
+            self.completed = self.completed.wrapping_add(1);
+        }
+        self.completion.consume(self.completed);
+    }
+
+    /// Has the kernel send what is in the ring.
+    fn push(&mut self) {
+        if self.published != self.sent {
+            self.published = self.sent;
+            self.send.produce(self.sent);
+        }
+        // That an interface was down is told once, even if it is up again.
+        let mut old = true;
+        while !self.state.is_gone() {
+            let before = self.send.consumed();
+            if before == self.published || self.zero_copy && !self.send.needs_wakeup() {
+                return;
+            }
+            // It takes a batch at a time.
+            match send(self.socket.get(), &[], SendFlags::DONTWAIT) {
+                Err(Errno::NXIO | Errno::NODEV) => self.state.set_gone(),
+                Err(Errno::NETDOWN) if std::mem::take(&mut old) => {}
+                Err(Errno::INTR) => {}
+                _ if self.zero_copy || self.send.consumed() == before => return,
+                _ => {}
+            }
+        }
+    }
+
+    /// Gives a chunk to the driver again.
+    #[inline]
+    fn give_back(&mut self, address: u64) {
+        // The ring has room for all of them.
+        self.fill.write(self.filled, (address - address % CHUNK as u64).to_ne_bytes());
+        self.filled = self.filled.wrapping_add(1);
+    }
+
+    /// Copies a frame to the sink.
+    #[inline]
+    fn take<S: FrameSink>(&mut self, descriptor: Descriptor, sink: &mut S) -> Taken {
+        let (Ok(len), Ok(at)) = (usize::try_from(descriptor.len), usize::try_from(descriptor.address)) else {
+            return Taken::Dropped;
+        };
+        if !self.state.is_promiscuous() && !self.is_ours(at) {
+            return Taken::NotOurs;
+        }
+        if len > sink.max_frame() {
+            return Taken::Dropped;
+        }
+        let Some(frame) = sink.buffer(len) else { return Taken::NoRoom };
+        if self.memory.read(at, frame).is_err() {
+            return Taken::Dropped;
+        }
+        let transport = if self.partial && complete(frame) { Verdict::Good } else { Verdict::Unknown };
+        let checksum = RxChecksum { transport, ..RxChecksum::default() };
+        sink.commit(len, RxMeta { checksum, ..RxMeta::default() });
+        Taken::Frame
+    }
+
+    /// Whether a frame is addressed to the interface, or to many. Hardware filters others, virtual interfaces do not.
+    #[inline]
+    fn is_ours(&self, at: usize) -> bool {
+        let mut address = [0; 6];
+        // One that is not inside of the memory is dropped later.
+        let _ = self.memory.read(at, &mut address);
+        address[0] & 1 != 0 || address == self.mac.0
+    }
+}
+
+enum Taken {
+    Frame,
+    NotOurs,
+    Dropped,
+    /// The sink is full.
+    NoRoom,
+}
+
+fn map<const N: usize>(
+    socket: BorrowedFd<'_>,
+    offsets: &XdpRingOffset,
+    page: u64,
+    entries: u32,
+) -> Result<Ring<N>, SocketError> {
+    let bytes = Ring::<N>::bytes(offsets, entries).unwrap_or(0);
+    let memory =
+        HeapMemory::map_shared(socket, page, bytes).map_err(SocketError::when("map a ring of an AF_XDP socket"))?;
+    let unusable = || SocketError::new("use a ring of an AF_XDP socket", io::ErrorKind::Unsupported);
+    Ring::new(memory, offsets, entries).ok_or_else(unusable)
+}
+
+/// Computes a checksum that was left to be computed: the field has the sum of the pseudo header. Whether there was one.
+fn complete(frame: &mut [u8]) -> bool {
+    let Some(headers) = Headers::parse(frame).filter(|headers| headers.has_length() && !headers.is_fragment()) else {
+        return false;
+    };
+    let offset = match headers.transport_protocol() {
+        Some(Transport::Tcp) => 16,
+        Some(Transport::Udp) => 6,
+        _ => return false,
+    };
+    let Some(len) = headers.end().checked_sub(headers.transport()) else { return false };
+    let field =
+        frame.get(headers.transport() + offset..).and_then(<[u8]>::first_chunk).copied().map(u16::from_be_bytes);
+    if field != Some(checksum::pseudo_header(frame, &headers, len).value())
+        || checksum::verify_transport(frame, &headers) != Verdict::Bad
+    {
+        return false;
+    }
+    checksum::request(frame, &headers).is_some_and(|request| checksum::fill_parsed(frame, &headers, request).is_ok())
+}
+
+impl AsFd for XdpQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get().as_fd()
+    }
+}
+
+impl VfQueue for XdpQueue {
+    #[inline]
+    fn send(&mut self, frame: &[u8]) -> Result<(), VfSendError> {
+        if !self.state.is_up() {
+            return Err(VfSendError::NotReady);
+        }
+        let limit = self.state.longest_frame().min(CHUNK);
+        let too_long = VfSendError::TooLong { len: frame.len(), limit };
+        let len = u32::try_from(frame.len()).ok().filter(|_| frame.len() <= limit).ok_or(too_long)?;
+        if self.free.is_empty() {
+            self.reclaim();
+        }
+        let address = *self.free.last().ok_or(VfSendError::Full)?;
+        self.memory.write(address as usize, frame).map_err(|_| too_long)?;
+        self.free.pop();
+        // There are as many chunks as the ring has places.
+        self.send.write(self.sent, Descriptor { address, len }.to_bytes());
+        self.sent = self.sent.wrapping_add(1);
+        Ok(())
+    }
+
+    fn room(&mut self) -> usize {
+        if !self.state.is_up() {
+            return 0;
+        }
+        self.reclaim();
+        self.free.len()
+    }
+
+    fn flush(&mut self) {
+        self.push();
+    }
+
+    fn outstanding(&mut self) -> usize {
+        self.push();
+        self.reclaim();
+        self.chunks - self.free.len()
+    }
+
+    #[inline]
+    fn has_received(&mut self) -> bool {
+        self.receive.produced() != self.received
+    }
+
+    fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> usize {
+        let produced = self.receive.produced();
+        let mut got = 0;
+        while got < max && self.received != produced {
+            let descriptor = Descriptor::from_bytes(self.receive.read(self.received));
+            match self.take(descriptor, sink) {
+                Taken::Frame => got += 1,
+                Taken::NotOurs => {}
+                Taken::Dropped => self.dropped += 1,
+                Taken::NoRoom => break,
+            }
+            self.give_back(descriptor.address);
+            self.received = self.received.wrapping_add(1);
+        }
+        self.receive.consume(self.received);
+        self.fill.produce(self.filled);
+        if got > 0 && self.fill.needs_wakeup() {
+            // It only has to be told; there is nothing to be received by this call.
+            let _ = recv(self.socket.get(), &mut [0u8; 0], RecvFlags::DONTWAIT);
+        }
+        got
+    }
+
+    fn receive_capacity(&self) -> usize {
+        self.chunks
+    }
+}
+
+impl AsyncVfQueue for XdpQueue {
+    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.has_received() {
+            ready!(self.socket.poll_received(cx));
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>, at_most: usize) -> Poll<()> {
+        while self.outstanding() > at_most && !self.state.is_gone() {
+            ready!(self.socket.poll_sent(cx));
+        }
+        Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netvsc::checksum::{fill, request, seed, verify};
+
+    use super::*;
+
+    fn udp() -> Vec<u8> {
+        let mut frame = vec![0x33; 14 + 20 + 8 + 31];
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[14..34].copy_from_slice(&[0x45, 0, 0, 59, 0, 1, 0, 0, 64, 17, 0, 0, 198, 51, 100, 1, 198, 51, 100, 2]);
+        frame[34..42].copy_from_slice(&[0, 7, 0, 8, 0, 39, 0, 0]);
+        let headers = Headers::parse(&frame).unwrap();
+        let request = request(&frame, &headers).unwrap();
+        fill(&mut frame, request).unwrap();
+        frame
+    }
+
+    #[test]
+    fn a_checksum_that_was_left_open_is_computed_and_no_other() {
+        let whole = udp();
+        let headers = Headers::parse(&whole).unwrap();
+        let mut open = whole.clone();
+        seed(&mut open, &headers, Some(39)).unwrap();
+        assert_eq!(verify(&open).transport, Verdict::Bad);
+        assert!(complete(&mut open));
+        assert_eq!(open, whole);
+
+        let mut same = whole.clone();
+        assert!(!complete(&mut same));
+        assert_eq!(same, whole);
+        let mut wrong = whole.clone();
+        wrong[50] ^= 1;
+        let before = wrong.clone();
+        assert!(!complete(&mut wrong));
+        assert_eq!(wrong, before, "what is wrong stays wrong");
+        for len in 0..whole.len() {
+            assert!(!complete(&mut whole[..len].to_vec()), "{len}");
+        }
+    }
+}
