@@ -86,6 +86,12 @@ fn a_port_reads_its_own_interface_and_not_what_the_kernel_sends() {
                 netns.ip(&format!("link set {pair}{end} arp off up")).expect("it can be set up");
             }
         }
+        // The end that was up first sends once the kernel has noticed that there is another; until then it throws away.
+        let settle = |end: &str| {
+            wait_for("a link", || netns.ip(&format!("-j link show {end}")).unwrap().contains(r#""operstate":"UP""#));
+        };
+        settle("vfpa0");
+        settle("vfpb0");
         let open = |name: &str| PacketPort::open(PacketConfig::new(name)).expect("there is one");
         let [mut a0, mut a1, mut b0, mut b1] = ["vfpa0", "vfpa1", "vfpb0", "vfpb1"].map(open);
         assert!(b0.deliver(Frame::new(&frame(1, 1))));
@@ -113,6 +119,7 @@ fn a_port_reads_its_own_interface_and_not_what_the_kernel_sends() {
         // Down is not gone.
         netns.ip("link set vfpa1 down").expect("down");
         netns.ip("link set vfpa1 up").expect("up");
+        settle("vfpa0");
         assert!(a0.deliver(Frame::new(&frame(1, 2))));
         wait_for("a frame after that", || a1.handle().stats().read == 3);
         assert!(!a1.handle().stats().over);
