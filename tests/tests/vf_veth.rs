@@ -1,7 +1,9 @@
 //! Virtual functions as veth pairs: what the simulated host does with the kernel's interfaces. Needs root.
 #![cfg(target_os = "linux")]
 
-use std::task::Waker;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
 use netvsc_host::port::{Frame, PacketConfig, PacketPort, Port};
@@ -40,16 +42,16 @@ fn frames_cross_a_veth_and_those_that_left_before_it_was_removed_arrive() {
             for number in 0..20 {
                 assert!(end.deliver(Frame::new(&frame(round, number))));
             }
-            wait_for("the frames at the host's end", || port.stats().read == 20);
+            wait_for("the frames at the host's end", || {
+                host.step(Duration::ZERO);
+                port.stats().read == 20
+            });
             for number in 20..40 {
                 assert!(end.deliver(Frame::new(&frame(round, number))));
             }
             vfs.unplug(&host, NIC, round == 1).expect("the pair is removed");
             assert!(netns.ip("link show vfvh0").is_err(), "it is gone");
             assert!(!end.deliver(Frame::new(&frame(round, 99))), "nothing is taken any more");
-            wait_for("the end of the port", || port.stats().over);
-            assert_eq!(port.stats().read, 40, "{:?}", port.stats());
-
             let mut arrived = Vec::new();
             wait_for("the frames at the far end", || {
                 host.step(Duration::ZERO);
@@ -59,6 +61,7 @@ fn frames_cross_a_veth_and_those_that_left_before_it_was_removed_arrive() {
                 arrived.len() >= 40
             });
             assert_eq!(arrived, (0..40).map(|number| frame(round, number)).collect::<Vec<_>>(), "round {round}");
+            assert!(port.stats().over, "{:?}", port.stats());
             // The kernel said nothing by itself, or it would have been counted.
             assert_eq!(port.stats().read, 40, "{:?}", port.stats());
         }
@@ -95,34 +98,44 @@ fn a_port_reads_its_own_interface_and_not_what_the_kernel_sends() {
         let open = |name: &str| PacketPort::open(PacketConfig::new(name)).expect("there is one");
         let [mut a0, mut a1, mut b0, mut b1] = ["vfpa0", "vfpa1", "vfpb0", "vfpb1"].map(open);
         assert!(b0.deliver(Frame::new(&frame(1, 1))));
-        wait_for("a frame by the other pair", || b1.handle().stats().read == 1);
-        assert!(a0.deliver(Frame::new(&[0xFF; 1514])) && a0.deliver(Frame::new(&[0xFF; 60])));
-        wait_for("two frames", || a1.handle().stats().read == 2);
+        let mut got = Vec::new();
+        let mut read =
+            |port: &mut PacketPort, budget| port.poll(Duration::ZERO, budget, &mut |frame| got.push(frame.bytes.len()));
+        wait_for("a frame by the other pair", || read(&mut b1, 9) == 1);
+        assert!(a0.deliver(Frame::new(&[0xFF; 1514])) && a0.deliver(Frame::new(&[0xFF; 61])));
+        wait_for("a frame", || read(&mut a1, 1) == 1);
+        wait_for("another one", || read(&mut a1, 1) == 1);
         netns.ip("link set vfpa0 mtu 2000").expect("a larger MTU");
         netns.ip("link set vfpa1 mtu 2000").expect("a larger MTU");
         assert!(a0.deliver(Frame::new(&[0xFF; 1519])));
-        wait_for("a long frame", || a1.handle().stats().read_too_long == 1);
-        let mut got = Vec::new();
-        let mut count = |frame: Frame<'_>| got.push(frame.bytes.len());
-        a1.register_waker(Waker::noop());
-        assert_eq!(a1.next_timeout(Duration::ZERO), Some(Duration::ZERO));
-        assert_eq!(a1.poll(Duration::ZERO, 1, &mut count), 1);
-        assert_eq!(a1.poll(Duration::ZERO, 9, &mut count), 1);
-        assert_eq!(a1.next_timeout(Duration::ZERO), None);
-        assert_eq!(got, [1514, 60]);
+        wait_for("a long frame", || {
+            assert_eq!(read(&mut a1, 9), 0);
+            a1.handle().stats().read_too_long == 1
+        });
+        assert_eq!(got[1..], [1514, 61]);
         // Who sends does not hear itself; nor does anyone the other pair.
         for port in [&mut a0, &mut b0] {
             assert_eq!(port.poll(Duration::ZERO, 9, &mut |frame| panic!("{frame:?}")), 0);
         }
-        assert_eq!(b1.poll(Duration::ZERO, 9, &mut |_| {}), 1);
+        assert_eq!(b1.poll(Duration::ZERO, 9, &mut |frame| panic!("{frame:?}")), 0);
 
         // Down is not gone.
         netns.ip("link set vfpa1 down").expect("down");
         netns.ip("link set vfpa1 up").expect("up");
         settle("vfpa0");
         assert!(a0.deliver(Frame::new(&frame(1, 2))));
-        wait_for("a frame after that", || a1.handle().stats().read == 3);
+        wait_for("a frame after that", || a1.poll(Duration::ZERO, 9, &mut |_| {}) == 1);
         assert!(!a1.handle().stats().over);
+
+        // Who sleeps is woken.
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        for number in 3..9 {
+            a1.register_waker(&waker);
+            assert!(a0.deliver(Frame::new(&frame(1, number))));
+            wait_for("a wake-up", || woken.0.swap(false, Ordering::Relaxed));
+            wait_for("a frame", || a1.poll(Duration::ZERO, 9, &mut |_| {}) == 1);
+        }
         let missing = PacketPort::open(PacketConfig::new("vfpa9")).unwrap_err();
         assert!(missing.to_string().contains("cannot find") && !missing.is_missing_privilege(), "{missing}");
     });
@@ -135,6 +148,15 @@ fn frame(round: u8, number: u8) -> Vec<u8> {
     frame.extend_from_slice(&[0x88, 0xB5, round, number]);
     frame.resize(60 + usize::from(number), round);
     frame
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[track_caller]

@@ -9,6 +9,9 @@
 //! other end is told so by `ethtool -K … tx off gso off tso off`; packet sockets and XDP do neither.) Frames that are longer
 //! than the MTU allows are dropped and counted.
 //!
+//! Frames are read when the port is polled, so that what has arrived comes before whatever is looked at afterwards; the
+//! kernel keeps them until then. A thread does nothing but wake the host when there are any.
+//!
 //! Source: Linux `packet(7)`; `drivers/net/veth.c`.
 
 use core::fmt;
@@ -21,13 +24,12 @@ use std::thread::{self, JoinHandle};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::EventFd;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recvfrom, send, setsockopt, socket,
     sockopt,
 };
 
-use super::buffers::FrameQueue;
 use super::{Frame, Port};
 
 /// Settings of a [`PacketPort`].
@@ -35,14 +37,13 @@ use super::{Frame, Port};
 pub struct PacketConfig {
     interface: String,
     mtu: u16,
-    capacity: usize,
 }
 
 impl PacketConfig {
     /// The interface of this name, in the network namespace of the thread that opens the port. Its MTU is 1500.
     #[must_use]
     pub fn new(interface: impl Into<String>) -> Self {
-        Self { interface: interface.into(), mtu: 1500, capacity: 8192 }
+        Self { interface: interface.into(), mtu: 1500 }
     }
 
     /// The MTU in bytes, without the Ethernet header. Default 1500.
@@ -51,23 +52,21 @@ impl PacketConfig {
         self.mtu = mtu;
         self
     }
-
-    /// How many frames from the interface wait for the host at most; more are dropped and counted. Default 8192.
-    #[must_use]
-    pub fn capacity(mut self, frames: usize) -> Self {
-        self.capacity = frames;
-        self
-    }
 }
 
 /// An interface, by a packet socket.
 pub struct PacketPort {
     socket: Arc<OwnedFd>,
     shared: Arc<Mutex<Shared>>,
-    stop: Arc<EventFd>,
-    reader: Option<JoinHandle<()>>,
-    /// Frames taken out under one lock and given to the switch without it.
-    batch: Vec<Vec<u8>>,
+    /// Has the watcher look again, or end.
+    bell: Arc<EventFd>,
+    watcher: Option<JoinHandle<()>>,
+    /// The frame that is being read, and one byte more: the kernel cuts what does not fit, and there that shows.
+    buffer: Vec<u8>,
+    /// The interface's.
+    index: usize,
+    /// The interface is gone: what was received by then can still be read.
+    gone: bool,
     interface: String,
 }
 
@@ -88,21 +87,25 @@ impl PacketPort {
         if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BYTES).is_err() {
             setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BYTES).map_err(at(PacketStep::Buffer))?;
         }
-        let stop = Arc::new(EventFd::new().map_err(at(PacketStep::Reader))?);
-        let shared = Arc::new(Mutex::new(Shared::new(config.capacity)));
-        let reader = Reader {
-            socket: Arc::clone(&socket),
-            stop: Arc::clone(&stop),
-            shared: Arc::clone(&shared),
-            index: address.ifindex(),
-            frame_bytes: usize::from(config.mtu) + ETHERNET_AND_VLAN_BYTES,
-        };
-        let thread = thread::Builder::new().name(format!("{}-reader", config.interface));
-        let thread = thread.spawn(move || reader.run()).map_err(|error| PacketPortError {
-            step: PacketStep::Reader,
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let bell = Arc::new(bell.map_err(at(PacketStep::Watcher))?);
+        let shared = Arc::<Mutex<Shared>>::default();
+        let watcher = Watcher { socket: Arc::clone(&socket), bell: Arc::clone(&bell), shared: Arc::clone(&shared) };
+        let thread = thread::Builder::new().name(format!("{}-watcher", config.interface));
+        let thread = thread.spawn(move || watcher.run()).map_err(|error| PacketPortError {
+            step: PacketStep::Watcher,
             errno: Errno::from_raw(error.raw_os_error().unwrap_or_default()),
         })?;
-        Ok(Self { socket, shared, stop, reader: Some(thread), batch: Vec::new(), interface: config.interface })
+        Ok(Self {
+            socket,
+            shared,
+            bell,
+            watcher: Some(thread),
+            buffer: vec![0; usize::from(config.mtu) + ETHERNET_AND_VLAN_BYTES + 1],
+            index: address.ifindex(),
+            gone: false,
+            interface: config.interface,
+        })
     }
 
     /// A view of the counters that stays when the port is given to a host.
@@ -136,20 +139,29 @@ impl Port for PacketPort {
     }
 
     fn poll(&mut self, _now: Duration, budget: usize, out: &mut dyn FnMut(Frame<'_>)) -> usize {
-        let mut shared = lock(&self.shared);
-        while self.batch.len() < budget
-            && let Some(bytes) = shared.queue.pop()
-        {
-            self.batch.push(bytes);
+        let limit = self.buffer.len() - 1;
+        let (mut given, mut too_long) = (0, 0);
+        while given < budget {
+            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut self.buffer) {
+                Ok((_, Some(from))) if from.ifindex() != self.index || from.pkttype() == OUTGOING => {}
+                Ok((len, _)) if len > limit => too_long += 1,
+                Ok((len, _)) => {
+                    given += 1;
+                    out(Frame::new(&self.buffer[..len]));
+                }
+                Err(Errno::EINTR) => {}
+                // Said once, when the interface goes down or away; what was received by then can still be read.
+                Err(Errno::ENETDOWN | Errno::ENODEV | Errno::ENXIO) => self.gone |= link_is_gone(self.index),
+                Err(error) => {
+                    let mut shared = lock(&self.shared);
+                    shared.stats.over |= self.gone || error != Errno::EAGAIN;
+                    break;
+                }
+            }
         }
-        drop(shared);
-        if self.batch.is_empty() {
-            return 0;
-        }
-        let given = self.batch.len();
-        self.batch.iter().for_each(|bytes| out(Frame::new(bytes)));
         let mut shared = lock(&self.shared);
-        self.batch.drain(..).for_each(|bytes| shared.queue.recycle(bytes));
+        shared.stats.read += given as u64;
+        shared.stats.read_too_long += too_long;
         given
     }
 
@@ -158,24 +170,23 @@ impl Port for PacketPort {
         if !shared.host.as_ref().is_some_and(|known| known.will_wake(waker)) {
             shared.host = Some(waker.clone());
         }
-        if !shared.queue.is_empty() {
-            waker.wake_by_ref();
+        // Nothing comes any more: a socket without an interface would be readable for ever.
+        if !shared.stats.over {
+            drop(shared);
+            // It can fail only when it has been rung more often than can be counted.
+            let _ = self.bell.write(1);
         }
-    }
-
-    fn next_timeout(&self, _now: Duration) -> Option<Duration> {
-        // Frames left over by a small budget: nothing wakes the host for them again.
-        (!lock(&self.shared).queue.is_empty()).then_some(Duration::ZERO)
     }
 }
 
 impl Drop for PacketPort {
     fn drop(&mut self) {
-        // If the reader cannot be told to stop, waiting for it would not end.
-        if self.stop.write(1).is_ok()
-            && let Some(thread) = self.reader.take()
+        lock(&self.shared).stop = true;
+        // If the watcher cannot be told, waiting for it would not end.
+        if self.bell.write(1).is_ok()
+            && let Some(thread) = self.watcher.take()
         {
-            // A reader that panicked has nothing left to stop.
+            // A watcher that panicked has nothing left to stop.
             let _ = thread.join();
         }
     }
@@ -191,10 +202,8 @@ impl fmt::Debug for PacketPort {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PacketStats {
-    /// Frames received and queued for the host.
+    /// Frames received and given to the host.
     pub read: u64,
-    /// Frames received and dropped: the host was too slow.
-    pub read_full: u64,
     /// Frames received and dropped: longer than the MTU.
     pub read_too_long: u64,
     /// Frames given to the kernel.
@@ -203,7 +212,7 @@ pub struct PacketStats {
     pub write_full: u64,
     /// Frames that the kernel refused, for example since the interface is down or gone.
     pub write_failed: u64,
-    /// The interface is gone, or reading failed for good; everything that had been received is queued.
+    /// The interface is gone, or reading failed for good; everything that had been received was given to the host.
     pub over: bool,
 }
 
@@ -233,8 +242,8 @@ pub enum PacketStep {
     Bind,
     /// Setting the size of its buffer.
     Buffer,
-    /// Starting the reader thread.
-    Reader,
+    /// Starting the thread that wakes the host.
+    Watcher,
 }
 
 /// Why a packet port could not be made.
@@ -265,7 +274,7 @@ impl fmt::Display for PacketPortError {
             PacketStep::Create => "packet port: cannot make its socket",
             PacketStep::Bind => "packet port: cannot bind its socket to the interface",
             PacketStep::Buffer => "packet port: cannot set its buffer's size",
-            PacketStep::Reader => "packet port: cannot start its reader",
+            PacketStep::Watcher => "packet port: cannot start its watcher",
         })?;
         if self.is_missing_privilege() { f.write_str(": needs root or CAP_NET_RAW") } else { Ok(()) }
     }
@@ -277,85 +286,60 @@ impl core::error::Error for PacketPortError {
     }
 }
 
-/// What port, reader and handle share.
+/// What port, watcher and handle share.
+#[derive(Default)]
 struct Shared {
-    queue: FrameQueue,
     host: Option<Waker>,
     stats: PacketStats,
-}
-
-impl Shared {
-    fn new(capacity: usize) -> Self {
-        Self { queue: FrameQueue::new(capacity), host: None, stats: PacketStats::default() }
-    }
+    stop: bool,
 }
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("pending", &self.queue.len()).field("stats", &self.stats).finish_non_exhaustive()
+        f.debug_struct("Shared").field("stats", &self.stats).finish_non_exhaustive()
     }
 }
 
-/// The thread that waits for the kernel.
-struct Reader {
+/// The thread that waits for frames when the host is about to sleep, and wakes it.
+struct Watcher {
     socket: Arc<OwnedFd>,
-    stop: Arc<EventFd>,
+    bell: Arc<EventFd>,
     shared: Arc<Mutex<Shared>>,
-    /// The interface's.
-    index: usize,
-    frame_bytes: usize,
 }
 
-impl Reader {
+impl Watcher {
     fn run(self) {
-        // One byte more than the longest frame: the kernel cuts what does not fit, and here that shows.
-        let mut buffer = vec![0; self.frame_bytes + 1];
-        let mut gone = false;
         loop {
-            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
-                Ok((_, Some(from))) if from.ifindex() != self.index || from.pkttype() == OUTGOING => {}
-                Ok((len, _)) if len > self.frame_bytes => lock(&self.shared).stats.read_too_long += 1,
-                Ok((len, _)) => self.queue(&buffer[..len]),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) if gone => break,
-                Err(Errno::EAGAIN) => {
-                    if !self.wait() {
-                        return;
-                    }
+            // Rung each time that the host is about to sleep, and at the end.
+            if !self.wait_for_bell() || lock(&self.shared).stop {
+                return;
+            }
+            let mut sources = [self.socket.as_fd(), self.bell.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            if !wait_for(&mut sources) {
+                return;
+            }
+            if sources[0].any() == Some(true) {
+                let host = lock(&self.shared).host.clone();
+                if let Some(host) = host {
+                    host.wake();
                 }
-                // Said once, when the interface goes down or away; what was received by then can still be read.
-                Err(Errno::ENETDOWN | Errno::ENODEV | Errno::ENXIO) => gone = link_is_gone(self.index),
-                Err(_) => break,
-            }
-        }
-        lock(&self.shared).stats.over = true;
-    }
-
-    /// Waits for frames; false if there is to be an end.
-    fn wait(&self) -> bool {
-        loop {
-            let mut sources = [self.socket.as_fd(), self.stop.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-            match poll(&mut sources, PollTimeout::NONE) {
-                Err(Errno::EINTR) => {}
-                Err(_) => return false,
-                Ok(_) => return !sources[1].any().unwrap_or(true),
             }
         }
     }
 
-    /// Queues a frame, and wakes the host.
-    fn queue(&self, bytes: &[u8]) {
-        let mut shared = lock(&self.shared);
-        let was_empty = shared.queue.is_empty();
-        if shared.queue.push(bytes) {
-            shared.stats.read += 1;
-        } else {
-            shared.stats.read_full += 1;
-        }
-        let host = if was_empty { shared.host.clone() } else { None };
-        drop(shared);
-        if let Some(host) = host {
-            host.wake();
+    fn wait_for_bell(&self) -> bool {
+        let rung = wait_for(&mut [PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)]);
+        // All of its rings at once.
+        rung && self.bell.read().is_ok()
+    }
+}
+
+/// Waits for one of these; false if that is not possible.
+fn wait_for(sources: &mut [PollFd<'_>]) -> bool {
+    loop {
+        match poll(sources, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            result => return result.is_ok(),
         }
     }
 }

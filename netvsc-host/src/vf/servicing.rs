@@ -217,6 +217,15 @@ impl<D: VfDevices> ServicingThread<D> {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
+    /// Ends it after the step that it is at. The devices live as long as what comes back.
+    ///
+    /// # Errors
+    /// As [`Servicing::poll`].
+    pub fn stop(self) -> Result<Servicing<D>, D::Error> {
+        self.stop.store(true, Ordering::Release);
+        self.join()
+    }
+
     /// Waits for its end. The devices live as long as what comes back.
     ///
     /// # Errors

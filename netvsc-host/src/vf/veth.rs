@@ -2,19 +2,25 @@
 //! host's, which opens it as a [port](PacketPort).
 //!
 //! Both are made in the network namespace of the thread that plugs the VF in; the guest's end may be moved to another. They are
-//! made and removed by `ip` (iproute2). The kernel has no say on either: no IPv6, no ARP, no addresses; the guest sets its end
-//! up when it takes it into use. There is no PCI slot, so the guest cannot read a serial number: it finds the interface by its
+//! made and removed by `ip` (iproute2). The kernel has no say on either: no IPv6, no ARP, no addresses. Both are up before the
+//! guest sees its own; one that is moved to another namespace has to be set up there. There is no PCI slot, so the guest cannot read a serial number: it finds the interface by its
 //! MAC address. [`Scene::OtherSerial`](super::Scene::OtherSerial) means nothing here.
 //!
 //! A veth hands a frame to its other end while it is sent, so that very little is inside: a frame that was sent before the
 //! pair was removed has arrived at the host, which delivers it.
 
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use std::{fmt, fs, io};
 
 use super::VfDevices;
 use crate::host::{Host, NicId};
 use crate::port::{PacketConfig, PacketHandle, PacketPort, PacketPortError};
+
+/// A pair is up within so long, or something is wrong with it.
+const CARRIER: Duration = Duration::from_secs(30);
+/// Between two looks whether it is.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Settings of [`VethVfs`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +90,8 @@ pub enum VethError {
         /// Why.
         source: PacketPortError,
     },
+    /// The pair does not come up.
+    NoCarrier,
     /// The NIC has a VF, or there is no such NIC.
     Taken,
 }
@@ -95,6 +103,7 @@ impl fmt::Display for VethError {
             Self::Tool { arguments, said } => write!(f, "veth: ip {arguments}: {said}"),
             Self::Ipv6 { .. } => f.write_str("veth: cannot turn ipv6 off"),
             Self::Port { .. } => f.write_str("veth: cannot open the host's end"),
+            Self::NoCarrier => f.write_str("veth: the pair does not come up"),
             Self::Taken => f.write_str("veth: there is no such nic, or it has a vf"),
         }
     }
@@ -105,7 +114,7 @@ impl std::error::Error for VethError {
         match self {
             Self::NoTool { source } | Self::Ipv6 { source } => Some(source),
             Self::Port { source } => Some(source),
-            Self::Tool { .. } | Self::Taken => None,
+            Self::Tool { .. } | Self::NoCarrier | Self::Taken => None,
         }
     }
 }
@@ -123,10 +132,10 @@ impl VethVfs {
         self.port.as_ref()
     }
 
+    /// Makes the pair and opens the host's end. The guest does not see its own yet: it has another address.
     fn make(&self) -> Result<PacketPort, VethError> {
-        let VethConfig { guest, host, mac: [a, b, c, d, e, f], mtu, netns } = &self.config;
-        let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
-        ip(&format!("link add {host} mtu {mtu} type veth peer name {guest} address {mac} mtu {mtu}"))?;
+        let VethConfig { guest, host, mtu, .. } = &self.config;
+        ip(&format!("link add {host} mtu {mtu} type veth peer name {guest} mtu {mtu}"))?;
         for end in [host, guest] {
             // A kernel that has no IPv6 has no such file.
             match fs::write(format!("/proc/sys/net/ipv6/conf/{end}/disable_ipv6"), "1") {
@@ -134,18 +143,37 @@ impl VethVfs {
                 _ => {}
             }
         }
-        ip(&format!("link set {guest} arp off"))?;
-        ip(&format!("link set {host} arp off up"))?;
-        if let Some(netns) = netns {
-            ip(&format!("link set {guest} netns {netns}"))?;
+        // Both, now: an interface whose carrier comes later drops what is sent by it until the kernel has noticed, and says that
+        // it was sent.
+        for end in [guest, host] {
+            ip(&format!("link set {end} arp off up"))?;
+        }
+        for end in [guest, host] {
+            let since = Instant::now();
+            while !ip(&format!("-o link show {end}"))?.contains("state UP") {
+                if since.elapsed() > CARRIER {
+                    return Err(VethError::NoCarrier);
+                }
+                std::thread::sleep(LOOK);
+            }
         }
         PacketPort::open(PacketConfig::new(host).mtu(*mtu)).map_err(|source| VethError::Port { source })
+    }
+
+    /// Shows the guest its end: what it sends from now on is heard.
+    fn show(&self) -> Result<(), VethError> {
+        let VethConfig { guest, mac: [a, b, c, d, e, f], netns, .. } = &self.config;
+        ip(&format!("link set {guest} address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))?;
+        match netns {
+            Some(netns) => ip(&format!("link set {guest} netns {netns}")).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Removes the pair: one end takes the other with it.
     fn remove(&mut self) -> Result<(), VethError> {
         self.port = None;
-        ip(&format!("link delete {}", self.config.host))
+        ip(&format!("link delete {}", self.config.host)).map(drop)
     }
 }
 
@@ -165,7 +193,10 @@ impl VfDevices for VethVfs {
             return Err(VethError::Taken);
         }
         self.port = Some(handle);
-        Ok(())
+        let shown = self.show();
+        shown.inspect_err(|_| {
+            let _ = self.unplug(host, nic, false);
+        })
     }
 
     fn unplug(&mut self, host: &Host, nic: NicId, surprise: bool) -> Result<(), VethError> {
@@ -189,11 +220,11 @@ impl Drop for VethVfs {
 }
 
 /// `ip(8)`, its arguments separated by spaces.
-fn ip(arguments: &str) -> Result<(), VethError> {
+fn ip(arguments: &str) -> Result<String, VethError> {
     let output = Command::new("ip").args(arguments.split_whitespace()).stdin(Stdio::null()).output();
     let output = output.map_err(|source| VethError::NoTool { source })?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
     Err(VethError::Tool { arguments: arguments.into(), said })

@@ -1,0 +1,171 @@
+//! Ends that are machines of their own: network namespaces with the kernel's TCP and UDP, each behind a TAP interface. Needs
+//! root.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{fs, io};
+
+use anyhow::Context;
+use netvsc_host::port::{TapConfig, TapPort};
+use netvsc_tests::netns::Netns;
+
+use crate::ends::{Common, Drain, Outcome, Source, Transferred};
+use crate::flow;
+
+/// The interfaces' names. Each is in a namespace of its own soon.
+const TAPS: [&str; 2] = ["vffo-near", "vffo-far"];
+const STREAM_PORT: u16 = 7000;
+const FLOW_PORT: u16 = 7001;
+/// Stream bytes at a time.
+const CHUNK: usize = 64 << 10;
+/// How often a reader looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(50);
+/// What the namespaces' kernels are told. Windows are small, so that nothing is lost to crowding: queues on the way hold
+/// more. TCP does not send again because an answer is late on a busy machine, but for a loss alone.
+const SETTINGS: [(&str, &str); 6] = [
+    ("ipv6/conf/all/disable_ipv6", "1"),
+    ("ipv6/conf/default/disable_ipv6", "1"),
+    ("ipv4/tcp_rmem", "4096 131072 262144"),
+    ("ipv4/tcp_wmem", "4096 131072 262144"),
+    ("ipv4/tcp_early_retrans", "0"),
+    ("ipv4/tcp_no_metrics_save", "1"),
+];
+/// TCP sends again no sooner after it has heard nothing.
+const RETRANSMIT_AFTER: &str = "rto_min 20s";
+
+/// The machines at both ends.
+#[derive(Debug)]
+pub(crate) struct Machines([Netns; 2]);
+
+impl Machines {
+    /// Two machines, and the other ends of their interfaces. To be called in the namespace that is neither's.
+    pub(crate) fn new() -> anyhow::Result<(Self, [TapPort; 2])> {
+        let make = |end: usize| -> anyhow::Result<(Netns, TapPort)> {
+            let name = TAPS[end];
+            let tap = TapPort::open(TapConfig::new().name(name).capacity(8192)).context("make a TAP interface")?;
+            let netns = Netns::new().context("make a network namespace")?;
+            netns.adopt(name)?;
+            netns.enter(|| {
+                let write = |(file, value)| fs::write(format!("/proc/sys/net/{file}"), value);
+                SETTINGS.into_iter().try_for_each(write).context("set up a namespace")
+            })?;
+            netns.ip(&format!("addr add {}/24 dev {name}", address(end)))?;
+            netns.ip(&format!("link set {name} txqueuelen 10000 up"))?;
+            let route = format!("198.51.100.0/24 dev {name} proto kernel scope link src {}", address(end));
+            netns.ip(&format!("route replace {route} {RETRANSMIT_AFTER}"))?;
+            Ok((netns, tap))
+        };
+        let ((near, near_tap), (far, far_tap)) = (make(0)?, make(1)?);
+        Ok((Self([near, far]), [near_tap, far_tap]))
+    }
+
+    /// Segments that either has sent again.
+    fn retransmissions(&self) -> anyhow::Result<u64> {
+        let of = |netns: &Netns| -> anyhow::Result<u64> {
+            let text = netns.run("nstat", &["--ignore", "--noupdate", "--zeros", "--json"])?;
+            let value: serde_json::Value = serde_json::from_str(&text)?;
+            value["kernel"]["TcpRetransSegs"].as_u64().with_context(|| format!("nstat said {text}"))
+        };
+        self.0.iter().map(of).sum()
+    }
+}
+
+/// The ends, at work.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    machines: Machines,
+    stream: [JoinHandle<io::Result<Transferred>>; 2],
+    senders: Vec<JoinHandle<()>>,
+    receivers: Vec<JoinHandle<()>>,
+    /// The receivers of the numbered flows are to end.
+    over: Arc<AtomicBool>,
+    common: Common,
+}
+
+impl Ends {
+    /// Begins to talk.
+    pub(crate) fn start(machines: Machines, seed: u64, common: &Common) -> anyhow::Result<Self> {
+        let [near, far] = &machines.0;
+        let listener = far.enter(|| TcpListener::bind((address(1), STREAM_PORT))).context("listen")?;
+        let (source, drain) = (Source::new(seed, common), Drain::new(common));
+        let stream = [near.spawn(move || send(source)), far.spawn(move || receive(&listener, drain))];
+        let over = Arc::new(AtomicBool::new(false));
+        let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+        let bind = |end: usize| machines.0[end].enter(|| UdpSocket::bind((address(end), FLOW_PORT)));
+        let sockets = [Arc::new(bind(0)?), Arc::new(bind(1)?)];
+        for from in 0..2 {
+            let (common_there, socket) = (common.clone(), Arc::clone(&sockets[from]));
+            senders.push(std::thread::spawn(move || {
+                let to = (address(1 - from), FLOW_PORT);
+                let stop = || common_there.is_stopped();
+                common_there.flows[from].send_until(stop, |payload| socket.send_to(payload, to).is_ok());
+            }));
+            let socket = Arc::clone(&sockets[1 - from]);
+            socket.set_read_timeout(Some(LOOK))?;
+            let (flow, over) = (common.flows[from].clone(), Arc::clone(&over));
+            receivers.push(std::thread::spawn(move || {
+                let mut payload = [0; flow::PAYLOAD];
+                while !over.load(Ordering::Relaxed) {
+                    if let Ok(len) = socket.recv(&mut payload) {
+                        flow.received(&payload[..len]);
+                    }
+                }
+            }));
+        }
+        Ok(Self { machines, stream, senders, receivers, over, common: common.clone() })
+    }
+
+    /// Has them stop, and waits for what is under way. Blocks.
+    pub(crate) fn finish(self) -> anyhow::Result<Outcome> {
+        let panicked = |_| anyhow::anyhow!("an end panicked");
+        self.common.stop();
+        for sender in self.senders {
+            sender.join().map_err(panicked)?;
+        }
+        self.over.store(true, Ordering::Relaxed);
+        for receiver in self.receivers {
+            receiver.join().map_err(panicked)?;
+        }
+        let [sent, received] = self.stream.map(JoinHandle::join);
+        let sent = sent.map_err(panicked)?.context("send the stream")?;
+        let received = received.map_err(panicked)?.context("receive the stream")?;
+        Ok(Outcome { sent, received, retransmissions: Some(self.machines.retransmissions()?) })
+    }
+}
+
+fn address(end: usize) -> Ipv4Addr {
+    Ipv4Addr::new(198, 51, 100, end as u8 + 1)
+}
+
+fn send(mut source: Source) -> io::Result<Transferred> {
+    let mut stream = TcpStream::connect((address(1), STREAM_PORT))?;
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let len = source.next(&mut chunk);
+        if len == 0 {
+            break;
+        }
+        stream.write_all(&chunk[..len])?;
+    }
+    stream.shutdown(Shutdown::Write)?;
+    // The other end closes once it has everything.
+    stream.read_to_end(&mut Vec::new())?;
+    Ok(source.finish())
+}
+
+fn receive(listener: &TcpListener, mut drain: Drain) -> io::Result<Transferred> {
+    let (mut stream, _) = listener.accept()?;
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        match stream.read(&mut chunk) {
+            Ok(0) => return Ok(drain.finish()),
+            Ok(len) => drain.take(&chunk[..len]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

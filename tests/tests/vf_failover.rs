@@ -1,0 +1,75 @@
+//! A virtual function that comes and goes under real traffic: `examples/vf_failover`, in a process of its own.
+//!
+//! In network namespaces the kernel's TCP goes through the appliance while its host revokes and returns a veth, which the
+//! driver uses by packet sockets: not a byte is changed, TCP sends nothing again, and of a numbered flow nothing is lost, late
+//! or there twice. Where the device vanishes, no more is lost than was reported. That needs root; in memory it does not.
+//!
+//! How long switches take, and the longest gap, is printed and not judged: that is the machine's.
+#![cfg(target_os = "linux")]
+
+use std::process::Command;
+
+use netvsc_tests::process::{last_line, number};
+use netvsc_tests::real;
+use serde_json::Value;
+
+/// Runs the example; its last line.
+#[track_caller]
+fn run(arguments: &[&str]) -> Value {
+    let output = Command::new(real::example("vf_failover")).args(arguments).arg("--json").output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(said.trim_end().ends_with('}'), "{arguments:?}: {}\n{said}\n{complained}", output.status);
+    let outcome = last_line(&said);
+    println!("{arguments:?}: {outcome}");
+    assert_eq!(outcome["hash_ok"], true, "{outcome}\n{said}");
+    assert_eq!((number(&outcome, "duplicated"), number(&outcome, "reordered")), (0, 0), "{outcome}\n{said}");
+    assert_eq!(outcome["clean"], true, "{outcome}\n{said}");
+    assert!(number(&outcome, "tcp_bytes") > 0 && number(&outcome, "sent") > 1000, "{outcome}");
+    assert!(output.status.success(), "{outcome}\n{said}\n{complained}");
+    outcome
+}
+
+#[track_caller]
+fn assert_nothing_lost(outcome: &Value, cycles: u64) {
+    assert_eq!(number(outcome, "cycles"), cycles, "{outcome}");
+    // Into use at first, and then once there and back each cycle.
+    assert!(number(outcome, "switches") > 2 * cycles, "{outcome}");
+    assert_eq!((number(outcome, "lost"), number(outcome, "lost_reported")), (0, 0), "{outcome}");
+}
+
+#[test]
+fn in_memory_nothing_is_lost_over_orderly_cycles() {
+    assert_nothing_lost(&run(&["--backend", "memory", "--cycles", "20", "--seed", "11"]), 20);
+}
+
+#[test]
+fn in_memory_a_device_that_vanishes_loses_what_is_reported_at_most() {
+    let outcome = run(&["--backend", "memory", "--surprise", "--cycles", "20", "--seed", "12"]);
+    assert_eq!(number(&outcome, "cycles"), 20, "{outcome}");
+    // Frames of the stream are inside as well, and TCP sends those again.
+    assert!(number(&outcome, "lost") <= number(&outcome, "lost_reported"), "{outcome}");
+}
+
+#[test]
+fn the_kernels_tcp_notices_nothing_of_a_hundred_orderly_cycles() {
+    let _lock = match real::privileged(&["ip", "nstat"]) {
+        Ok(lock) => lock,
+        Err(why) => return real::skip(&why),
+    };
+    let outcome = run(&["--backend", "af_packet", "--cycles", "100", "--seed", "13"]);
+    assert_nothing_lost(&outcome, 100);
+    assert_eq!(number(&outcome, "tcp_retransmissions"), 0, "{outcome}");
+}
+
+/// How much is lost is printed and not judged: an interface that the kernel is removing swallows what it is given for some
+/// milliseconds, and says that it was sent, which no driver can report.
+#[test]
+fn of_a_veth_that_vanishes_twenty_times_nothing_comes_twice_or_late() {
+    let _lock = match real::privileged(&["ip", "nstat"]) {
+        Ok(lock) => lock,
+        Err(why) => return real::skip(&why),
+    };
+    let outcome = run(&["--backend", "af_packet", "--surprise", "--cycles", "20", "--seed", "14"]);
+    assert_eq!(number(&outcome, "cycles"), 20, "{outcome}");
+}
