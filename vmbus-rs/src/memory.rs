@@ -39,6 +39,9 @@ pub use mapping::system_page_size;
 /// Bytes in a page as the host counts them, whatever the guest's page size.
 pub const PAGE_SIZE: usize = 4096;
 
+/// Bytes in a line of the processor's cache, nearly everywhere. Hints go by it, nothing else.
+const CACHE_LINE: usize = 64;
+
 /// A piece of memory shared with the host.
 ///
 /// # Safety
@@ -162,11 +165,27 @@ pub trait SharedMemoryExt: SharedMemory {
         Ok(())
     }
 
-    /// Brings the cache line at `offset` nearer, since it will be read soon. Only a hint: an offset outside does nothing.
+    /// Brings the cache lines of `len` bytes at `offset` nearer, since they will be read soon. Only a hint: what lies outside
+    /// is left alone.
     #[inline]
-    fn prefetch(&self, offset: usize) {
-        if offset < self.len() {
-            copy::prefetch(self.base().as_ptr().wrapping_add(offset));
+    fn prefetch(&self, offset: usize, len: usize) {
+        let end = offset.saturating_add(len).min(self.len());
+        let mut at = offset;
+        while at < end {
+            copy::prefetch(self.base().as_ptr().wrapping_add(at));
+            at += CACHE_LINE;
+        }
+    }
+
+    /// Brings the cache lines of `len` bytes at `offset` nearer, since they will be written soon: where the other side has read
+    /// them, that takes as long as reading would. Only a hint: what lies outside is left alone.
+    #[inline]
+    fn prefetch_write(&self, offset: usize, len: usize) {
+        let end = offset.saturating_add(len).min(self.len());
+        let mut at = offset;
+        while at < end {
+            copy::prefetch_write(self.base().as_ptr().wrapping_add(at));
+            at += CACHE_LINE;
         }
     }
 
@@ -390,7 +409,10 @@ mod tests {
         assert!(shared.slice(4, 8).is_err(), "not aligned");
         assert!(shared.read(4096, &mut []).is_ok(), "no bytes at the end");
         for offset in [0, 1, 4095, 4096, usize::MAX] {
-            shared.prefetch(offset);
+            for len in [0, 1, 4096, usize::MAX] {
+                shared.prefetch(offset, len);
+                shared.prefetch_write(offset, len);
+            }
         }
     }
 

@@ -47,6 +47,10 @@ const HEAD_BYTES: usize = 64;
 /// the buffer is larger than the cache (`benches/`, `nic/receive`).
 const AHEAD: usize = 4;
 
+/// Bytes of each that are: two cache lines, which hold header and frame where frames are small. Of long ones the processor sees
+/// by itself how they go on.
+const AHEAD_BYTES: usize = 128;
+
 /// A transfer packet that is not acknowledged yet.
 #[derive(Debug, Clone, Copy)]
 struct Packet {
@@ -285,7 +289,7 @@ impl<M: SharedMemory> Receive<M> {
                 && let Some(&range) = ranges.get(at)
             {
                 if let Some(ahead) = waiting.get(at + AHEAD) {
-                    attached.buffer.memory.prefetch(ahead.byte_offset as usize);
+                    attached.buffer.memory.prefetch(ahead.byte_offset as usize, AHEAD_BYTES);
                 }
                 let outcome = match attached.message(range) {
                     Ok(message) if message.plain => whole(attached, &message, sink, with.stats),

@@ -58,6 +58,16 @@ pub fn prefetch(at: *const u8) {
     let _ = at;
 }
 
+/// Asks the processor to fetch a cache line in order to write to it, which takes it away from others. Changes nothing that a
+/// program can see, whatever the address.
+#[inline]
+pub fn prefetch_write(at: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    x86_64::prefetch_write(at);
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = at;
+}
+
 /// What `fence(SeqCst)` does, at less cost.
 ///
 /// On x86-64 the compiler makes an `mfence` of it, which waits for more than it has to (write-combining stores, of

@@ -198,6 +198,14 @@ pub(super) fn prefetch(at: *const u8) {
     unsafe { asm!("prefetcht0 [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly)) };
 }
 
+/// A hint that never faults: the line will be written, so the other processors may let go of it.
+#[inline(always)]
+pub(super) fn prefetch_write(at: *const u8) {
+    // SAFETY: a prefetch of any address is no access: it faults nowhere and changes no register, memory or flag. Processors
+    // that do not know it take it for no operation.
+    unsafe { asm!("prefetchw [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly)) };
+}
+
 /// As a sequentially consistent fence.
 #[inline(always)]
 pub(super) fn full_fence() {

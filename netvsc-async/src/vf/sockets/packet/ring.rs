@@ -157,7 +157,7 @@ impl Slots {
     /// Brings the start of a slot nearer.
     #[inline]
     pub(super) fn prefetch(&self, index: usize) {
-        self.memory.prefetch(self.offsets[index]);
+        self.memory.prefetch(self.offsets[index], 1);
     }
 }
 
