@@ -321,6 +321,7 @@ impl Nic {
             };
             self.did_work = true;
             *budget -= 1;
+            self.fetch_ahead(queue);
             let body = queue.lend_body();
             self.packet(queue, &incoming, &body, budget, out);
             queue.return_body(body);

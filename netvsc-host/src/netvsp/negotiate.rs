@@ -29,6 +29,12 @@ impl Nic {
         budget: &mut usize,
         out: &mut dyn FnMut(Frame<'_>),
     ) {
+        // Nearly all of them: not worth a walk through all kinds of messages.
+        if nvsp::MessageType::peek(payload) == Ok(nvsp::MessageType::RNDIS_PACKET)
+            && let Ok(packet) = nvsp::RndisPacket::parse(payload)
+        {
+            return self.rndis_packet(queue, descriptor, &packet, header, payload, budget, out);
+        }
         let message = match nvsp::Message::parse(payload, nvsp::Sender::Guest) {
             Ok(message) => message,
             Err(error) => {

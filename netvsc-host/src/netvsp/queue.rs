@@ -91,6 +91,12 @@ impl Queue {
         Ok(taken)
     }
 
+    /// The first bytes of the packet that comes next, as a hint: unchecked, and only if it was seen already.
+    #[inline]
+    pub(super) fn peek(&self, into: &mut [u8]) -> bool {
+        self.consumer.peek(into)
+    }
+
     /// The body of the packet that was taken last, to be given back.
     pub(super) fn lend_body(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.body)

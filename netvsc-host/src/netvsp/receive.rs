@@ -62,6 +62,8 @@ pub(super) struct Pending {
     /// Buffers of frames that waited, for those that will.
     spare: Vec<Vec<u8>>,
     header: Vec<u8>,
+    /// The header of the message that is being written.
+    message: Vec<u8>,
     /// Segments that are being put together.
     pub(super) coalescer: Coalescer,
     /// For headers that are changed on their way.
@@ -277,8 +279,9 @@ impl Nic {
             data_offset: whole.then_some(OPENVMM_DATA_OFFSET),
             message_len: whole.then_some(buffer.size),
         };
-        let mut header = [0; OPENVMM_DATA_OFFSET as usize];
-        let written = encoder.emit_header(data_len, &mut header).ok().and_then(|start| {
+        let header = &mut self.receive.message;
+        header.resize(OPENVMM_DATA_OFFSET as usize, 0);
+        let written = encoder.emit_header(data_len, header).ok().and_then(|start| {
             let message_len = encoder.buffer_len(data_len).ok()?;
             if message_len > buffer.size as usize {
                 return None;
@@ -286,8 +289,11 @@ impl Nic {
             // Between information and data nothing is written: what stood there before still does, as on real hosts.
             let used = start.min(HEADER_BYTES);
             buffer.write(id, 0, &header[..used]).ok()?;
-            buffer.write(id, start as u32, parts[0]).ok()?;
+            if !parts[0].is_empty() {
+                buffer.write(id, start as u32, parts[0]).ok()?;
+            }
             buffer.write(id, (start + parts[0].len()) as u32, parts[1]).ok()?;
+            buffer.fetch_ahead(start + data_len);
             u32::try_from(message_len).ok()
         });
         let Some(len) = written else {

@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use vmbus::gpadl::GpadlId;
 use vmbus::memory::{HeapMemory, OutOfBounds, SharedMemoryExt};
 
+/// How many sub-allocations ahead of the one that is taken they are fetched.
+const AHEAD: usize = 2;
 /// End of a chain.
 const NONE: u32 = u32::MAX;
 
@@ -73,6 +75,14 @@ impl ReceiveBuffer {
 
     pub(super) fn take_data(&mut self) -> Option<u32> {
         self.data.pop_front()
+    }
+
+    /// Has the processor fetch the sub-allocation whose turn comes soon, of which `bytes` may be written: the guest has read it
+    /// since, on another processor.
+    pub(super) fn fetch_ahead(&self, bytes: usize) {
+        if let Some(&id) = self.data.get(AHEAD) {
+            self.memory.prefetch_write(self.offset(id) as usize, bytes.min(self.size as usize));
+        }
     }
 
     /// Gives one back that was not lent.

@@ -28,21 +28,56 @@ const MAX_PACKET: usize = 1 << 20;
 const ADDRESSES: usize = 12;
 const MIN_FRAME: usize = 14;
 
+/// Bytes of a section that are fetched while the packet before it is looked at: what eight small frames take, or the
+/// beginning of a large one, after which the processor goes on by itself.
+const AHEAD: usize = 1024;
+
 /// A frame in the private block.
 #[derive(Debug, Clone)]
 struct Outbound {
     frame: Range<usize>,
-    info: PacketInfo,
+    /// Where in [`Scratch::asked`] it stands what is asked for with it; [`PLAIN`] if nothing is.
+    asked: usize,
+}
+
+/// Nothing is asked for with a frame, as with most.
+const PLAIN: usize = usize::MAX;
+
+/// What a guest asks for with a frame.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    vlan: Option<Vlan>,
     work: Work,
 }
 
 /// Memory that is used again for every packet.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    bytes: Vec<u8>,
+    /// The private block: its first `len` bytes. What is behind them is from packets before, so that nothing has to be
+    /// zeroed.
+    block: Vec<u8>,
+    len: usize,
     frames: Vec<Outbound>,
+    asked: Vec<Asked>,
     tagged: Vec<u8>,
     offload: OffloadScratch,
+}
+
+impl Scratch {
+    /// The bytes of the packet.
+    fn bytes(&self) -> &[u8] {
+        &self.block[..self.len]
+    }
+
+    /// Room for `more` bytes behind those that are there, to be filled by the caller.
+    fn grow(&mut self, more: usize) -> &mut [u8] {
+        let start = self.len;
+        self.len += more;
+        if self.block.len() < self.len {
+            self.block.resize(self.len, 0);
+        }
+        &mut self.block[start..self.len]
+    }
 }
 
 /// Why a packet is not sent.
@@ -86,7 +121,7 @@ impl Nic {
                 self.record(ViolationKind::UnexpectedNvsp, Some(queue), "control message on a subchannel", payload);
                 self.complete(queue, id, nvsp::Status::FAIL);
             }
-            Ok(()) if control => self.control_request(queue, descriptor, &scratch.bytes),
+            Ok(()) if control => self.control_request(queue, descriptor, scratch.bytes()),
             Ok(()) => self.send_frames(queue, descriptor, &mut scratch, header, budget, out),
             Err(Wrong::Packet(kind, text)) => self.fail_packet(queue, descriptor, kind, text, payload),
             Err(Wrong::Channel(kind, text)) => self.break_queue(queue, kind, text, payload, true),
@@ -107,6 +142,20 @@ impl Nic {
         self.complete(queue, descriptor.transaction_id, nvsp::Status::FAIL);
     }
 
+    /// Has the processor fetch what the next packet names, while this one is looked at. Only a hint, by words that are not
+    /// checked.
+    pub(super) fn fetch_ahead(&self, queue: &Queue) {
+        let mut message = [0; 16];
+        if let Some(buffer) = &self.session.send_buffer
+            && queue.peek(&mut message)
+            && let Ok(nvsp::RndisPacket { section: Some(section), section_bytes, .. }) =
+                nvsp::RndisPacket::parse(&message)
+        {
+            let at = section.get() as usize * self.config.settings.send_section_bytes as usize;
+            buffer.memory.prefetch(at, AHEAD.min(section_bytes as usize));
+        }
+    }
+
     /// Copies everything that the packet names into `scratch`.
     fn gather(
         &mut self,
@@ -115,7 +164,7 @@ impl Nic {
         header: &[u8],
         scratch: &mut Scratch,
     ) -> Result<(), Wrong> {
-        scratch.bytes.clear();
+        scratch.len = 0;
         if let Some(section) = packet.section {
             self.counters.tx_section_packets += 1;
             self.gather_section(section.get(), packet.section_bytes, scratch)?;
@@ -124,7 +173,7 @@ impl Nic {
             self.counters.tx_direct_packets += 1;
             self.gather_ranges(header, scratch)?;
         }
-        if scratch.bytes.is_empty() {
+        if scratch.len == 0 {
             return Err(Wrong::Packet(ViolationKind::BadRndisPacket, "packet without bytes".into()));
         }
         Ok(())
@@ -143,9 +192,8 @@ impl Nic {
         if end > limit || len as usize > MAX_PACKET {
             return Err(wrong(format!("section {index} with {len} bytes ends at {end} of {limit}")));
         }
-        scratch.bytes.resize(len as usize, 0);
         // Inside, as checked; both fit usize with the buffer's length.
-        buffer.memory.read(start as usize, &mut scratch.bytes).map_err(|error| wrong(error.to_string()))?;
+        buffer.memory.read(start as usize, scratch.grow(len as usize)).map_err(|error| wrong(error.to_string()))?;
         if u64::from(len) > size {
             let text = format!("section {index} with {len} bytes, longer than {size}");
             self.record(ViolationKind::BadSection, None, text, &[]);
@@ -157,11 +205,11 @@ impl Nic {
         let wrong = |text: String| Wrong::Packet(ViolationKind::BadGpaRanges, text);
         let (count, list) = gpa_direct_ranges(header).map_err(|error| wrong(error.to_string()))?;
         let ranges = GpaRanges::parse(list, count).map_err(|error| wrong(error.to_string()))?;
-        if ranges.byte_count() > (MAX_PACKET - scratch.bytes.len().min(MAX_PACKET)) as u64 {
+        if ranges.byte_count() > (MAX_PACKET - scratch.len.min(MAX_PACKET)) as u64 {
             return Err(wrong(format!("ranges of {} bytes", ranges.byte_count())));
         }
         // The header of a message lies in the first piece: a host reads it there, and nowhere else.
-        if scratch.bytes.is_empty()
+        if scratch.len == 0
             && let Some(first) = ranges.iter().next()
             && (first.byte_count() as usize) < rndis::packet::PACKET_HEADER_LEN
             && ranges.len() > 1
@@ -172,9 +220,7 @@ impl Nic {
         for range in ranges.iter() {
             for piece in range.pieces() {
                 let (gpa, len) = piece.ok_or_else(|| wrong("page number beyond 64 bits".into()))?;
-                let at = scratch.bytes.len();
-                scratch.bytes.resize(at + len as usize, 0);
-                memory.read(gpa, &mut scratch.bytes[at..]).map_err(|error| wrong(error.to_string()))?;
+                memory.read(gpa, scratch.grow(len as usize)).map_err(|error| wrong(error.to_string()))?;
             }
         }
         Ok(())
@@ -191,27 +237,27 @@ impl Nic {
     ) {
         if let Err((kind, text)) = self.parse_messages(queue, scratch) {
             let _ = header;
-            return self.fail_packet(queue, descriptor, kind, text, &scratch.bytes);
+            return self.fail_packet(queue, descriptor, kind, text, scratch.bytes());
         }
         self.counters.tx_packets += 1;
         // The packet itself was counted as one.
         *budget = budget.saturating_sub(scratch.frames.len().saturating_sub(1));
-        let Scratch { bytes, frames, tagged, offload } = scratch;
+        let Scratch { block, frames, asked, tagged, offload, .. } = scratch;
         for outbound in frames.iter() {
-            let bytes = &mut bytes[outbound.frame.clone()];
-            if !self.admit(queue, outbound, bytes) {
+            let bytes = &mut block[outbound.frame.clone()];
+            let asked = asked.get(outbound.asked);
+            if !self.admit(queue, asked, bytes) {
                 // As recorded: accepted. What no wire takes goes no further.
                 continue;
             }
-            let Outbound { info, work, .. } = outbound;
-            let meta = self.do_work(work, bytes);
+            let meta = asked.map_or(FrameMeta::PLAIN, |asked| self.do_work(&asked.work, bytes));
             self.counters.tx_frames += 1;
             self.counters.tx_bytes += bytes.len() as u64;
-            let frame = match info.vlan {
+            let frame = match asked.and_then(|asked| asked.vlan) {
                 None => Frame::with_meta(bytes, meta),
                 Some(vlan) => Frame::with_meta(tag(bytes, vlan, tagged), meta.shifted(TAG as u16)),
             };
-            if self.config.settings.carry_offloads {
+            if frame.meta == FrameMeta::PLAIN || self.config.settings.carry_offloads {
                 out(frame);
             } else {
                 offload::plain(frame, PortOffloads::NONE, offload, out);
@@ -221,17 +267,18 @@ impl Nic {
     }
 
     /// Whether a frame may go to the switch; counts it.
-    fn admit(&mut self, queue: &Queue, outbound: &Outbound, bytes: &[u8]) -> bool {
+    #[inline]
+    fn admit(&mut self, queue: &Queue, asked: Option<&Asked>, bytes: &[u8]) -> bool {
         let tags = tag_bytes(bytes);
         // The MTU counts neither a tag beside the frame nor one in it.
         let limit = self.session.frame_mtu as usize + tags.min(TAG);
-        let wire = outbound.work.wire_bytes(bytes);
+        let wire = asked.map_or(bytes.len(), |asked| asked.work.wire_bytes(bytes));
         if bytes.len() < MIN_FRAME || wire > limit {
             let text = format!("frame of {wire} bytes, not within {MIN_FRAME} and {limit}");
             self.record(ViolationKind::BadFrame, Some(queue), text, bytes);
             return false;
         }
-        if outbound.info.vlan.is_some() || tags > 0 {
+        if tags > 0 || asked.is_some_and(|asked| asked.vlan.is_some()) {
             if self.config.settings.vlan == VlanTags::Refused {
                 self.counters.tx_filtered += 1;
                 return false;
@@ -266,9 +313,10 @@ impl Nic {
             return Err((ViolationKind::UnexpectedNvsp, "frames before INITIALIZE".into()));
         }
         scratch.frames.clear();
+        scratch.asked.clear();
         let mut at = 0;
-        while at < scratch.bytes.len() {
-            let rest = &scratch.bytes[at..];
+        while at < scratch.len {
+            let rest = &scratch.block[at..scratch.len];
             let raw = RawPacketHeader::parse(rest).map_err(|error| wrong(error.to_string()))?;
             if raw.num_oob_data_elements != 0 {
                 let text = format!("{} out-of-band elements", raw.num_oob_data_elements);
@@ -276,15 +324,20 @@ impl Nic {
             }
             // A packet has at most MAX_PACKET bytes.
             let parsed = PacketHeader::check(&raw, rest.len() as u32).map_err(|error| wrong(error.to_string()))?;
-            let block = rest.get(parsed.ppi_range()).unwrap_or(&[]);
-            let info = PacketInfo::parse(block).map_err(|error| wrong(error.to_string()))?;
             let data = parsed.data_range();
-            let frame = &rest[data.clone()];
-            let (work, odd) = requests::check(frame, &info, &self.session.granted)?;
-            if let Some(text) = odd {
-                self.record(ViolationKind::BadOffload, Some(queue), text, frame);
+            let mut asked = PLAIN;
+            if parsed.ppi_len() > 0 {
+                let block = rest.get(parsed.ppi_range()).unwrap_or(&[]);
+                let info = PacketInfo::parse(block).map_err(|error| wrong(error.to_string()))?;
+                let frame = &rest[data.clone()];
+                let (work, odd) = requests::check(frame, &info, &self.session.granted)?;
+                if let Some(text) = odd {
+                    self.record(ViolationKind::BadOffload, Some(queue), text, frame);
+                }
+                asked = scratch.asked.len();
+                scratch.asked.push(Asked { vlan: info.vlan, work });
             }
-            scratch.frames.push(Outbound { frame: at + data.start..at + data.end, info, work });
+            scratch.frames.push(Outbound { frame: at + data.start..at + data.end, asked });
             // At least 44: the walk ends.
             at += parsed.message_len() as usize;
         }
@@ -292,7 +345,7 @@ impl Nic {
         if scratch.frames.len() > limit {
             // Not refused by any host that was seen.
             let text = format!("{} messages in a packet, more than {limit}", scratch.frames.len());
-            self.record(ViolationKind::BadRndisPacket, Some(queue), text, &scratch.bytes);
+            self.record(ViolationKind::BadRndisPacket, Some(queue), text, scratch.bytes());
         }
         Ok(())
     }

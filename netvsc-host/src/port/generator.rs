@@ -8,7 +8,7 @@
 //! | 18 | 4 | stream |
 //! | 22 | 8 | sequence number, from 0 |
 //! | 30 | 4 | checksum of everything from the Ethernet type on, itself left out (FNV-1a) |
-//! | 34 | … | filling, made from the sequence number |
+//! | 34 | … | filling, one of 61 by the sequence number |
 //!
 //! The addresses are not covered, so that a station that swaps them returns a good frame.
 
@@ -23,7 +23,11 @@ pub use check::GeneratorStats;
 pub use config::{GeneratorConfig, InvalidGenerator};
 
 use super::{Frame, Port};
-use check::{Checker, read_header, write_frame};
+use check::{Checker, Prepared, read_header};
+
+/// Frames that are prepared, so that one is sent with little more than its number written. More than a burst has, and prime: a
+/// ring or a buffer whose places come round after any other number of frames does not bring two of the same filling together.
+const PREPARED: u64 = 61;
 
 /// The generator as a port of the switch.
 ///
@@ -48,8 +52,8 @@ use check::{Checker, read_header, write_frame};
 pub struct GeneratorPort {
     config: GeneratorConfig,
     shared: Arc<Mutex<Shared>>,
-    /// The frame, built anew in the same memory each time.
-    frame: Vec<u8>,
+    /// [`PREPARED`] of them, used in turn.
+    frames: Vec<Prepared>,
 }
 
 impl GeneratorPort {
@@ -62,8 +66,8 @@ impl GeneratorPort {
         config.check()?;
         let shared = Arc::new(Mutex::new(Shared::default()));
         let handle = GeneratorHandle { shared: Arc::clone(&shared) };
-        let frame = vec![0; config.frame_bytes];
-        Ok((Self { config, shared, frame }, handle))
+        let frames = (0..PREPARED).map(|filling| Prepared::new(&config, filling)).collect();
+        Ok((Self { config, shared, frames }, handle))
     }
 
     /// Frames that may be sent until `now`, of those not sent yet.
@@ -109,8 +113,10 @@ impl Port for GeneratorPort {
         };
         // Without the lock: what the switch delivers to may call the handle.
         for sequence in first..first + count {
-            write_frame(&mut self.frame, &self.config, sequence);
-            out(Frame::new(&self.frame));
+            // There are that many.
+            if let Some(frame) = self.frames.get_mut((sequence % PREPARED) as usize) {
+                out(Frame::new(frame.numbered(sequence)));
+            }
         }
         // At most `budget`, which is a usize.
         count as usize

@@ -1,4 +1,4 @@
-//! Building a generated frame, and judging one that was received.
+//! Preparing frames that are generated, and judging one that was received.
 
 use super::config::GeneratorConfig;
 
@@ -62,52 +62,86 @@ pub(super) fn read_header(frame: &[u8]) -> Option<Header> {
     Some(Header {
         stream: u32::from_be_bytes(part(header, STREAM)),
         sequence: u64::from_be_bytes(part(header, SEQUENCE)),
-        intact: u32::from_be_bytes(part(header, CHECKSUM)) == checksum(frame),
+        intact: u32::from_be_bytes(part(header, CHECKSUM)) == checksum(frame, header),
     })
 }
 
-/// Builds the frame number `sequence` in `frame`, whose length is that of [`GeneratorConfig::frame_bytes`].
-pub(super) fn write_frame(frame: &mut [u8], config: &GeneratorConfig, sequence: u64) {
-    let Some((header, filling)) = frame.split_first_chunk_mut::<HEADER_END>() else {
-        return;
-    };
-    header[..6].copy_from_slice(&config.destination);
-    header[6..12].copy_from_slice(&config.source);
-    header[12..14].copy_from_slice(&config.ether_type.to_be_bytes());
-    header[14..STREAM].copy_from_slice(&MAGIC);
-    header[STREAM..SEQUENCE].copy_from_slice(&config.stream.to_be_bytes());
-    header[SEQUENCE..CHECKSUM].copy_from_slice(&sequence.to_be_bytes());
-    for (chunk, salt) in filling.chunks_mut(8).zip(0_u64..) {
-        // Differs from frame to frame and from place to place, so that a mixed-up frame does not look right.
-        let word = sequence.wrapping_add(salt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        chunk.copy_from_slice(&word.to_be_bytes()[..chunk.len()]);
-    }
-    let sum = checksum(frame);
-    frame[CHECKSUM..HEADER_END].copy_from_slice(&sum.to_be_bytes());
+/// A frame that has everything but its number.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    frame: Vec<u8>,
+    /// The checksum, as far as the filling goes.
+    state: u64,
 }
 
-/// FNV-1a over everything from the Ethernet type on but the checksum, 8 bytes at a time, folded to 32 bits.
+impl Prepared {
+    /// A frame of [`GeneratorConfig::frame_bytes`] with the given filling.
+    pub(super) fn new(config: &GeneratorConfig, filling: u64) -> Self {
+        let mut frame = vec![0; config.frame_bytes];
+        if let Some((header, rest)) = frame.split_first_chunk_mut::<HEADER_END>() {
+            header[..6].copy_from_slice(&config.destination);
+            header[6..12].copy_from_slice(&config.source);
+            header[12..14].copy_from_slice(&config.ether_type.to_be_bytes());
+            header[14..STREAM].copy_from_slice(&MAGIC);
+            header[STREAM..SEQUENCE].copy_from_slice(&config.stream.to_be_bytes());
+            for (chunk, salt) in rest.chunks_mut(8).zip(0_u64..) {
+                // Differs from frame to frame and from place to place, so that a mixed-up frame does not look right.
+                let word = filling.wrapping_add(salt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                chunk.copy_from_slice(&word.to_be_bytes()[..chunk.len()]);
+            }
+        }
+        let state = sum_filling(&frame);
+        Self { frame, state }
+    }
+
+    /// The frame number `sequence`.
+    pub(super) fn numbered(&mut self, sequence: u64) -> &[u8] {
+        if let Some(header) = self.frame.first_chunk_mut::<HEADER_END>() {
+            header[SEQUENCE..CHECKSUM].copy_from_slice(&sequence.to_be_bytes());
+            let sum = sum_header(self.state, header);
+            header[CHECKSUM..].copy_from_slice(&sum.to_be_bytes());
+        }
+        &self.frame
+    }
+}
+
+/// FNV-1a over everything from the Ethernet type on but the checksum, 8 bytes at a time, folded to 32 bits: the filling first,
+/// so that a frame whose number alone changes need not be summed again.
 ///
 /// Each step is a bijection of the state for a given word and of the word for a given state, so that one changed word
 /// always changes the 64-bit state. The length is mixed in first: a shortened frame never looks whole.
-fn checksum(frame: &[u8]) -> u32 {
+fn checksum(frame: &[u8], header: &[u8; HEADER_END]) -> u32 {
+    sum_header(sum_filling(frame), header)
+}
+
+/// The state after the filling of a frame.
+fn sum_filling(frame: &[u8]) -> u64 {
+    let state = 0xcbf2_9ce4_8422_2325_u64 ^ frame.len() as u64;
+    let (words, rest) = frame.get(HEADER_END..).unwrap_or_default().as_chunks::<8>();
+    let state = words.iter().fold(state, |state, word| mix(state, u64::from_be_bytes(*word)));
+    if rest.is_empty() { state } else { mix(state, padded(rest)) }
+}
+
+/// The checksum of a frame whose filling has led to `state`.
+fn sum_header(state: u64, header: &[u8; HEADER_END]) -> u32 {
+    let [first, second] = [part(header, COVERED), part(header, COVERED + 8)].map(u64::from_be_bytes);
+    let state = mix(mix(mix(state, first), second), padded(&header[COVERED + 16..CHECKSUM]));
+    // The upper half. Once more, so that it depends on every bit of the last words.
+    (mix(state, 0) >> 32) as u32
+}
+
+fn mix(state: u64, word: u64) -> u64 {
     const PRIME: u64 = 0x0000_0100_0000_01b3;
-    let mut state = 0xcbf2_9ce4_8422_2325_u64 ^ frame.len() as u64;
-    let mut mix = |part: &[u8]| {
-        for chunk in part.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            state = (state ^ u64::from_be_bytes(word)).wrapping_mul(PRIME);
-            // Multiplication carries upwards only; this brings the upper bits down again.
-            state ^= state >> 32;
-        }
-    };
-    if let (Some(before), Some(behind)) = (frame.get(COVERED..CHECKSUM), frame.get(HEADER_END..)) {
-        mix(before);
-        mix(behind);
-    }
-    // The upper half, which depends on every bit of the last word.
-    (state >> 32) as u32
+    let state = (state ^ word).wrapping_mul(PRIME);
+    // Multiplication carries upwards only; this brings the upper bits down again.
+    state ^ state >> 32
+}
+
+/// Fewer than 8 bytes as a word.
+fn padded(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_be_bytes(word)
 }
 
 /// `N` bytes of the header. Called with constants only, all of which lie within it.
