@@ -77,6 +77,15 @@ impl<M: SharedMemory> Sections<M> {
         self.free.pop()
     }
 
+    /// Has the processor fetch that part of the section which will be taken next: the host has read it since, and until it
+    /// has let go of a cache line no byte of it can be written.
+    #[inline(always)]
+    pub(super) fn fetch_next(&self, at: usize, len: usize) {
+        if let Some(&next) = self.free.last() {
+            self.memory.prefetch_write(self.place(next, at), len);
+        }
+    }
+
     /// Gives a section back.
     #[inline]
     pub(super) fn give_back(&mut self, section: u32) {

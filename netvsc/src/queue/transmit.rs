@@ -4,7 +4,7 @@
 //! |---|---|
 //! | fits into the section that is being filled | there |
 //! | fits into a section, and one is free | into a new one; what was being filled is handed over first |
-//! | fits into a section, and none is free (`tx_send_full`) | into pages, if there are any; otherwise it is refused for now |
+//! | fits into a section, and none is free (`tx_send_full`) | into pages, if there are any; otherwise it is refused for now, and so are short frames of queues with many sections |
 //! | is longer than a section | into pages; without them it is refused for good |
 //! | holds a frame longer than `tx_copybreak` | into pages, if there are enough now; otherwise as above |
 //!
@@ -37,6 +37,12 @@ use crate::stats::QueueStats;
 
 /// What nearly all hosts want messages aligned to.
 const WORD: usize = 8;
+
+/// Sections with which the host has enough to do, so that a short frame waits for one of them rather than going into a page.
+const ENOUGH_SECTIONS: usize = 64;
+
+/// How many frames a section takes at least that are short in that sense.
+const SHORT_FRAMES: usize = 4;
 
 /// A section that is being filled. Its send is in the table already, and room for its packet is kept in the ring.
 #[derive(Debug, Clone, Copy)]
@@ -241,6 +247,7 @@ impl<M: SharedMemory> Transmit<M> {
                 && let Some(sections) = &self.sections
             {
                 put_message(sections, open.section, open.used, pad, header, frame)?;
+                sections.fetch_next(at, len);
                 if pad != 0 {
                     // The padding belongs to the message before it.
                     let last_len = (at - open.last) as u32;
@@ -271,6 +278,7 @@ impl<M: SharedMemory> Transmit<M> {
         if !sections.write_headed(open.section, at, head, PACKET_HEADER_LEN, frame) {
             return false;
         }
+        sections.fetch_next(at, end - at);
         if at != open.used {
             // The padding belongs to the message before it.
             sections.write_word(open.section, open.last + MESSAGE_LEN_AT, (at - open.last) as u32);
@@ -299,7 +307,7 @@ impl<M: SharedMemory> Transmit<M> {
         }
         if self.free_sections() == 0 {
             with.stats.global.tx_send_full += 1;
-            if self.pages.is_none() {
+            if self.pages.is_none() || self.waits_for_section(frame.len()) {
                 return Err(SendError::Full);
             }
             return self.send_pages(frame, header, len, with);
@@ -324,6 +332,7 @@ impl<M: SharedMemory> Transmit<M> {
             sections.give_back(section);
             return Err(error);
         }
+        sections.fetch_next(0, len);
         let cargo = Cargo::Frames { frames: 1, bytes };
         let Some(id) = with.in_flight.insert(Sent { lent: Lent::Section(section), cargo }) else {
             sections.give_back(section);
@@ -534,8 +543,21 @@ impl<M: SharedMemory> Transmit<M> {
             if len <= self.section_limit && self.free_sections() > 0 {
                 return Ok(with.ring.has_send_room(SECTION_PACKET_BYTES as usize)?);
             }
+            // Without the tag that may be moved out of it.
+            if self.waits_for_section(frame_len.saturating_sub(shape::MOST_TAG_BYTES)) {
+                return Ok(false);
+            }
         }
         Ok(enough && with.in_flight.has_room() && with.ring.has_send_room(direct_packet_bytes(count))?)
+    }
+
+    /// Whether a frame for which there is no section waits for one, though there may be pages: a short one, many of which a
+    /// section takes. A packet each would cost the host several times as much, and it is the host who is behind. Where there
+    /// are few sections, pages are needed to keep it busy.
+    #[inline]
+    fn waits_for_section(&self, frame_len: usize) -> bool {
+        frame_len <= self.section_limit / SHORT_FRAMES
+            && self.sections.as_ref().is_some_and(|sections| sections.count() >= ENOUGH_SECTIONS)
     }
 
     /// Whether a message of `count` pages can be lent now.
