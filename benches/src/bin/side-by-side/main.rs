@@ -61,6 +61,9 @@ struct Options {
     /// Rows whose name has this in it only.
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
+    /// Run nothing: put the rows of earlier runs (--json) together. Rounds of the same row are added up.
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["seconds", "rounds", "attempts", "quick", "only"])]
+    merge: Vec<PathBuf>,
     /// Write the rows here, too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -82,17 +85,7 @@ fn main() -> anyhow::Result<()> {
             return Ok(());
         }
     }
-    let programs = Programs::build(options.cpus)?;
-    let mut rows = Vec::new();
-    for case in CASES.into_iter().filter(|case| case.to_string().contains(&options.only)) {
-        let mut row = Row::new(case.to_string());
-        for round in 1..=options.rounds {
-            let pair = compare(&programs, case, round, &options)?;
-            eprintln!("{case}, round {round}: {pair}");
-            row.add(pair);
-        }
-        rows.push(row);
-    }
+    let rows = if options.merge.is_empty() { measure(&options)? } else { merge(&options.merge)? };
     let tables = report::markdown(&rows);
     println!("{tables}");
     if let Some(file) = &options.json {
@@ -106,6 +99,43 @@ fn main() -> anyhow::Result<()> {
         write(file, &plot::svg(&rows)?)?;
     }
     Ok(())
+}
+
+/// All rows that are wanted.
+fn measure(options: &Options) -> anyhow::Result<Vec<Row>> {
+    let programs = Programs::build(options.cpus)?;
+    let mut rows = Vec::new();
+    for case in CASES.into_iter().filter(|case| case.to_string().contains(&options.only)) {
+        let mut row = Row::new(case.to_string());
+        for round in 1..=options.rounds {
+            let pair = compare(&programs, case, round, options)?;
+            eprintln!("{case}, round {round}: {pair}");
+            row.add(pair);
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+/// Rows of earlier runs, in the order of the table.
+fn merge(files: &[PathBuf]) -> anyhow::Result<Vec<Row>> {
+    let mut rows: Vec<Row> = Vec::new();
+    for file in files {
+        let read = || -> anyhow::Result<Vec<Row>> {
+            let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file)?)?;
+            let rows = json.as_array().and_then(|rows| rows.iter().map(Row::from_json).collect::<Option<_>>());
+            rows.context("no rows of a run")
+        };
+        for row in read().with_context(|| format!("read {}", file.display()))? {
+            match rows.iter_mut().find(|known| known.name == row.name) {
+                Some(known) => known.merge(row),
+                None => rows.push(row),
+            }
+        }
+    }
+    let place = |row: &Row| CASES.iter().position(|case| case.to_string() == row.name);
+    rows.sort_by_key(|row| place(row).unwrap_or(CASES.len()));
+    Ok(rows)
 }
 
 /// One run of each. Again, if the machine was another one for the one than for the other.

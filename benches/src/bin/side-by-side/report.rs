@@ -25,6 +25,19 @@ pub(crate) struct Sample {
     pub(crate) round_trips_ns: [f64; 2],
 }
 
+impl Sample {
+    fn json(&self) -> Value {
+        let Run { mpps, cycles, cpu } = self.run;
+        json!({ "mpps": mpps, "cycles": cycles, "cpu": cpu, "round_trips_ns": self.round_trips_ns })
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
+        let trip = |at: usize| value["round_trips_ns"][at].as_f64();
+        let run = Run { mpps: value["mpps"].as_f64()?, cycles: value["cycles"].as_f64(), cpu: value["cpu"].as_f64() };
+        Some(Self { run, round_trips_ns: [trip(0)?, trip(1)?] })
+    }
+}
+
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Run { mpps, cycles, cpu } = self.run;
@@ -55,6 +68,14 @@ impl Pair {
         let (least, most) =
             trips.fold((f64::INFINITY, 0.0_f64), |(least, most), trip| (least.min(trip), most.max(trip)));
         most <= STEADY * least
+    }
+
+    fn json(&self) -> Value {
+        json!({ "ours": self.ours.json(), "dpdk": self.dpdk.json() })
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
+        Some(Self { ours: Sample::from_json(&value["ours"])?, dpdk: Sample::from_json(&value["dpdk"])? })
     }
 
     fn round_trips_ns(&self) -> impl Iterator<Item = f64> {
@@ -152,7 +173,19 @@ impl Row {
             "round_trip_ns": self.round_trip_ns(),
             "rounds": self.pairs.len(),
             "unsteady": self.unsteady(),
+            "pairs": Value::from_iter(self.pairs.iter().map(Pair::json)),
         })
+    }
+
+    /// What [`json`](Self::json) gave; `None` if this is something else.
+    pub(crate) fn from_json(value: &Value) -> Option<Self> {
+        let pairs = value["pairs"].as_array()?.iter().map(Pair::from_json).collect::<Option<_>>()?;
+        Some(Self { name: value["name"].as_str()?.to_owned(), pairs })
+    }
+
+    /// The rounds of another run of the same case, too.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.pairs.extend(other.pairs);
     }
 
     /// The last cells of each table's row.
@@ -254,6 +287,17 @@ mod tests {
         assert_eq!((json["ratio_min"].as_f64(), json["ratio_max"].as_f64()), (Some(1.0), Some(3.0)));
         assert!(json["ours_cpu"].is_null());
         assert!(markdown(&[row]).contains("| io | 8.000 | 3.000 | 2.00 | 1.00 | 3.00 | 100 | 100 | 65 |\n"));
+    }
+
+    #[test]
+    fn rows_come_back_out_of_json() {
+        let mut row = Row::new("io".into());
+        row.add(pair(2.0, 1.0, [65.0, 66.0, 67.0, 68.0]));
+        let mut back = Row::from_json(&row.json()).unwrap();
+        assert_eq!(back.json(), row.json());
+        back.merge(row);
+        assert_eq!(back.json()["rounds"], 2);
+        assert!(Row::from_json(&json!({ "name": "io" })).is_none());
     }
 
     #[test]
