@@ -85,6 +85,6 @@ pub use wait::{SpinBudget, WaitMode};
 
 pub use netvsc::gro::{FlushReason, GroConfig, GroStats, Received};
 pub use netvsc::meta::{RxMeta, TxMeta};
-pub use netvsc::queue::{Frame, FrameMut};
+pub use netvsc::queue::{Frame, FrameMut, Pinned};
 pub use netvsc::steering::{HashLevel, HashProtocol};
 pub use netvsc::{CloseReport, Config, DeviceInfo, OffloadSettings, Offloads, RssSettings};

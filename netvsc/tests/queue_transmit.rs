@@ -172,6 +172,85 @@ fn without_a_free_section_a_frame_goes_into_pages_or_is_refused() {
 }
 
 #[test]
+fn a_short_frame_waits_for_one_of_many_sections() {
+    let (mut queue, mut host) = pair(Setup { send_sections: 64, direct_pages: 4, ..Setup::default() });
+    for number in 0..64 {
+        send(&mut queue, &frame(number, 100)).unwrap();
+        queue.flush().unwrap();
+    }
+    assert!(!queue.can_send(100));
+    assert_eq!(send(&mut queue, &frame(64, 100)), Err(SendError::Full));
+    assert_eq!(queue.free_direct_pages(), 4);
+    assert!(queue.can_send(3000), "a section takes few of these");
+    send(&mut queue, &frame(64, 3000)).unwrap();
+    queue.flush().unwrap();
+    let packets = host.take();
+    host.complete(packets[0].id(), Status::SUCCESS);
+    queue.pump().unwrap();
+    assert!(queue.can_send(100));
+    send(&mut queue, &frame(65, 100)).unwrap();
+}
+
+#[test]
+fn a_pinned_payload_is_sent_from_where_it_is() {
+    let (mut queue, mut host) = pair(Setup { send_sections: 4, direct_pages: 3, ..Setup::default() });
+    queue.attach_mtu(1500);
+    queue.attach_limits(LIMITS);
+    let whole = frame(1, 1500);
+    let (head, payload) = whole.split_at(42);
+    let pinned = queue.pin(payload);
+    assert_eq!(queue.free_direct_pages(), 2);
+    let meta = netvsc::meta::TxMeta::default();
+    for _ in 0..3 {
+        queue.send_pinned(head, &pinned, &meta).unwrap();
+    }
+    queue.flush().unwrap();
+    let packets = host.take();
+    let pages: Vec<_> = packets.iter().map(|packet| matches!(packet, FromGuest::Direct { pages: 2, .. })).collect();
+    assert_eq!(pages, [true, true, false], "no page was left for the last one's headers");
+    assert!(packets.iter().all(|packet| packet.frames() == [whole.clone()]));
+    assert_eq!((queue.stats().extra.tx_direct, queue.outstanding()), (2, 3));
+    let pinned = queue.unpin(pinned).expect_err("the host may still read it");
+    for packet in &packets {
+        host.complete(packet.id(), Status::SUCCESS);
+    }
+    queue.pump().unwrap();
+    assert_eq!(queue.free_direct_pages(), 2);
+    let tag = netvsc::meta::TxMeta { vlan: Some(netvsc::meta::Vlan::new(9, 2, false)), ..meta };
+    queue.send_pinned(head, &pinned, &tag).unwrap();
+    queue.flush().unwrap();
+    let tagged = host.take();
+    assert_eq!(tagged[0].frames(), std::slice::from_ref(&whole));
+    host.complete(tagged[0].id(), Status::SUCCESS);
+    queue.pump().unwrap();
+    // What is not for whole frames alone is refused.
+    assert_eq!(queue.send_pinned(&head[..13], &pinned, &meta), Err(SendError::TooShort { len: 13, minimum: 14 }));
+    assert_eq!(queue.send_pinned(&[2; 100], &pinned, &meta), Err(SendError::TooLong { len: 1558, limit: 1514 }));
+    let mut in_band = head.to_vec();
+    in_band[12..14].copy_from_slice(&[0x81, 0]);
+    assert_eq!(queue.send_pinned(&in_band, &pinned, &meta), Err(SendError::NotPlain));
+    queue.unpin(pinned).unwrap();
+    assert_eq!((queue.free_direct_pages(), queue.outstanding()), (3, 0));
+}
+
+#[test]
+fn what_another_queue_pinned_and_what_is_short_is_copied() {
+    let (mut other, _) = pair(Setup { direct_pages: 3, ..Setup::default() });
+    let (mut queue, mut host) = pair(Setup { send_sections: 4, direct_pages: 3, ..Setup::default() });
+    queue.attach_limits(LIMITS);
+    let (long, short) = (frame(1, 1500), frame(2, 64));
+    let foreign = other.pin(&long[42..]);
+    let own = queue.pin(&short[42..]);
+    let meta = netvsc::meta::TxMeta::default();
+    queue.send_pinned(&long[..42], &foreign, &meta).unwrap();
+    queue.send_pinned(&short[..42], &own, &meta).unwrap();
+    queue.flush().unwrap();
+    let packets = host.take();
+    assert!(matches!(packets[..], [FromGuest::Section { .. }]));
+    assert_eq!(packets[0].frames(), [long, short]);
+}
+
+#[test]
 fn a_frame_longer_than_a_section_goes_into_pages_in_order() {
     let (mut queue, mut host) = pair(Setup { direct_pages: 40, ..Setup::default() });
     let frames = [frame(0, 100), frame(1, 9000), frame(2, 100), frame(3, 65_000)];

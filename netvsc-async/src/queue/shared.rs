@@ -26,7 +26,7 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 use netvsc::Instant;
 use netvsc::meta::TxMeta;
-use netvsc::queue::{FrameSink, QueueError, SendError};
+use netvsc::queue::{FrameSink, Pinned, QueueError, SendError};
 use netvsc::vf::Way;
 use vmbus::bus::Channel;
 use vmbus::mem::Latch;
@@ -453,6 +453,30 @@ impl<C: Channel> Shared<C> {
             None => (core.queue.send(frame, meta), true),
             Some(vf) => (vf.send(&mut core.queue, frame, meta), core.queue.outstanding() > 0),
         };
+        self.after_send(core, sent, by_rings)
+    }
+
+    /// As [`send_before_flush`](Self::send_before_flush), of a frame whose end is pinned. A virtual function takes whole frames: to
+    /// one it goes out of memory of its own.
+    pub(super) fn send_pinned_before_flush(
+        &self,
+        core: &mut Core<C>,
+        head: &[u8],
+        pinned: &Pinned,
+        meta: &TxMeta,
+    ) -> Result<(), Error> {
+        if core.vf.is_some() {
+            return self.send_before_flush(core, &[head, pinned.bytes()].concat(), meta);
+        }
+        if let Some(end) = self.ended() {
+            return Err(end.err().unwrap_or(Error::Closed));
+        }
+        let sent = core.queue.send_pinned(head, pinned, meta);
+        self.after_send(core, sent, true)
+    }
+
+    #[inline(always)]
+    fn after_send(&self, core: &mut Core<C>, sent: Result<(), SendError>, by_rings: bool) -> Result<(), Error> {
         match sent {
             // The host's progress matters with what the rings hold.
             Ok(()) if !by_rings => Ok(()),

@@ -6,6 +6,7 @@ use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll};
 
 use netvsc::meta::TxMeta;
+use netvsc::queue::Pinned;
 use vmbus::bus::Channel;
 
 use super::shared::{Core, Shared};
@@ -98,6 +99,20 @@ impl<C: Channel> TxHalf<C> {
         TxBatch { core, shared: &self.shared, frames: 0 }
     }
 
+    /// Keeps the end of a frame that will be sent many times where the host can read it: see [`netvsc::Queue::pin`] and
+    /// [`TxBatch::push_pinned`].
+    pub fn pin(&mut self, payload: &[u8]) -> Pinned {
+        self.shared.lock().queue.pin(payload)
+    }
+
+    /// Takes the memory of a pinned payload back.
+    ///
+    /// # Errors
+    /// The payload, while the host may still read it: see [`drained`](Self::drained).
+    pub fn unpin(&mut self, pinned: Pinned) -> Result<(), Pinned> {
+        self.shared.lock().queue.unpin(pinned)
+    }
+
     /// Waits until the host has completed every frame that was handed over.
     ///
     /// # Errors
@@ -133,6 +148,17 @@ impl<C: Channel> TxBatch<'_, C> {
     pub fn push(&mut self, frame: &[u8], meta: &TxMeta) -> Result<(), Error> {
         // Dropping the batch flushes.
         self.shared.send_before_flush(&mut self.core, frame, meta)?;
+        self.frames = self.frames.wrapping_add(1);
+        self.shared.batch_grew(self.frames);
+        Ok(())
+    }
+
+    /// Hands over one frame whose end is pinned: see [`netvsc::Queue::send_pinned`].
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn push_pinned(&mut self, head: &[u8], pinned: &Pinned, meta: &TxMeta) -> Result<(), Error> {
+        self.shared.send_pinned_before_flush(&mut self.core, head, pinned, meta)?;
         self.frames = self.frames.wrapping_add(1);
         self.shared.batch_grew(self.frames);
         Ok(())

@@ -112,6 +112,8 @@ pub enum SendError {
     Checksum(Uncomputable),
     /// The frame is not one that can be cut as its metadata asks.
     Segmentation(Unsegmentable),
+    /// A frame with a pinned payload asks for work on it, or has an 802.1Q tag in band: only whole frames are worked on.
+    NotPlain,
     /// There is neither a send section nor memory for GPA-direct sends: nothing is attached (any more).
     NotAttached,
     /// The queue is unusable.
@@ -127,6 +129,7 @@ impl fmt::Display for SendError {
             Self::BadMeta(error) => error.fmt(f),
             Self::Checksum(error) => error.fmt(f),
             Self::Segmentation(error) => error.fmt(f),
+            Self::NotPlain => f.write_str("frame with a pinned payload asks for work on it"),
             Self::NotAttached => f.write_str("no send buffer and no memory for direct sends"),
             Self::Queue(error) => error.fmt(f),
         }

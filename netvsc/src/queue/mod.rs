@@ -62,6 +62,7 @@ use vmbus::ring::{Consumer, MappedRing, Outgoing};
 pub use burst::{Burst, Frame, FrameMut, FrameSink, Frames, FramesMut};
 pub use control::{ControlBytes, ControlInput, ControlToken};
 pub use error::{QueueError, SendError};
+pub use pages::Pinned;
 pub use settings::{AggregateLimits, QueueSettings, ReceiveBuffer, SendBuffer};
 pub use verdicts::{Checked, Disagreement};
 
@@ -571,6 +572,43 @@ impl<C: Channel> Queue<C> {
     #[inline]
     pub fn send(&mut self, frame: &[u8], meta: &TxMeta) -> Result<(), SendError> {
         self.transmit.send(frame, meta, transmit_with!(self))
+    }
+
+    /// Keeps the end of a frame that will be sent many times, up to a page of it, where the host can read it: see
+    /// [`send_pinned`](Self::send_pinned). It takes a page of [direct memory](Self::attach_direct), half of which can be taken so;
+    /// beyond that, and without direct memory, the payload is copied each time.
+    pub fn pin(&mut self, payload: &[u8]) -> Pinned {
+        match &mut self.transmit.pages {
+            Some(pages) => pages.pin(payload),
+            None => Pinned::copied(payload),
+        }
+    }
+
+    /// Takes the memory of a pinned payload back.
+    ///
+    /// # Errors
+    /// The payload, while anything is [outstanding](Self::outstanding): the host may still read it.
+    pub fn unpin(&mut self, pinned: Pinned) -> Result<(), Pinned> {
+        if self.outstanding() > 0 {
+            return Err(pinned);
+        }
+        if let Some(pages) = &mut self.transmit.pages {
+            pages.unpin(&pinned);
+        }
+        Ok(())
+    }
+
+    /// As [`send`](Self::send), of a frame that is `head`, from its Ethernet header on, and a [pinned](Self::pin) payload, of which
+    /// nothing is copied: for who sends the same content under different headers, such as a traffic generator, or a server.
+    /// Short frames are copied all the same, since a section takes many of them.
+    ///
+    /// Checksums have to be right already, and an 802.1Q tag is beside the frame.
+    ///
+    /// # Errors
+    /// [`SendError`]: the frame was not taken. [`SendError::NotPlain`] if it asks for work on it.
+    #[inline]
+    pub fn send_pinned(&mut self, head: &[u8], pinned: &Pinned, meta: &TxMeta) -> Result<(), SendError> {
+        self.transmit.send_pinned(head, pinned, meta, transmit_with!(self))
     }
 
     /// Whether a frame of `frame_len` bytes, with whatever metadata, would be taken now.

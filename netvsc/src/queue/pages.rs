@@ -3,7 +3,9 @@
 //! A message takes as many pages as it needs, any pages: they are listed one by one, as Linux does, one range a page. The
 //! RNDIS header is at the start of the first, so that it lies within the first range, as hosts demand.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use vmbus::gpadl::write_range;
 use vmbus::memory::{PAGE_SIZE, SharedMemory, SharedMemoryExt};
@@ -42,6 +44,31 @@ pub(super) struct Chain {
     pages: u32,
 }
 
+/// The end of a frame that is sent again and again, kept where the host can read it.
+///
+/// [`Queue::pin`](super::Queue::pin) makes one; [`Queue::send_pinned`](super::Queue::send_pinned) sends it behind headers that
+/// differ from frame to frame. It has a copy of its own, which is sent where the host's way to it is gone: by another queue, or
+/// after the queue went over to a new channel.
+#[derive(Debug)]
+pub struct Pinned {
+    bytes: Box<[u8]>,
+    place: Option<Place>,
+}
+
+/// Where a pinned payload is: a page of one pool.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    pool: u64,
+    page: u32,
+}
+
+impl Pinned {
+    /// The payload.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Page {
     offset: usize,
@@ -57,7 +84,14 @@ pub(super) struct Pages<M> {
     pages: Vec<Page>,
     first_free: u32,
     free: usize,
+    /// Pages of pinned payloads.
+    pinned: usize,
+    /// Tells the pool from all others.
+    id: u64,
 }
+
+/// The next pool's.
+static NEXT_POOL: AtomicU64 = AtomicU64::new(0);
 
 impl<M: SharedMemory> Pages<M> {
     /// All whole pages of `memory` whose guest physical address is known.
@@ -75,12 +109,74 @@ impl<M: SharedMemory> Pages<M> {
         if pages.is_empty() {
             return Err(QueueError::BadBuffer { field: "pages with a known address", value: 0, limit: 1 });
         }
-        Ok(Self { memory, free: pages.len(), pages, first_free: 0 })
+        let id = NEXT_POOL.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { memory, free: pages.len(), pages, first_free: 0, pinned: 0, id })
     }
 
-    /// Pages there are.
+    /// Pages there are for frames.
     pub(super) fn count(&self) -> usize {
-        self.pages.len()
+        self.pages.len() - self.pinned
+    }
+
+    /// Keeps a payload in a page. Without one, if it takes more, or too few are left, it has its own copy alone.
+    pub(super) fn pin(&mut self, payload: &[u8]) -> Pinned {
+        let mut pinned = Pinned::copied(payload);
+        let enough = self.free > 0 && self.pinned < self.pages.len() / 2;
+        if enough
+            && payload.len() <= PAGE_SIZE
+            && let Some(page) = self.pages.get(self.first_free as usize)
+            && self.memory.write(page.offset, payload).is_ok()
+        {
+            pinned.place = Some(Place { pool: self.id, page: self.first_free });
+            self.first_free = page.next;
+            self.free -= 1;
+            self.pinned += 1;
+        }
+        pinned
+    }
+
+    /// Takes the page of a payload back that nothing in flight names.
+    pub(super) fn unpin(&mut self, pinned: &Pinned) {
+        if let Some(place) = pinned.place
+            && place.pool == self.id
+        {
+            self.pinned -= 1;
+            self.give_back(Chain { first: place.page, pages: 1 });
+        }
+    }
+
+    /// Whether [`lend_before`](Self::lend_before) would work for so many bytes.
+    #[inline]
+    pub(super) fn lends_before(&self, len: usize, pinned: &Pinned) -> bool {
+        self.free > 0 && len <= PAGE_SIZE && pinned.place.is_some_and(|place| place.pool == self.id)
+    }
+
+    /// Copies the beginning of a message, which is in pieces, into one page, and lists it and the pinned payload behind it.
+    #[inline]
+    pub(super) fn lend_before(&mut self, pieces: [&[u8]; 2], pinned: &Pinned) -> Option<(Chain, Header)> {
+        let len = pieces[0].len() + pieces[1].len();
+        if !self.lends_before(len, pinned) {
+            return None;
+        }
+        let first = self.first_free;
+        let page = self.pages.get(first as usize)?;
+        let payload = self.pages.get(pinned.place?.page as usize)?;
+        self.memory.write(page.offset, pieces[0]).ok()?;
+        self.memory.write(page.offset + pieces[0].len(), pieces[1]).ok()?;
+        let mut header = Header { bytes: [0; _], len: header_bytes(2) };
+        let (fixed, ranges) = header.bytes.split_at_mut(FIXED_BYTES);
+        fixed.copy_from_slice(&gpa_direct_fixed_header(2));
+        write_range(&mut ranges[..RANGE_BYTES], len as u32, 0, [page.number]).ok()?;
+        let rest = &mut ranges[RANGE_BYTES..2 * RANGE_BYTES];
+        write_range(rest, pinned.bytes.len() as u32, 0, [payload.number]).ok()?;
+        // Nothing was changed before this point.
+        self.first_free = page.next;
+        self.free -= 1;
+        // The host has read what comes next since it was written.
+        if let Some(next) = self.pages.get(self.first_free as usize) {
+            self.memory.prefetch_write(next.offset, len);
+        }
+        Some((Chain { first, pages: 1 }, header))
     }
 
     /// Pages that are free.
@@ -136,6 +232,13 @@ impl<M: SharedMemory> Pages<M> {
     }
 }
 
+impl Pinned {
+    /// A payload that is nowhere else.
+    pub(super) fn copied(payload: &[u8]) -> Self {
+        Self { bytes: payload.into(), place: None }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +270,33 @@ mod tests {
         }
         pool.give_back(all);
         assert_eq!(pool.free(), pool.count());
+    }
+
+    #[test]
+    fn a_pinned_payload_keeps_its_page_and_no_other_pool_knows_it() {
+        let memory = HeapMemory::zeroed(4 * PAGE_SIZE).with_gpa(0x10_0000);
+        let mut pool = Pages::new(memory.clone()).unwrap();
+        let pinned = pool.pin(&[7; 100]);
+        assert_eq!((pool.free(), pool.count()), (3, 3));
+        let (chain, header) = pool.lend_before([&[1; 44], &[2; 14]], &pinned).unwrap();
+        let ranges = GpaRanges::parse(&header.as_bytes()[8..], 2).unwrap();
+        let listed: Vec<_> = ranges.iter().map(|range| (range.byte_count(), range.pfns().next().unwrap())).collect();
+        assert_eq!(listed, [(58, 0x101), (100, 0x100)]);
+        let mut other = Pages::new(HeapMemory::zeroed(4 * PAGE_SIZE).with_gpa(0x20_0000)).unwrap();
+        assert!(other.lend_before([&[1; 44], &[2; 14]], &pinned).is_none());
+        other.unpin(&pinned);
+        assert_eq!(other.free(), 4);
+        assert!(pool.lend_before([&[1; 44], &[2; PAGE_SIZE]], &pinned).is_none(), "more than a page before it");
+        pool.give_back(chain);
+        let second = pool.pin(&[8; 100]);
+        assert!(pool.pin(&[9; 100]).place.is_none(), "half of the pages stay");
+        assert!(pool.pin(&[9; PAGE_SIZE + 1]).place.is_none());
+        let mut bytes = [0; 100];
+        memory.read(0, &mut bytes).unwrap();
+        assert_eq!(bytes, [7; 100]);
+        pool.unpin(&pinned);
+        pool.unpin(&second);
+        assert_eq!((pool.free(), pool.count()), (4, 4));
     }
 
     #[test]

@@ -21,13 +21,13 @@ use vmbus::memory::{PAGE_SIZE, SharedMemory};
 use vmbus::packet::{DESCRIPTOR_BYTES, PacketType, TRAILER_BYTES, TransactionId};
 use vmbus::ring::Outgoing;
 
-use super::body::Body;
+use super::body::{Body, Parts};
 use super::control::ControlToken;
 use super::cutting::Cutting;
 use super::error::{QueueError, SendError};
 use super::in_flight::{Cargo, InFlight, Lent, Sent};
 use super::outbound::{Outbound, SECTION_PACKET_BYTES};
-use super::pages::{self, Pages};
+use super::pages::{self, Chain, Pages, Pinned};
 use super::sections::Sections;
 use super::settings::{AggregateLimits, QueueSettings};
 use super::shape;
@@ -43,6 +43,9 @@ const ENOUGH_SECTIONS: usize = 64;
 
 /// How many frames a section takes at least that are short in that sense.
 const SHORT_FRAMES: usize = 4;
+
+/// How many frames with a pinned payload a section takes at least that are copied all the same.
+const MANY_FRAMES: usize = 8;
 
 /// A section that is being filled. Its send is in the table already, and room for its packet is kept in the ring.
 #[derive(Debug, Clone, Copy)]
@@ -372,6 +375,52 @@ impl<M: SharedMemory> Transmit<M> {
         Ok(())
     }
 
+    /// Takes a frame whose end is pinned. It goes the usual way where the host cannot read it in its place, and where a
+    /// section takes many of its length.
+    pub(super) fn send_pinned<D: Doorbell>(
+        &mut self,
+        head: &[u8],
+        pinned: &Pinned,
+        meta: &TxMeta,
+        mut with: With<'_, M, D>,
+    ) -> Result<(), SendError> {
+        let body = Parts { head, rest: pinned.bytes() };
+        let frame_len = body.len();
+        if head.len() < MIN_FRAME_LEN as usize {
+            return Err(SendError::TooShort { len: head.len(), minimum: MIN_FRAME_LEN as usize });
+        }
+        if !shape::is_plain(head, meta) {
+            return Err(SendError::NotPlain);
+        }
+        if frame_len > self.frame_limit {
+            with.stats.global.tx_too_big += 1;
+            return Err(SendError::TooLong { len: frame_len, limit: self.frame_limit });
+        }
+        if self.paused || self.cutting.is_unfinished() {
+            return Err(SendError::Full);
+        }
+        let header = TxHeader { hash_value: meta.hash, vlan: meta.vlan, offload: TxOffload::None };
+        let before = header.buffer_len() + head.len();
+        let in_place = frame_len > self.section_limit / MANY_FRAMES
+            && before + pinned.bytes().len() <= self.message_limit()
+            && self.max_pages > 1
+            && self.pages.as_ref().is_some_and(|pages| pages.lends_before(before, pinned))
+            && with.in_flight.has_room()
+            && with.ring.has_send_room(direct_packet_bytes(2))?;
+        if !in_place {
+            return self.put_or_lend(body, &header, with);
+        }
+        let mut bytes = [0; TxHeader::MAX_LEN];
+        let len = header.emit(frame_len as u32, 0, &mut bytes).map_err(SendError::BadMeta)?;
+        self.close(&mut with)?;
+        let lent = self.pages.as_mut().and_then(|pages| pages.lend_before([&bytes[..len], head], pinned));
+        let cargo = Cargo::Frames { frames: 1, bytes: frame_len as u32 };
+        self.write_lent(lent, ChannelType::DATA, cargo, &mut with)?;
+        with.stats.extra.tx_direct += 1;
+        self.went_on(with);
+        Ok(())
+    }
+
     /// Writes a GPA-direct packet, for which there is room.
     fn write_pages<D: Doorbell>(
         &mut self,
@@ -381,7 +430,21 @@ impl<M: SharedMemory> Transmit<M> {
         with: &mut With<'_, M, D>,
     ) -> Result<(), SendError> {
         let Some(pages) = &mut self.pages else { return Err(SendError::NotAttached) };
-        let Some((chain, list)) = pages.lend(pieces) else { return Err(SendError::Full) };
+        let lent = pages.lend(pieces);
+        self.write_lent(lent, channel_type, cargo, with)
+    }
+
+    /// Writes the packet that lists what was lent, if anything was.
+    #[inline]
+    fn write_lent<D: Doorbell>(
+        &mut self,
+        lent: Option<(Chain, pages::Header)>,
+        channel_type: ChannelType,
+        cargo: Cargo,
+        with: &mut With<'_, M, D>,
+    ) -> Result<(), SendError> {
+        let Some(pages) = &mut self.pages else { return Err(SendError::NotAttached) };
+        let Some((chain, list)) = lent else { return Err(SendError::Full) };
         let Some(id) = with.in_flight.insert(Sent { lent: Lent::Pages(chain), cargo }) else {
             pages.give_back(chain);
             return Err(SendError::Full);
