@@ -13,6 +13,9 @@ use crate::Options;
 use crate::measure::{Meter, Summary};
 use crate::threads::Threads;
 
+/// Memory of each queue for long frames of `txonly`, of which the headers take a page: as many as testpmd has descriptors.
+const DIRECT_BYTES: usize = 2 << 20;
+
 /// An adapter that is open, and its queues.
 type Opened<B> = (Nic<B>, Vec<Queue<<B as Bus>::Channel>>);
 
@@ -77,6 +80,7 @@ fn simulate(options: &Options, number: u8, name: &str) -> anyhow::Result<Simulat
 fn builder<C: Channel>(options: &Options, threads: &Threads<C>) -> NicBuilder {
     let mut builder = Nic::builder();
     builder = builder
+        .tune(|config| config.direct_bytes(DIRECT_BYTES))
         .queues(options.queues)
         .wait(options.wait.mode())
         .burst(options.burst.into())

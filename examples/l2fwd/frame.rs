@@ -3,6 +3,11 @@
 
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
+const UDP: usize = 8;
+/// Bytes before the payload.
+pub(crate) const HEADERS: usize = ETHERNET + IPV4 + UDP;
+/// The payload of longer frames is not written anew for each, but sent from where it is: testpmd's `tx_copybreak`.
+pub(crate) const COPIED: usize = 512;
 const DISCARD: u16 = 9;
 
 /// A frame of `len` bytes, at least 42, from `source`.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
-use netvsc_async::{DeviceInfo, Error, Queue};
+use netvsc_async::{DeviceInfo, Error, Queue, TxHalf};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use vmbus::bus::Channel;
@@ -128,19 +128,24 @@ impl<C: Channel> Threads<C> {
         let mode = if two { Mode::Io } else { options.mode };
         let patient = two && options.wait != Wait::Poll;
         let mut progress = self.progress.iter();
-        let mut worker = |rx, tx, sender: &DeviceInfo| Worker {
-            rx,
-            tx,
-            mtu: sender.mtu,
-            merge: two,
-            compute: two && options.checksums == ChecksumMode::Compute,
-            mode,
-            patient,
-            frame: frame::udp(sender.mac.0, options.packet_size.into()),
-            burst: options.burst,
-            clock: clock.clone(),
-            counters: Counters::default(),
-            progress: progress.next().map(Arc::clone).unwrap_or_default(),
+        let mut worker = |rx, mut tx: TxHalf<C>, sender: &DeviceInfo| {
+            let frame = frame::udp(sender.mac.0, options.packet_size.into());
+            let pinned = mode == Mode::Txonly && frame.len() > frame::COPIED;
+            Worker {
+                rx,
+                payload: pinned.then(|| tx.pin(&frame[frame::HEADERS..])),
+                tx,
+                mtu: sender.mtu,
+                merge: two,
+                compute: two && options.checksums == ChecksumMode::Compute,
+                mode,
+                patient,
+                frame,
+                burst: options.burst,
+                clock: clock.clone(),
+                counters: Counters::default(),
+                progress: progress.next().map(Arc::clone).unwrap_or_default(),
+            }
         };
         let mut adapters = adapters.into_iter();
         let (Some((queues, info)), other) = (adapters.next(), adapters.next()) else { return };

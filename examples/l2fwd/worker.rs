@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use futures::future::{Either, select, try_join};
 use netvsc::checksum;
 use netvsc::frame::Headers;
-use netvsc_async::{Error, Frame, RxHalf, TxHalf, TxMeta};
+use netvsc_async::{Error, Frame, Pinned, RxHalf, TxHalf, TxMeta};
 use netvsc_benches::allocations;
 use tokio::sync::watch;
 use vmbus::bus::Channel;
 
 use crate::Mode;
+use crate::frame;
 use crate::measure::Counters;
 use crate::syscalls;
 
@@ -38,6 +39,8 @@ pub(crate) struct Worker<C: Channel> {
     pub(crate) patient: bool,
     /// What `txonly` sends.
     pub(crate) frame: Vec<u8>,
+    /// What is behind its headers, where that is long: then the headers alone are written anew for each frame, as testpmd does.
+    pub(crate) payload: Option<Pinned>,
     pub(crate) burst: u16,
     pub(crate) clock: quanta::Clock,
     pub(crate) counters: Counters,
@@ -195,7 +198,11 @@ impl<C: Channel> Worker<C> {
         let mut sent = 0;
         let mut full = false;
         while sent < self.burst && !full {
-            match batch.push(&self.frame, &TxMeta::default()) {
+            let pushed = match &self.payload {
+                Some(payload) => batch.push_pinned(&self.frame[..frame::HEADERS], payload, &TxMeta::default()),
+                None => batch.push(&self.frame, &TxMeta::default()),
+            };
+            match pushed {
                 Ok(()) => sent += 1,
                 Err(Error::Full) => full = true,
                 Err(error) => return Err(error),
