@@ -86,3 +86,109 @@ impl AsyncVfQueue for VfGroup {
         self.first.poll_sent(cx, at_most)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netvsc::meta::RxMeta;
+    use netvsc::queue::Burst;
+
+    use super::*;
+
+    /// Has received so many frames of one byte, its number; takes all that it is given.
+    struct Fake {
+        number: u8,
+        received: usize,
+        sent: usize,
+    }
+
+    impl VfQueue for Fake {
+        fn send(&mut self, _: &[u8]) -> Result<(), VfSendError> {
+            self.sent += 1;
+            Ok(())
+        }
+
+        fn room(&mut self) -> usize {
+            usize::MAX
+        }
+
+        fn flush(&mut self) {}
+
+        fn outstanding(&mut self) -> usize {
+            self.sent
+        }
+
+        fn has_received(&mut self) -> bool {
+            self.received > 0
+        }
+
+        fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> usize {
+            let frames = max.min(self.received);
+            for _ in 0..frames {
+                sink.buffer(1).expect("room")[0] = self.number;
+                sink.commit(1, RxMeta::default());
+            }
+            self.received -= frames;
+            frames
+        }
+
+        fn receive_capacity(&self) -> usize {
+            10
+        }
+    }
+
+    impl AsyncVfQueue for Fake {
+        fn poll_received(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            if self.received > 0 { Poll::Ready(()) } else { Poll::Pending }
+        }
+
+        fn poll_sent(&mut self, _: &mut Context<'_>, at_most: usize) -> Poll<()> {
+            if self.sent <= at_most { Poll::Ready(()) } else { Poll::Pending }
+        }
+    }
+
+    fn group(received: [usize; 3]) -> VfGroup {
+        let [first, others @ ..] =
+            [0, 1, 2].map(|number| BoxVf::new(Fake { number, received: received[usize::from(number)], sent: 0 }));
+        let mut group = VfGroup::new(first);
+        others.into_iter().for_each(|queue| group.push(queue));
+        group
+    }
+
+    fn receive(group: &mut VfGroup, max: usize) -> Vec<u8> {
+        let mut burst = Burst::new(64, 64 * 64);
+        assert_eq!(group.receive(&mut burst, max), burst.len());
+        burst.frames().map(|frame| frame.bytes[0]).collect()
+    }
+
+    #[test]
+    fn all_queues_are_received_from_and_none_starves() {
+        let mut group = group([3, 0, 2]);
+        assert_eq!(group.receive_capacity(), 30);
+        assert!(group.has_received());
+        assert_eq!(receive(&mut group, 2), [0, 0]);
+        assert_eq!(receive(&mut group, 2), [0, 2]);
+        assert_eq!(receive(&mut group, 2), [2]);
+        assert!(!group.has_received());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(group.poll_received(&mut cx).is_pending());
+    }
+
+    #[test]
+    fn whichever_has_received_something_wakes() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(group([0, 0, 1]).poll_received(&mut cx).is_ready());
+        assert!(group([1, 0, 0]).poll_received(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn frames_are_sent_by_the_first_alone() {
+        let mut group = group([0; 3]);
+        for _ in 0..3 {
+            group.send(&[0]).unwrap();
+        }
+        assert_eq!(group.outstanding(), 3);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(group.poll_sent(&mut cx, 2).is_pending());
+        assert!(group.poll_sent(&mut cx, 3).is_ready());
+    }
+}
