@@ -140,10 +140,12 @@ impl Options {
     }
 }
 
-/// A VF that comes and goes all the time is what is wanted here, not something to be kept away from.
+/// A VF that comes and goes all the time is what is wanted here, not something to be kept away from; and order is to be kept
+/// on a machine that is busy with other things, too.
 fn patient() -> Settings {
     let mut settings = Settings::default();
     settings.flaps_free = u32::MAX;
+    settings.drain_limit = Duration::from_secs(2);
     settings
 }
 
