@@ -158,7 +158,9 @@ fn frames_that_ask_for_checksums_or_segments_arrive_right_whoever_computes() {
                         assert_eq!(extra.tx_checksum_host + extra.tx_checksum_software, 20, "{context}");
                         assert_eq!(extra.tx_checksum_host > 0, granted.tx_checksum.tcp_v4, "{context}");
                         assert_eq!(extra.tx_lso > 0, granted.lso_v4.is_some(), "{context}");
-                        assert_eq!(extra.tx_lso + extra.tx_cut, 16, "{context}");
+                        // Each of the large frames was left to the host whole or was cut here: into segments, or into
+                        // pieces for the host, which count as well.
+                        assert!(extra.tx_cut <= 16 && extra.tx_lso + extra.tx_cut >= 16, "{context}: {extra:?}");
                         assert_eq!(stats.tx.packets, 20 + extra.tx_lso + extra.tx_cut_segments, "{context}");
                         assert_eq!(extra.tx_dropped + extra.tx_failed, 0, "{context}");
                         rig::close(pair).await;
