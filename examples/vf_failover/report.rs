@@ -24,8 +24,8 @@ pub(crate) struct Report {
     switches: [Vec<Duration>; 2],
     not_drained: u64,
     events_missed: u64,
-    /// An interface of the kernel's that is being removed swallows what it is given for some milliseconds, and says that it
-    /// was sent: nobody can report that.
+    /// Where an interface of the kernel's vanishes, more is lost than is reported. Most likely the kernel drops what it was
+    /// given for an interface that is being closed (`dev_direct_xmit`) and says that it was sent; it was not traced.
     loss_is_hidden: bool,
     wrong: Vec<String>,
 }

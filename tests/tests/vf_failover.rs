@@ -2,7 +2,7 @@
 //!
 //! In network namespaces the kernel's TCP goes through the appliance while its host revokes and returns a veth, which the
 //! driver uses by packet sockets: not a byte is changed, TCP sends nothing again, and of a numbered flow nothing is lost, late
-//! or there twice. Where the device vanishes, no more is lost than was reported. That needs root; in memory it does not.
+//! or there twice. Where the device vanishes in memory, no more is lost than was reported. What is in memory needs no root.
 //!
 //! How long switches take, and the longest gap, is printed and not judged: that is the machine's.
 #![cfg(target_os = "linux")]
@@ -62,8 +62,8 @@ fn the_kernels_tcp_notices_nothing_of_a_hundred_orderly_cycles() {
     assert_eq!(number(&outcome, "tcp_retransmissions"), 0, "{outcome}");
 }
 
-/// How much is lost is printed and not judged: an interface that the kernel is removing swallows what it is given for some
-/// milliseconds, and says that it was sent, which no driver can report.
+/// How much is lost is printed and not judged: it is more than was reported. Most likely the kernel drops what it was given for an
+/// interface that is being closed and says that it was sent; it was not traced.
 #[test]
 fn of_a_veth_that_vanishes_twenty_times_nothing_comes_twice_or_late() {
     let _lock = match real::privileged(&["ip", "nstat"]) {
