@@ -573,6 +573,11 @@ impl<M: SharedMemory> Transmit<M> {
         if self.paused || self.cutting.is_unfinished() {
             return Ok(false);
         }
+        // What is cut from it may be short, and wait for a section where the frame itself finds pages: whoever was told that
+        // there is room, and is refused, would ask again without waiting for anything.
+        if !self.has_room(MIN_FRAME_LEN as usize, with.again())? {
+            return Ok(false);
+        }
         let longest = self.frame_limit.saturating_add(shape::MOST_TAG_BYTES);
         if frame_len <= longest {
             return self.has_room(frame_len, with);
@@ -607,7 +612,7 @@ impl<M: SharedMemory> Transmit<M> {
                 return Ok(with.ring.has_send_room(SECTION_PACKET_BYTES as usize)?);
             }
             // Without the tag that may be moved out of it.
-            if self.waits_for_section(frame_len.saturating_sub(shape::MOST_TAG_BYTES)) {
+            if self.free_sections() == 0 && self.waits_for_section(frame_len.saturating_sub(shape::MOST_TAG_BYTES)) {
                 return Ok(false);
             }
         }

@@ -161,6 +161,8 @@ pub struct Mux<V> {
     both: bool,
     turn: Option<Turn>,
     prepared: Prepared,
+    /// Room in the VF without which the frame that it refused last is refused again.
+    wanted: usize,
     rules: RxRules,
     stats: VfStats,
 }
@@ -174,6 +176,7 @@ impl<V> Default for Mux<V> {
             both: false,
             turn: None,
             prepared: Prepared::default(),
+            wanted: 0,
             rules: RxRules::default(),
             stats: VfStats::default(),
         }
@@ -287,9 +290,10 @@ impl<V: VfQueue> Mux<V> {
         })
     }
 
-    /// Whether the VF takes a frame of `len` bytes now, or says for good that it cannot: for [`Way::Vf`].
+    /// Whether the VF takes a frame of `len` bytes now, or says for good that it cannot: for [`Way::Vf`]. If it refused one, not
+    /// before that would be taken, whatever the guess: whoever asks would go round without end.
     pub fn vf_has_room(&mut self, len: usize) -> bool {
-        let needed = 1 + len / LEAST_SEGMENT;
+        let needed = self.wanted.max(1 + len / LEAST_SEGMENT);
         self.vf.as_mut().is_none_or(|vf| vf.room() >= needed || vf.outstanding() == 0)
     }
 
@@ -479,6 +483,12 @@ impl<V: VfQueue> Mux<V> {
         } else {
             // The host may be able to do it.
             Err(VfSendError::TooLong { len: frame.len(), limit: 0 })
+        };
+        self.wanted = match result {
+            Err(VfSendError::Full) if !plain => self.prepared.len(),
+            // Until the VF is empty, see below.
+            Err(VfSendError::TooLong { .. }) if vf.outstanding() > 0 => usize::MAX,
+            _ => 0,
         };
         match result {
             Ok(()) => Ok(()),
