@@ -122,8 +122,9 @@ impl<M: SharedMemory> Pages<M> {
     pub(super) fn pin(&mut self, payload: &[u8]) -> Pinned {
         let mut pinned = Pinned::copied(payload);
         let enough = self.free > 0 && self.pinned < self.pages.len() / 2;
+        // A range without bytes is none.
         if enough
-            && payload.len() <= PAGE_SIZE
+            && (1..=PAGE_SIZE).contains(&payload.len())
             && let Some(page) = self.pages.get(self.first_free as usize)
             && self.memory.write(page.offset, payload).is_ok()
         {
