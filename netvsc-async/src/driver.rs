@@ -247,7 +247,7 @@ impl<B: Bus> Driver<B> {
                 return Ok(Turn::End);
             }
         }
-        if self.change.is_none() && !self.waiting.is_empty() {
+        if self.change.is_none() && self.first_vf.is_none() && !self.waiting.is_empty() {
             // What they waited for may be over.
             cx.waker().wake_by_ref();
         }

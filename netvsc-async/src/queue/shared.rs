@@ -332,9 +332,11 @@ impl<C: Channel> Shared<C> {
         max: usize,
     ) -> Option<Result<usize, Error>> {
         let end = self.ended()?;
-        // What came by a VF came before.
-        let by_vf = core.vf.as_mut().map_or(0, |vf| vf.receive_kept(sink, max));
-        Some(end.map(|()| by_vf + core.queue.receive_kept(sink, max - by_vf)))
+        Some(end.map(|()| {
+            // What came by a VF came before.
+            let by_vf = core.vf.as_mut().map_or(0, |vf| vf.receive_kept(sink, max));
+            by_vf + core.queue.receive_kept(sink, max - by_vf)
+        }))
     }
 
     /// Wakes the queue's users for whom the adapter's task found something, as it was after control messages.
@@ -465,7 +467,7 @@ impl<C: Channel> Shared<C> {
         pinned: &Pinned,
         meta: &TxMeta,
     ) -> Result<(), Error> {
-        if core.vf.is_some() {
+        if core.vf.as_ref().is_some_and(|vf| !vf.is_idle()) {
             return self.send_before_flush(core, &[head, pinned.bytes()].concat(), meta);
         }
         if let Some(end) = self.ended() {

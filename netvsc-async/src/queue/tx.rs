@@ -126,8 +126,8 @@ impl<C: Channel> TxHalf<C> {
 }
 
 /// See [`TxHalf::batch`]. Holds the queue's lock while it lives: do not keep it across an `await`, and use neither the
-/// queue's receiving half nor [`Nic::queue_stats`](crate::Nic::queue_stats) in the same thread meanwhile, which would wait
-/// for it for ever.
+/// queue's receiving half nor [`Nic::queue_stats`](crate::Nic::queue_stats) or [`Nic::vf_stats`](crate::Nic::vf_stats) in the
+/// same thread meanwhile, which would wait for it for ever.
 pub struct TxBatch<'q, C: Channel> {
     core: MutexGuard<'q, Core<C>>,
     shared: &'q Shared<C>,

@@ -145,8 +145,9 @@ impl VfLane {
         if self.settling && self.mux.is_settled(queue)? {
             self.settling = false;
         }
-        if self.settling {
-            self.has_sent(0);
+        // It may have become empty since: then nobody is woken any more.
+        if self.settling && self.has_sent(0) && self.mux.is_settled(queue)? {
+            self.settling = false;
         }
         Ok(self.settling)
     }

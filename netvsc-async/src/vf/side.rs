@@ -160,6 +160,10 @@ impl VfSide {
                     let mut core = shared.lock();
                     let core = &mut *core;
                     let Some(vf) = &mut core.vf else { continue };
+                    if path == Path::VirtualFunction && shared.ended().is_some() {
+                        // The rings may be the host's no more, and nobody receives but what is left.
+                        continue;
+                    }
                     if path == Path::VirtualFunction {
                         let position = (shared.index == 0).then_some(task.position);
                         // Whoever uses the queue is told of its failure.
