@@ -233,6 +233,10 @@ impl VfSide {
         tracing::info!(device = device.name(), queues = queues.len(), "the virtual function is open");
         self.device = Some(device);
         self.scaling_changed(lanes, info.and_then(|info| info.scaling.as_ref()));
+        if let Some(info) = info {
+            // The adapter may have been set otherwise while the device was being opened.
+            self.put_back(info);
+        }
         let live: Vec<_> = lanes.iter().filter(|shared| shared.ended().is_none()).cloned().collect();
         let mut groups = dealt(queues, live.len().max(1)).into_iter();
         with_each(&live, |shared, vf| {
