@@ -24,7 +24,8 @@ const ALL_MULTICAST: u32 = 2;
 pub(super) async fn open(config: Arc<Config>, index: u32, state: Arc<State>, wish: VfWish) -> io::Result<OpenedVf> {
     let opened = tokio::task::spawn_blocking(move || {
         let device = Device::open(index, state, wish)?;
-        let queues = queues(&config, &device, wish)?;
+        // What was changed about the interface is put back if it cannot be used.
+        let queues = queues(&config, &device, wish).inspect_err(|_| device.close())?;
         let link = device.state.tell();
         Ok(OpenedVf { device: Arc::new(device), queues, link })
     });
@@ -89,7 +90,9 @@ impl Device {
         bind_packet(filters.as_fd(), index, 0).map_err(SocketError::when("bind an AF_PACKET socket"))?;
         membership(&filters, PacketOption::AddMembership, index, ALL_MULTICAST)
             .map_err(SocketError::when("receive multicasts"))?;
-        state.update(&present(&mut links, index)?);
+        state.update_by(|| present(&mut links, index))?;
+        // Whoever opened it before and did not close it has taken its filters along.
+        state.set_promiscuous(false);
         let open = Mutex::new(Some(Open { links, filters }));
         let device = Self { name: link.name, index, state, mtu: link.mtu, open };
         device.set_promiscuous_now(wish.promiscuous)?;

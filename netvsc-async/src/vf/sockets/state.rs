@@ -1,6 +1,7 @@
 //! What a virtual function's watch, handle and queues know of its interface together.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netvsc::LinkState;
 
@@ -14,9 +15,12 @@ const DOWN: u8 = 1;
 /// For ever.
 const GONE: u8 = 2;
 
-/// The state of an interface, as far as it is known. Each value stands for itself, so that no order is needed.
+/// The state of an interface, as far as it is known. Each value stands for itself, so that no order is needed among them.
 #[derive(Debug)]
 pub(super) struct State {
+    /// Held while the link is looked at and that is written down, or told: the watch and whoever opens the interface do so at the
+    /// same time, and what was seen first must not be written last.
+    turn: Mutex<()>,
     link: AtomicU8,
     /// Whether the adapter was told last that the link is up.
     told_up: AtomicBool,
@@ -27,6 +31,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(link: &Link) -> Self {
         let state = Self {
+            turn: Mutex::new(()),
             link: AtomicU8::new(DOWN),
             told_up: AtomicBool::new(false),
             mtu: AtomicU32::new(0),
@@ -36,7 +41,24 @@ impl State {
         state
     }
 
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Of what is older than now, the kernel tells the watch, which then updates it again.
     pub(super) fn update(&self, link: &Link) {
+        let _turn = self.turn();
+        self.write(link);
+    }
+
+    /// Looks, and updates it by that.
+    pub(super) fn update_by<E>(&self, look: impl FnOnce() -> Result<Link, E>) -> Result<(), E> {
+        let _turn = self.turn();
+        self.write(&look()?);
+        Ok(())
+    }
+
+    fn write(&self, link: &Link) {
         self.set_mtu(link.mtu);
         let link = if link.state == LinkState::Up { UP } else { DOWN };
         // A failure means that it is gone.
@@ -58,6 +80,11 @@ impl State {
 
     /// The link, for the adapter to know.
     pub(super) fn tell(&self) -> LinkState {
+        let _turn = self.turn();
+        self.told()
+    }
+
+    fn told(&self) -> LinkState {
         let up = self.is_up();
         self.told_up.store(up, Ordering::Relaxed);
         if up { LinkState::Up } else { LinkState::Down }
@@ -65,7 +92,8 @@ impl State {
 
     /// The link, if it is another than the adapter knows of.
     pub(super) fn news(&self) -> Option<LinkState> {
-        (self.told_up.load(Ordering::Relaxed) != self.is_up()).then(|| self.tell())
+        let _turn = self.turn();
+        (self.told_up.load(Ordering::Relaxed) != self.is_up()).then(|| self.told())
     }
 
     pub(super) fn set_mtu(&self, mtu: u32) {
