@@ -188,7 +188,9 @@ impl XdpQueue {
             }
             // It takes a batch at a time.
             match send(self.socket.get(), &[], SendFlags::DONTWAIT) {
-                Err(Errno::NXIO | Errno::NODEV) => self.state.set_gone(),
+                // Drivers (mlx5 before Linux 5.19, i40e) say the same while they set up their queues anew. Who is gone is told of
+                // by netlink, too.
+                Err(Errno::NXIO | Errno::NODEV) if !self.zero_copy => self.state.set_gone(),
                 Err(Errno::NETDOWN) if std::mem::take(&mut old) => {}
                 Err(Errno::INTR) => {}
                 _ if self.zero_copy || self.send.consumed() == before => return,
@@ -331,6 +333,7 @@ impl VfQueue for XdpQueue {
 
     fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> usize {
         let produced = self.receive.produced();
+        let before = self.received;
         let mut got = 0;
         while got < max && self.received != produced {
             let descriptor = Descriptor::from_bytes(self.receive.read(self.received));
@@ -345,7 +348,8 @@ impl VfQueue for XdpQueue {
         }
         self.receive.consume(self.received);
         self.fill.produce(self.filled);
-        if got > 0 && self.fill.needs_wakeup() {
+        // Also if none of them was of use: a driver that has run out of chunks receives nothing before it is woken.
+        if self.received != before && self.fill.needs_wakeup() {
             // It only has to be told; there is nothing to be received by this call.
             let _ = recv(self.socket.get(), &mut [0u8; 0], RecvFlags::DONTWAIT);
         }

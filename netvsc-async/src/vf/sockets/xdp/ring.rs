@@ -2,7 +2,7 @@
 //!
 //! Source: Linux `Documentation/networking/af_xdp.rst`, `net/xdp/xsk_queue.h` (which says what each access pairs with).
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use rustix::net::xdp::XdpRingOffset;
 use vmbus::memory::{HeapMemory, SharedMemoryExt};
@@ -70,6 +70,8 @@ impl<const N: usize> Ring<N> {
     /// Whether the kernel looks at the ring only when it is told to.
     #[inline]
     pub(super) fn needs_wakeup(&self) -> bool {
+        // Looked at only after what was produced can be seen: the kernel sets it, then looks at the ring once more.
+        fence(Ordering::SeqCst);
         self.word(self.flags).load(Ordering::Relaxed) & NEEDS_WAKEUP != 0
     }
 
