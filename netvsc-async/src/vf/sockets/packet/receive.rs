@@ -15,6 +15,8 @@ const TAGGED: u32 = 1 << 4;
 const TPID_KNOWN: u32 = 1 << 6;
 /// `PACKET_OTHERHOST`: the frame is not addressed to the interface.
 const OTHER_HOST: u8 = 3;
+/// `PACKET_OUTGOING`: the kernel sends it. A group of sockets gets those although each of them does not want them.
+const OUTGOING: u8 = 4;
 /// Where a slot has that: `sll_pkttype` of the address behind its header.
 const PACKET_TYPE: usize = HEADER + 10;
 /// 802.1Q.
@@ -102,9 +104,13 @@ impl Receiver {
                 break;
             }
             self.slots.prefetch(self.slots.after(self.next));
-            if !promiscuous && self.slots.byte(self.next, PACKET_TYPE) == Some(OTHER_HOST) {
-                self.give_back();
-                continue;
+            match self.slots.byte(self.next, PACKET_TYPE) {
+                Some(OTHER_HOST) if promiscuous => {}
+                Some(OTHER_HOST | OUTGOING) => {
+                    self.give_back();
+                    continue;
+                }
+                _ => {}
             }
             match self.take(status, sink) {
                 Taken::Frame => got += 1,
