@@ -143,7 +143,8 @@ impl Links {
     }
 
     fn one(&mut self, message: LinkMessage) -> Result<Option<Link>, SocketError> {
-        match self.request(RouteNetlinkMessage::GetLink(message), 0) {
+        // Acknowledged, so that there is an end even to an answer that cannot be read.
+        match self.request(RouteNetlinkMessage::GetLink(message), NLM_F_ACK) {
             Ok(links) => Ok(links.into_iter().next()),
             Err(error) if super::error::is_gone(&error) => Ok(None),
             Err(error) => Err(SocketError::new("look for a network interface", error)),
@@ -189,10 +190,10 @@ impl Links {
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
         self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
-        self.answer(flags)
+        self.answer()
     }
 
-    fn answer(&mut self, flags: u16) -> io::Result<Vec<Link>> {
+    fn answer(&mut self) -> io::Result<Vec<Link>> {
         let mut links = Vec::new();
         loop {
             let (bytes, _) = self.socket.recv_from_full()?;
@@ -208,9 +209,6 @@ impl Links {
                     }
                     NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
                         links.push(Link::from_message(&link));
-                        if flags & (NLM_F_DUMP | NLM_F_ACK) == 0 {
-                            return Ok(links);
-                        }
                     }
                     _ => {}
                 }
