@@ -132,10 +132,15 @@ impl VethVfs {
         self.port.as_ref()
     }
 
-    /// Makes the pair and opens the host's end. The guest does not see its own yet: it has another address.
-    fn make(&self) -> Result<PacketPort, VethError> {
+    /// Makes the pair.
+    fn make(&self) -> Result<(), VethError> {
         let VethConfig { guest, host, mtu, .. } = &self.config;
-        ip(&format!("link add {host} mtu {mtu} type veth peer name {guest} mtu {mtu}"))?;
+        ip(&format!("link add {host} mtu {mtu} type veth peer name {guest} mtu {mtu}")).map(drop)
+    }
+
+    /// Sets the pair up and opens the host's end. The guest does not see its own yet: it has another address.
+    fn open(&self) -> Result<PacketPort, VethError> {
+        let VethConfig { guest, host, mtu, .. } = &self.config;
         for end in [host, guest] {
             // A kernel that has no IPv6 has no such file.
             match fs::write(format!("/proc/sys/net/ipv6/conf/{end}/disable_ipv6"), "1") {
@@ -182,8 +187,10 @@ impl VfDevices for VethVfs {
 
     /// The serial number is for others to tell: the interface has none.
     fn plug(&mut self, host: &Host, nic: NicId, _serial: u32) -> Result<(), VethError> {
-        let made = self.make();
-        let port = made.inspect_err(|_| {
+        // What is called so already is somebody else's, or the VF that is plugged in: it stays.
+        self.make()?;
+        let opened = self.open();
+        let port = opened.inspect_err(|_| {
             // As far as it went; why it went no further is what counts.
             let _ = self.remove();
         })?;
