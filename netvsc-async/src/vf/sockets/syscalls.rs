@@ -80,7 +80,7 @@ pub(super) fn bind_packet(socket: BorrowedFd<'_>, index: u32, protocol: u16) -> 
 
 /// Commands of `bpf(2)`.
 #[derive(Debug, Clone, Copy)]
-#[repr(i64)]
+#[repr(i32)]
 enum BpfCommand {
     CreateMap = 0,
     UpdateElement = 2,
@@ -141,7 +141,8 @@ struct LinkAttributes {
 unsafe fn bpf<A>(command: BpfCommand, attributes: &A) -> io::Result<i32> {
     let bytes = size_of::<A>();
     // SAFETY: the kernel reads `bytes` of the attributes, which are so long; what they lead to is the caller's promise.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command as i64, std::ptr::from_ref(attributes), bytes) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_ref(attributes), bytes) };
     i32::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
 }
 
