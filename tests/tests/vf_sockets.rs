@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netvsc::LinkState;
 use netvsc::checksum::{request, verify};
@@ -95,7 +95,9 @@ impl Wire {
 
     /// Waits until an interface of the peer's sends: with its link up, the kernel takes a moment to notice.
     fn settle(&self, interface: &str) {
+        let since = Instant::now();
         while !self.peer.ip(&format!("-j link show {interface}")).unwrap().contains(r#""operstate":"UP""#) {
+            assert!(since.elapsed() < PATIENCE, "{interface} does not come up");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -419,9 +421,14 @@ fn frames_for_others_come_only_if_wanted() {
             let (_watch, mut opened) = open(&wire, &backend(method), 1).await;
             for promiscuous in [false, true, false] {
                 opened.device.set_promiscuous(promiscuous).await.unwrap();
-                other.send_to(b"other", "198.51.100.3:4000").unwrap();
-                socket.send(b"ours").unwrap();
                 let mut seen = Vec::new();
+                other.send_to(b"other", "198.51.100.3:4000").unwrap();
+                if promiscuous {
+                    // Waited for: sent from different processors, the next frame could overtake it.
+                    let (frame, _) = receive(&mut opened.queues[0]).await;
+                    seen.push(payload(&frame).unwrap().to_vec());
+                }
+                socket.send(b"ours").unwrap();
                 while seen.last().is_none_or(|last| last != b"ours") {
                     let (frame, _) = receive(&mut opened.queues[0]).await;
                     seen.push(payload(&frame).unwrap().to_vec());
