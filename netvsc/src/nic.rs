@@ -622,6 +622,7 @@ impl<B: Bus> Nic<B> {
             Action::AttachReceive { .. }
             | Action::AttachSend { .. }
             | Action::GrowSend { .. }
+            | Action::ShareReceive { .. }
             | Action::AttachLimits(_) => {
                 let memory = &self.memory;
                 match with_queue(&mut self.queues, taken, 0, |queue| attach(queue, memory, &action)) {
@@ -779,6 +780,10 @@ fn attach<C: Channel>(queue: &mut Queue<C>, memory: &Memories<C::Memory>, action
             queue.attach_send(SendBuffer { memory: memory.clone(), section_bytes, sections: 0..sections })
         }
         (&Action::GrowSend { sections }, ..) => queue.grow_send(sections),
+        (&Action::ShareReceive { most_waiting }, ..) => {
+            queue.set_most_waiting(most_waiting as usize);
+            Ok(())
+        }
         (&Action::AttachLimits(limits), ..) => {
             queue.attach_limits(limits);
             Ok(())

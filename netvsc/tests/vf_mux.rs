@@ -119,6 +119,8 @@ struct Vf {
     taken: VecDeque<Vec<u8>>,
     ready: bool,
     longest: usize,
+    /// Frames that it gave up and has not told of.
+    lost: u64,
 }
 
 const VF_RING: usize = 6;
@@ -146,6 +148,10 @@ impl VfQueue for Vf {
 
     fn outstanding(&mut self) -> usize {
         self.taken.len()
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
     }
 
     fn has_received(&mut self) -> bool {
@@ -320,6 +326,25 @@ fn a_vf_that_vanishes_loses_what_it_had_not_sent_and_nothing_else() {
     mux.send(&mut rings, &frame(4), &TxMeta::default()).unwrap();
     assert_eq!(rings.outstanding(), 2, "nothing is sent again");
     assert!(mux.is_idle());
+}
+
+/// What waits in a VF whose link goes down is never sent: that is counted at once, and told of when the VF goes.
+#[test]
+fn what_a_vf_gives_up_is_counted() {
+    let mut mux = Mux::default();
+    let mut device = vf();
+    device.lost = 3;
+    mux.attach(device);
+    mux.flush();
+    assert_eq!((mux.stats().vf_tx_dropped, mux.outstanding()), (3, 0));
+    mux.flush();
+    assert_eq!(mux.stats().vf_tx_dropped, 3, "once");
+    mux.vf_mut().unwrap().lost = 1;
+    mux.vf_mut().unwrap().taken.push_back(frame(0));
+    assert_eq!(mux.detach(), 5);
+    assert_eq!(mux.stats().vf_tx_dropped, 5);
+    mux.attach(vf());
+    assert_eq!(mux.detach(), 0, "told before");
 }
 
 #[test]

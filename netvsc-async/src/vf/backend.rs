@@ -209,6 +209,10 @@ impl VfQueue for BoxVf {
         self.0.outstanding()
     }
 
+    fn take_lost(&mut self) -> u64 {
+        self.0.take_lost()
+    }
+
     fn has_received(&mut self) -> bool {
         self.0.has_received()
     }
@@ -238,6 +242,7 @@ trait Erased: Send {
     fn room(&mut self) -> usize;
     fn flush(&mut self);
     fn outstanding(&mut self) -> usize;
+    fn take_lost(&mut self) -> u64;
     fn has_received(&mut self) -> bool;
     fn receive(&mut self, sink: &mut dyn FrameSink, max: usize) -> usize;
     fn receive_capacity(&self) -> usize;
@@ -261,6 +266,10 @@ impl<Q: AsyncVfQueue> Erased for Q {
 
     fn outstanding(&mut self) -> usize {
         VfQueue::outstanding(self)
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        VfQueue::take_lost(self)
     }
 
     fn has_received(&mut self) -> bool {

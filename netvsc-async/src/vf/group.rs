@@ -44,6 +44,10 @@ impl VfQueue for VfGroup {
         self.first.outstanding()
     }
 
+    fn take_lost(&mut self) -> u64 {
+        self.first.take_lost()
+    }
+
     fn has_received(&mut self) -> bool {
         self.first.has_received() || self.others.iter_mut().any(VfQueue::has_received)
     }

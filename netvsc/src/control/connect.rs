@@ -175,7 +175,7 @@ impl Control {
         match self.read_receive_buffer_answer(bytes, payload) {
             Ok(receive) => {
                 let Sections { section_bytes, count: sections, .. } = receive;
-                let most_waiting = self.most_waiting();
+                let most_waiting = self.most_waiting(1);
                 self.actions.push_back(Action::AttachReceive { section_bytes, sections, most_waiting });
                 self.receive_buffer_taken(now, receive);
             }
@@ -183,10 +183,10 @@ impl Control {
         }
     }
 
-    /// How many receive sections may wait in each queue: where a backend's fixed buffer holds more than was wished, a share of
-    /// what was.
-    pub(super) fn most_waiting(&self) -> u32 {
-        self.receive_limit.map_or(u32::MAX, |limit| (limit / u32::from(self.config.queues)).max(1))
+    /// How many receive sections may wait in each of so many queues: where a backend's fixed buffer holds more than was wished,
+    /// a share of what was.
+    pub(super) fn most_waiting(&self, queues: u16) -> u32 {
+        self.receive_limit.map_or(u32::MAX, |limit| (limit / u32::from(queues.max(1))).max(1))
     }
 
     /// Checks the answer: one section list from the buffer's start, whose sections are there and large enough.

@@ -165,6 +165,11 @@ pub enum Action {
         /// Sections that it has then, from the first one on.
         sections: u32,
     },
+    /// There are more queues than one: the primary channel's queue has the receive buffer no more to itself.
+    ShareReceive {
+        /// Most sections that may wait to be received in it then.
+        most_waiting: u32,
+    },
     /// Open a subchannel: [`Input::SubchannelOpened`] or [`Input::SubchannelNotOpened`] follows.
     OpenSubchannel {
         /// Its index.

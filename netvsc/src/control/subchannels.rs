@@ -247,7 +247,7 @@ impl Control {
         let parts = QueueParts {
             queue,
             receive: buffers.receive,
-            most_waiting: self.most_waiting(),
+            most_waiting: self.most_waiting(granted + 1),
             send: buffers.send.map(|send| (send.section_bytes, share(send.count, queue, granted + 1))),
             direct_bytes: if buffers.direct { self.config.direct_bytes } else { 0 },
             limits,
@@ -350,6 +350,10 @@ impl Control {
                 setup.buffers.primary_sections = sections;
                 self.actions.push_back(Action::GrowSend { sections });
             }
+        }
+        if self.receive_limit.is_some() && queues > 1 {
+            let most_waiting = self.most_waiting(queues);
+            self.actions.push_back(Action::ShareReceive { most_waiting });
         }
     }
 

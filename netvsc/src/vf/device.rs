@@ -61,6 +61,12 @@ pub trait VfQueue {
     /// Frames that were taken and not yet sent.
     fn outstanding(&mut self) -> usize;
 
+    /// Frames that were taken and will never be sent, since this was last asked: what waited when the link went down, say. They
+    /// are not [`outstanding`](Self::outstanding) any more.
+    fn take_lost(&mut self) -> u64 {
+        0
+    }
+
     /// Whether something was received.
     fn has_received(&mut self) -> bool;
 

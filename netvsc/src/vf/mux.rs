@@ -163,6 +163,8 @@ pub struct Mux<V> {
     prepared: Prepared,
     /// Room in the VF without which the frame that it refused last is refused again.
     wanted: usize,
+    /// Frames that the VF gave up, of which [`detach`](Self::detach) has not told yet. They are counted.
+    given_up: u64,
     rules: RxRules,
     stats: VfStats,
 }
@@ -177,6 +179,7 @@ impl<V> Default for Mux<V> {
             turn: None,
             prepared: Prepared::default(),
             wanted: 0,
+            given_up: 0,
             rules: RxRules::default(),
             stats: VfStats::default(),
         }
@@ -218,13 +221,14 @@ impl<V: VfQueue> Mux<V> {
         self.vf.as_mut()
     }
 
-    /// Lets go of the VF, because it is to be closed or has vanished, and says how many frames it had taken and not sent. What
-    /// it had received is kept, and received in its turn.
+    /// Lets go of the VF, because it is to be closed or has vanished, and says how many frames it had taken and not sent, those
+    /// included that it gave up before. What it had received is kept, and received in its turn.
     pub fn detach(&mut self) -> u64 {
         self.receive_from_rings();
         let Some(mut vf) = self.vf.take() else { return 0 };
-        let lost = vf.outstanding() as u64;
-        self.stats.vf_tx_dropped += lost;
+        let inside = vf.outstanding() as u64 + vf.take_lost();
+        self.stats.vf_tx_dropped += inside;
+        let lost = inside + core::mem::take(&mut self.given_up);
         if self.sending != Sending::Rings {
             // Without it there is nothing to wait for.
             self.sending = Sending::ToRings;
@@ -456,6 +460,9 @@ impl<V: VfQueue> Mux<V> {
     pub fn flush(&mut self) {
         if let Some(vf) = &mut self.vf {
             vf.flush();
+            let lost = vf.take_lost();
+            self.stats.vf_tx_dropped += lost;
+            self.given_up += lost;
         }
     }
 

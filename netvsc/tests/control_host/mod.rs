@@ -506,6 +506,7 @@ pub(crate) fn label(action: &Action) -> String {
         Action::AttachSend { .. } => "attach send".into(),
         Action::AttachLimits(_) => "attach limits".into(),
         Action::GrowSend { .. } => "grow send".into(),
+        Action::ShareReceive { .. } => "share receive".into(),
         Action::OpenSubchannel { queue, .. } => format!("open {queue}"),
         Action::AttachSubchannel(parts) => format!("attach {}", parts.queue),
         Action::CloseSubchannel { queue } => format!("close {queue}"),

@@ -118,6 +118,10 @@ impl<Q: VfQueue + Send + 'static> VfQueue for Elsewhere<Q> {
         self.queue().outstanding()
     }
 
+    fn take_lost(&mut self) -> u64 {
+        self.queue().take_lost()
+    }
+
     fn has_received(&mut self) -> bool {
         self.queue().has_received()
     }

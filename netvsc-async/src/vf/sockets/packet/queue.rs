@@ -154,6 +154,10 @@ impl VfQueue for PacketQueue {
         self.transmitter.outstanding()
     }
 
+    fn take_lost(&mut self) -> u64 {
+        self.transmitter.take_lost()
+    }
+
     #[inline]
     fn has_received(&mut self) -> bool {
         self.receiver.is_ready()

@@ -47,11 +47,13 @@ pub(super) struct Transmitter {
     /// Of those, how many the kernel has not been told of, or has not taken. They are the last ones.
     unsent: usize,
     withdrawn: u64,
+    /// Of those, how many were told of by [`take_lost`](Self::take_lost).
+    told: u64,
 }
 
 impl Transmitter {
     pub(super) fn new(slots: Slots) -> Self {
-        Self { slots, next: 0, oldest: 0, taken: 0, unsent: 0, withdrawn: 0 }
+        Self { slots, next: 0, oldest: 0, taken: 0, unsent: 0, withdrawn: 0, told: 0 }
     }
 
     /// Longest frame that a slot holds.
@@ -62,6 +64,11 @@ impl Transmitter {
     /// Frames that were taken and never handed to the interface.
     pub(super) fn withdrawn(&self) -> u64 {
         self.withdrawn
+    }
+
+    /// Those of them that this has not told of before.
+    pub(super) fn take_lost(&mut self) -> u64 {
+        self.withdrawn - std::mem::replace(&mut self.told, self.withdrawn)
     }
 
     /// Whether the kernel has to be told of frames.
