@@ -6,11 +6,14 @@
 
 mod common;
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use common::{Guest, Session, Taken, hex, word};
+use netvsc_host::vf::GuestVf;
 use netvsc_host::{NicId, Profile, Settings, ViolationKind};
 use serde_json::Value;
+use vmbus::packet::PacketType;
 
 /// OIDs whose values are a host's own: list of OIDs, friendly name, offloads, RSS capabilities.
 const FREE_VALUES: [u32; 5] = [0x0001_0101, 0x0002_0216, 0xFC01_020B, 0xFC01_020D, 0x0001_0203];
@@ -24,6 +27,10 @@ struct Replay {
     frames: Vec<Vec<u8>>,
     /// The OID of the last query.
     oid: u32,
+    /// Serial numbers that the recorded host is still to say.
+    serials: VecDeque<u32>,
+    /// The device that the guest sees.
+    vf: Option<GuestVf>,
     /// Acknowledgments of frames that are written right before the channel is closed, if they shall be that late.
     late: Option<Vec<(Value, u64)>>,
 }
@@ -41,8 +48,16 @@ impl Replay {
             recorded_frames: Vec::new(),
             frames: Vec::new(),
             oid: 0,
+            serials: serials(session),
+            vf: None,
             late,
         };
+        match session.name.as_str() {
+            "vf" => this.associate(),
+            // The recorded host had one as well, of whatever number.
+            "vf-not-asked" => this.guest.host.associate_vf(NicId(0), 7),
+            _ => {}
+        }
         for event in session.events() {
             this.event(event, &session.name);
         }
@@ -87,6 +102,16 @@ impl Replay {
             "step" => self.step(event["name"].as_str().expect("a name")),
             "packet" if event["dir"] == "g2h" => self.guest_said(event),
             "packet" => self.host_said(event, &at),
+            "host_vf_device_offered" if self.vf.is_none() => {
+                let serial = *self.serials.front().expect("a device comes after its number");
+                let vf = self.guest.host.plug_vf(NicId(0), serial, 64).expect("there is none");
+                vf.open();
+                self.vf = Some(vf);
+            }
+            "host_data_path" => {
+                self.guest.run();
+                assert_eq!(Some(self.guest.host.vf_in_use(NicId(0))), event["vf"].as_bool(), "{at}");
+            }
             "idle" => {
                 self.guest.run();
                 let silent = event["tx_ring"]["mask"] == 1;
@@ -106,9 +131,29 @@ impl Replay {
                 self.guest.run();
                 self.guest.now += Duration::from_secs(5);
             }
+            "VF arrives at run time" | "VF comes back with another id" => self.associate(),
+            "VF removed by the host" | "VF removed" => {
+                host.revoke_vf(NicId(0));
+                host.unplug_vf(NicId(0));
+                self.vf_is_gone();
+            }
+            "VF removed by surprise while the data path is on it" => {
+                host.remove_vf_by_surprise(NicId(0));
+                self.vf_is_gone();
+            }
             _ => {}
         }
         self.guest.run();
+    }
+
+    /// The host says the next number that was recorded.
+    fn associate(&self) {
+        self.guest.host.associate_vf(NicId(0), *self.serials.front().expect("a number that was recorded"));
+    }
+
+    fn vf_is_gone(&mut self) {
+        self.serials.pop_front();
+        self.vf = None;
     }
 
     fn guest_said(&mut self, event: &Value) {
@@ -172,6 +217,13 @@ impl Replay {
                 _ => 8,
             };
             assert_eq!(taken.payload[..told], payload[..told], "{at}");
+        } else if event["type"] == 6 {
+            // What the host says of virtual functions, in that order.
+            let place = self.guest.inbox.iter().position(|taken| taken.packet_type == PacketType::IN_BAND);
+            let place = place.unwrap_or_else(|| panic!("{at}: no word of the host's: {:x?}", self.guest.inbox));
+            let taken = self.guest.inbox.remove(place).expect("found just now");
+            assert_eq!(Some(taken.id), event["tid"].as_u64(), "{at}");
+            assert_eq!(taken.payload, payload, "{at}");
         } else if event["type"] == 7 {
             let control = word(&payload, 4) == 1;
             let ranges = event["xfer"]["ranges"].as_array().expect("ranges");
@@ -206,7 +258,7 @@ impl Replay {
     }
 
     fn collect_frames(&mut self) {
-        let mut rest = std::collections::VecDeque::new();
+        let mut rest = VecDeque::new();
         while let Some(taken) = self.guest.inbox.pop_front() {
             if taken.is_completion() || taken.is_control() || taken.ranges.is_empty() {
                 rest.push_back(taken);
@@ -216,7 +268,19 @@ impl Replay {
             self.frames.extend(taken.ranges.iter().flat_map(|range| frame(range)));
         }
         self.guest.inbox = rest;
+        // What the recorded host's endpoint sends back comes by the rings whatever the data path; this host's switch knows
+        // which it is.
+        while let Some(frame) = self.vf.as_ref().and_then(GuestVf::receive) {
+            self.frames.push(frame);
+        }
     }
+}
+
+/// The serial numbers that a recorded host said, in that order.
+fn serials(session: &Session) -> VecDeque<u32> {
+    let said = session.events().iter().filter(|event| event["dir"] == "h2g" && event["nvsp"] == 128);
+    let given = said.map(|event| hex(&event["payload"])).filter(|payload| word(payload, 4) != 0);
+    given.map(|payload| word(&payload, 8)).collect()
 }
 
 /// The frame in a range, its VLAN tag put back.
@@ -272,6 +336,14 @@ fn good_sessions_are_clean() {
         "wrap",
         "ring-full",
     ] {
+        assert_eq!(broken_rules(name), [], "{name}");
+    }
+}
+
+/// Offered, used, left, taken back, given again, and taken by surprise, with frames each way on either path.
+#[test]
+fn sessions_with_a_virtual_function_are_clean() {
+    for name in ["vf", "vf-linux", "vf-not-asked"] {
         assert_eq!(broken_rules(name), [], "{name}");
     }
 }
