@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use std::task::Poll;
 use std::time::Duration;
 
-use netvsc::rss::RssKey;
-use netvsc_async::{Error, Event, HashLevel, HashProtocol, Nic, Queue, RequestError, RssSettings};
+use netvsc::rss::{EntryLoads, RssKey, Skew};
+use netvsc_async::{Error, Event, Frame, HashLevel, HashProtocol, Nic, Queue, RequestError, RssSettings};
 use netvsc_host::port::MemoryPort;
 use netvsc_host::{Host, NicId, NicOptions};
 use netvsc_tests::flows::{Flow, toeplitz};
@@ -34,9 +34,9 @@ struct Rig {
     mac: [u8; 6],
 }
 
-/// An adapter with so many queues, on a host that hashes UDP's ports as well if the guest wants it.
+/// An adapter with so many queues, on a host that hashes UDP's ports as well if the guest wants it, and tells the hash.
 async fn up(queues: u16) -> Rig {
-    let host = Host::builder().tune(|settings| settings.rss_udp = true).build();
+    let host = Host::builder().tune(|settings| (settings.rss_udp, settings.rx_hash) = (true, true)).build();
     let far = host.memory_pair();
     let bus = MemBus::new(host.add_nic(NicOptions::new().queues(64)));
     host.spawn();
@@ -58,15 +58,25 @@ impl Rig {
         self.nic.info().scaling.expect("several queues")
     }
 
-    /// The next frames that arrive, and on which queue; the queues are looked at in turn.
+    /// The next frames that arrive, and on which queue.
     async fn arrivals(&mut self) -> (u16, Vec<Vec<u8>>) {
+        self.arriving(|frame| frame.bytes.to_vec()).await
+    }
+
+    /// The hashes that the host tells of the next frames, and on which queue they arrive.
+    async fn arriving_hashes(&mut self) -> (u16, Vec<u32>) {
+        self.arriving(|frame| frame.meta.hash.expect("a hash of each frame").value).await
+    }
+
+    /// What `read` makes of the next frames, and on which queue they arrive; the queues are looked at in turn.
+    async fn arriving<T>(&mut self, read: impl Fn(Frame<'_>) -> T) -> (u16, Vec<T>) {
         let queues = &mut self.queues;
         poll_fn(|cx| {
             for queue in queues.iter_mut() {
                 if queue.rx.poll_ready(cx).is_ready()
                     && let Ok(Some(burst)) = queue.rx.try_recv_burst()
                 {
-                    let frames = burst.iter().map(|frame| frame.bytes.to_vec()).collect();
+                    let frames = burst.iter().map(&read).collect();
                     return Poll::Ready((queue.index(), frames));
                 }
             }
@@ -375,6 +385,65 @@ fn ten_thousand_random_flows_share_four_queues_equally() {
         let left = rig.leave(&frames).await;
         assert_eq!(left.values().sum::<u64>(), FLOWS);
         assert_shared_equally(&left, 4, FLOWS);
+        rig.close().await;
+    });
+}
+
+#[test]
+fn large_flows_that_met_on_one_queue_are_spread() {
+    const QUEUES: [u16; 4] = [0, 1, 2, 3];
+    paused(async {
+        let mut rig = up(4).await;
+        let mut rng = SmallRng::seed_from_u64(8);
+        let before = rig.settings();
+        // Eight large flows that all fall on queue 2, by entries of their own, and 64 small ones.
+        let (mut large, mut entries) = (Vec::new(), HashSet::new());
+        while large.len() < 8 {
+            let flow = Flow::random(&mut rng);
+            let hash = toeplitz(&before.key.0, &flow.hash_input(flow.tcp));
+            if expected_queue(&before, &flow) == 2 && entries.insert(hash as usize % before.table.len()) {
+                large.push(flow);
+            }
+        }
+        let small: Vec<_> = (0..64).map(|_| Flow::random(&mut rng)).collect();
+        let frames: Vec<_> = large
+            .iter()
+            .flat_map(|flow| std::iter::repeat_n(*flow, 50))
+            .chain(small)
+            .map(|flow| flow.frame(rig.mac, FAR, b"load"))
+            .collect();
+        let mut percent = Vec::new();
+        for moves in [true, false] {
+            let mut loads: Vec<_> = QUEUES.map(|_| EntryLoads::new(before.table.len())).into();
+            let mut arrived: HashMap<u16, u64> = HashMap::new();
+            for chunk in frames.chunks(WINDOW) {
+                for frame in chunk {
+                    rig.far.send(frame).expect("room");
+                }
+                let mut left = chunk.len();
+                while left > 0 {
+                    let (queue, hashes) = rig.arriving_hashes().await;
+                    for hash in &hashes {
+                        loads[usize::from(queue)].count(*hash, 1);
+                    }
+                    *arrived.entry(queue).or_default() += hashes.len() as u64;
+                    left -= hashes.len();
+                }
+            }
+            let mut all = loads.remove(0);
+            loads.iter().for_each(|more| all.merge(more));
+            // By entries and by queues it is the same.
+            let skew = all.skew(&rig.settings().table, &QUEUES).expect("a load");
+            assert_eq!(Skew::of(QUEUES.map(|queue| (queue, arrived.get(&queue).copied().unwrap_or(0)))), Some(skew));
+            percent.push(skew.percent);
+            let (settings, moved) = rig.settings().rebalanced(&all, &QUEUES);
+            if moves {
+                assert_eq!(skew.busiest, 2);
+                assert!((4..=12).contains(&moved), "{moved} entries moved");
+                rig.nic.set_rss(settings).await.expect("the host takes them");
+            }
+        }
+        assert!(percent[0] > 300 && percent[1] < 115, "busiest queue's percentage of an equal share: {percent:?}");
         rig.close().await;
     });
 }

@@ -2,10 +2,12 @@
 //!
 //! The host hashes each received frame's addresses (and ports) with a key, looks the hash up in an indirection table, and
 //! puts the frame on the channel that it finds there. [`RssSettings`] is what the guest chooses of it, [`Toeplitz`] the
-//! same hash in software.
+//! same hash in software. [`EntryLoads`] tells which entries should move if the queues are loaded unevenly.
 //!
 //! Sources: NDIS `NDIS_RECEIVE_SCALE_PARAMETERS`; Microsoft's "RSS hashing functions" with its verification suite; Linux
 //! `drivers/net/hyperv/rndis_filter.c` (`rndis_set_rss_param_msg`, `netvsc_hash_key`).
+
+mod balance;
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -13,6 +15,8 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use rndis::rss::{HashInfo, RssCapabilities, RssCapabilityFlags, RssFlags, RssParametersEncoder};
+
+pub use balance::{EntryLoads, Skew};
 
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 40;
