@@ -1,29 +1,21 @@
 //! The clients: building what is ours, running each against a host of its own, reading what it says.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
+use netvsc_benches::compare::report::{Run, median};
+use netvsc_benches::compare::round_trip::Processors;
+use netvsc_benches::compare::{Client, cpu};
+use netvsc_benches::process::{interrupt, ours_says, read, testpmd_says};
 use serde_json::Value;
 
 use crate::case::{Case, Mode, Ours, Work};
-use crate::cpu;
-use crate::host::{Host, interrupt};
-use crate::report::{Run, median};
-use crate::round_trip::Processors;
+use crate::host::Host;
 
 /// Seconds of a run that do not count: DPDK throws frames away when it starts, and the host has to notice.
 const WARM_UP: u32 = 2;
-
-/// Who runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Client {
-    Ours,
-    Dpdk,
-}
 
 /// What has been built, and where it runs.
 #[derive(Debug)]
@@ -182,34 +174,4 @@ fn layers(program: &Path, layer: &str) -> Command {
 fn spawn(mut command: Command) -> anyhow::Result<Child> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     command.spawn().with_context(|| format!("start {}", command.get_program().display()))
-}
-
-/// Reads in the background, lest the pipe fill up.
-fn read(mut from: ChildStdout) -> Receiver<String> {
-    let (sender, text) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if from.read_to_end(&mut bytes).is_ok() {
-            // Nobody reads it if something else failed.
-            let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
-        }
-    });
-    text
-}
-
-/// Packets, and cycles for each.
-fn ours_says(output: &str) -> anyhow::Result<(f64, f64)> {
-    let report: Value = serde_json::from_str(output.lines().last().unwrap_or_default())?;
-    let number = |field: &str| report[field].as_f64().with_context(|| format!("no {field}: {report}"));
-    Ok((number("packets")?, number("cycles_per_packet")?))
-}
-
-/// The same of testpmd's final statistics: "CPU cycles/packet=12.3 (total cycles=… / total io packets=45) at …".
-fn testpmd_says(output: &str) -> anyhow::Result<(f64, f64)> {
-    let Some((_, end)) = output.rsplit_once("CPU cycles/packet=") else {
-        bail!("testpmd says nothing of cycles:\n{output}");
-    };
-    let number = |text: &str| text.split([' ', ')']).next().and_then(|number| number.parse::<f64>().ok());
-    let packets = end.split("packets=").nth(1).and_then(number);
-    packets.zip(number(end)).with_context(|| format!("not understood: {end}"))
 }

@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use netvsc_benches::process::interrupt;
 use serde_json::Value;
 
 use crate::case::{Case, Mode, Work};
@@ -108,11 +109,4 @@ impl Drop for Host {
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.root);
     }
-}
-
-/// Sends SIGINT.
-pub(crate) fn interrupt(child: &Child) -> anyhow::Result<()> {
-    let done = Command::new("kill").args(["-INT", &child.id().to_string()]).status().context("run kill")?;
-    ensure!(done.success(), "kill: {done}");
-    Ok(())
 }

@@ -1,9 +1,8 @@
 //! The ratios as a picture.
 
+use netvsc_benches::compare::report::{Ratios, Row};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-
-use crate::report::{Ratios, Row};
 
 const WIDTH: u32 = 860;
 const ROW: u32 = 28;
@@ -71,8 +70,9 @@ fn draw(rows: &[&Row], text: &mut String) -> Result<(), Box<dyn std::error::Erro
 
 #[cfg(test)]
 mod tests {
+    use netvsc_benches::compare::report::{Pair, Run, Sample};
+
     use super::*;
-    use crate::report::{Pair, Run, Sample};
 
     #[test]
     fn rows_with_packets_are_drawn() {

@@ -9,20 +9,40 @@ const STEADY: f64 = 2.0;
 
 /// What a run has shown.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Run {
-    /// Millions of packets a second.
-    pub(crate) mpps: f64,
+pub struct Run {
+    /// Millions of packets a second; 0 in a run without packets.
+    pub mpps: f64,
     /// Cycles a packet, if there were any.
-    pub(crate) cycles: Option<f64>,
-    /// Processors that were kept busy, of a run without packets.
-    pub(crate) cpu: Option<f64>,
+    pub cycles: Option<f64>,
+    /// Processors that were kept busy, where that counts.
+    pub cpu: Option<f64>,
+}
+
+impl Run {
+    /// Millions of packets a second and processor.
+    fn mpps_of_one(&self) -> Option<f64> {
+        self.cpu.filter(|cpu| self.mpps > 0.0 && *cpu > 0.0).map(|cpu| self.mpps / cpu)
+    }
+}
+
+/// What a row's numbers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Packets a second, of clients that have a processor each and poll.
+    Rate,
+    /// Packets a second of a processor's time.
+    PerProcessor,
+    /// A processor's time, without packets.
+    Idle,
 }
 
 /// A run, and the machine before and after it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Sample {
-    pub(crate) run: Run,
-    pub(crate) round_trips_ns: [f64; 2],
+pub struct Sample {
+    /// What was measured.
+    pub run: Run,
+    /// Before and after.
+    pub round_trips_ns: [f64; 2],
 }
 
 impl Sample {
@@ -41,10 +61,11 @@ impl Sample {
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Run { mpps, cycles, cpu } = self.run;
-        if let Some(cpu) = cpu {
-            write!(f, "{:.2} % of a processor", cpu * 100.0)?;
-        } else {
+        if mpps > 0.0 {
             write!(f, "{mpps:.3} Mpps")?;
+        }
+        if let Some(cpu) = cpu {
+            write!(f, "{}{:.2} % of a processor", if mpps > 0.0 { ", " } else { "" }, cpu * 100.0)?;
         }
         if let Some(cycles) = cycles {
             write!(f, ", {cycles:.0} cycles")?;
@@ -56,14 +77,16 @@ impl fmt::Display for Sample {
 
 /// One run of each.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pair {
-    pub(crate) ours: Sample,
-    pub(crate) dpdk: Sample,
+pub struct Pair {
+    /// This project's.
+    pub ours: Sample,
+    /// DPDK's.
+    pub dpdk: Sample,
 }
 
 impl Pair {
     /// Both ran on the same machine, as far as the round trips tell.
-    pub(crate) fn is_steady(&self) -> bool {
+    pub fn is_steady(&self) -> bool {
         let trips = self.round_trips_ns();
         let (least, most) =
             trips.fold((f64::INFINITY, 0.0_f64), |(least, most), trip| (least.min(trip), most.max(trip)));
@@ -82,11 +105,22 @@ impl Pair {
         self.ours.round_trips_ns.into_iter().chain(self.dpdk.round_trips_ns)
     }
 
-    /// How many times better ours is: packets a second; without packets, DPDK's share of a processor over ours.
+    fn kind(&self) -> Kind {
+        match self.ours.run {
+            Run { cpu: None, .. } => Kind::Rate,
+            Run { mpps, .. } if mpps > 0.0 => Kind::PerProcessor,
+            _ => Kind::Idle,
+        }
+    }
+
+    /// How many times better ours is: packets a second, or a second of a processor's; without packets, DPDK's share of a
+    /// processor over ours.
     fn ratio(&self) -> f64 {
-        match (self.ours.run.cpu, self.dpdk.run.cpu) {
-            (Some(ours), Some(dpdk)) => dpdk / ours,
-            _ => self.ours.run.mpps / self.dpdk.run.mpps,
+        let over = |ours: Option<f64>, theirs: Option<f64>| ours.zip(theirs).map_or(f64::NAN, |(a, b)| a / b);
+        match self.kind() {
+            Kind::Rate => self.ours.run.mpps / self.dpdk.run.mpps,
+            Kind::PerProcessor => over(self.ours.run.mpps_of_one(), self.dpdk.run.mpps_of_one()),
+            Kind::Idle => over(self.dpdk.run.cpu, self.ours.run.cpu),
         }
     }
 }
@@ -100,34 +134,48 @@ impl fmt::Display for Pair {
 
 /// The rounds of one case.
 #[derive(Debug)]
-pub(crate) struct Row {
-    pub(crate) name: String,
+pub struct Row {
+    /// What is compared.
+    pub name: String,
     pairs: Vec<Pair>,
 }
 
 /// What the rounds of a row show.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ratios {
-    pub(crate) median: f64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
+pub struct Ratios {
+    /// The middle one.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The most.
+    pub max: f64,
 }
 
 impl Row {
-    pub(crate) fn new(name: String) -> Self {
+    /// Without rounds.
+    #[must_use]
+    pub fn new(name: String) -> Self {
         Self { name, pairs: Vec::new() }
     }
 
-    pub(crate) fn add(&mut self, pair: Pair) {
+    /// One more round.
+    pub fn add(&mut self, pair: Pair) {
         self.pairs.push(pair);
     }
 
     /// Whether packets were moved in it.
-    pub(crate) fn has_packets(&self) -> bool {
-        self.pairs.iter().all(|pair| pair.ours.run.cpu.is_none())
+    #[must_use]
+    pub fn has_packets(&self) -> bool {
+        self.kind() != Kind::Idle
     }
 
-    pub(crate) fn ratios(&self) -> Ratios {
+    fn kind(&self) -> Kind {
+        self.pairs.first().map_or(Kind::Rate, Pair::kind)
+    }
+
+    /// Of all rounds.
+    #[must_use]
+    pub fn ratios(&self) -> Ratios {
         let ratios = || self.pairs.iter().map(Pair::ratio);
         Ratios {
             median: median(ratios()),
@@ -137,7 +185,7 @@ impl Row {
     }
 
     /// Medians: ours, DPDK's. Nothing if no run has the number.
-    pub(crate) fn medians(&self, number: impl Fn(&Run) -> Option<f64>) -> [Option<f64>; 2] {
+    pub fn medians(&self, number: impl Fn(&Run) -> Option<f64>) -> [Option<f64>; 2] {
         let of = |sample: fn(&Pair) -> &Sample| {
             Some(median(self.pairs.iter().filter_map(|pair| number(&sample(pair).run)))).filter(|it| !it.is_nan())
         };
@@ -154,7 +202,8 @@ impl Row {
     }
 
     /// For scripts.
-    pub(crate) fn json(&self) -> Value {
+    #[must_use]
+    pub fn json(&self) -> Value {
         let ratios = self.ratios();
         let [ours_mpps, dpdk_mpps] = self.medians(|run| Some(run.mpps));
         let [ours_cycles, dpdk_cycles] = self.medians(|run| run.cycles);
@@ -178,13 +227,14 @@ impl Row {
     }
 
     /// What [`json`](Self::json) gave; `None` if this is something else.
-    pub(crate) fn from_json(value: &Value) -> Option<Self> {
+    #[must_use]
+    pub fn from_json(value: &Value) -> Option<Self> {
         let pairs = value["pairs"].as_array()?.iter().map(Pair::from_json).collect::<Option<_>>()?;
         Some(Self { name: value["name"].as_str()?.to_owned(), pairs })
     }
 
     /// The rounds of another run of the same case, too.
-    pub(crate) fn merge(&mut self, other: Self) {
+    pub fn merge(&mut self, other: Self) {
         self.pairs.extend(other.pairs);
     }
 
@@ -198,54 +248,58 @@ impl Row {
     }
 }
 
-/// The rows as tables: those with packets, those without.
-pub(crate) fn markdown(rows: &[Row]) -> String {
-    let (moving, idle): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.has_packets());
-    let mut text = String::new();
-    if !moving.is_empty() {
-        text += "| | ours, Mpps | DPDK, Mpps | ratio, median | min | max | ours, cycles | DPDK, cycles | round trip, ns |\n\
-                 |---|---:|---:|---:|---:|---:|---:|---:|---:|\n";
+/// The rows as tables, one for each kind.
+#[must_use]
+pub fn markdown(rows: &[Row]) -> String {
+    let tables = [(Kind::Rate, RATES), (Kind::PerProcessor, PER_PROCESSOR), (Kind::Idle, IDLE)].map(|(kind, head)| {
+        let lines: String = rows.iter().filter(|row| row.kind() == kind).map(Row::line).collect();
+        if lines.is_empty() { lines } else { format!("{head}{lines}") }
+    });
+    tables.into_iter().filter(|table| !table.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+const RATES: &str = "\
+| | ours, Mpps | DPDK, Mpps | ratio, median | min | max | ours, cycles | DPDK, cycles | round trip, ns |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|
+";
+const PER_PROCESSOR: &str = "\
+| | ours, Mpps | DPDK, Mpps | ours, processors | DPDK | ratio of Mpps a processor, median | min | max | ours, cycles | DPDK, cycles | round trip, ns |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
+";
+const IDLE: &str = "\
+| | ours, % of a processor | DPDK | times less, median | min | max | round trip, ns |
+|---|---:|---:|---:|---:|---:|---:|
+";
+
+impl Row {
+    /// A line of its table.
+    fn line(&self) -> String {
+        let number =
+            |number: Option<f64>, digits: usize| number.map_or("–".to_owned(), |it| format!("{it:.digits$}"));
+        let both =
+            |[ours, dpdk]: [Option<f64>; 2], digits| format!("{} | {}", number(ours, digits), number(dpdk, digits));
+        let Ratios { median, min, max } = self.ratios();
+        let digits = if self.kind() == Kind::Idle { 0 } else { 2 };
+        let mut cells = vec![self.name.clone()];
+        if self.kind() != Kind::Idle {
+            cells.push(both(self.medians(|run| Some(run.mpps)), 3));
+        }
+        match self.kind() {
+            Kind::Rate => {}
+            Kind::PerProcessor => cells.push(both(self.medians(|run| run.cpu), 2)),
+            Kind::Idle => cells.push(both(self.medians(|run| run.cpu.map(|cpu| cpu * 100.0)), 2)),
+        }
+        cells.push(format!("{median:.digits$} | {min:.digits$} | {max:.digits$}"));
+        if self.kind() != Kind::Idle {
+            cells.push(both(self.medians(|run| run.cycles), 0));
+        }
+        cells.push(self.machine());
+        format!("| {} |\n", cells.join(" | "))
     }
-    let number = |number: Option<f64>, digits: usize| number.map_or("–".to_owned(), |it| format!("{it:.digits$}"));
-    for row in &moving {
-        let [ours, dpdk] = row.medians(|run| Some(run.mpps));
-        let [ours_cycles, dpdk_cycles] = row.medians(|run| run.cycles);
-        let Ratios { median, min, max } = row.ratios();
-        let cells = [
-            row.name.clone(),
-            number(ours, 3),
-            number(dpdk, 3),
-            format!("{median:.2} | {min:.2} | {max:.2}"),
-            number(ours_cycles, 0),
-            number(dpdk_cycles, 0),
-            row.machine(),
-        ];
-        text += &format!("| {} |\n", cells.join(" | "));
-    }
-    if !moving.is_empty() && !idle.is_empty() {
-        text += "\n";
-    }
-    if !idle.is_empty() {
-        text += "| | ours, % of a processor | DPDK | times less, median | min | max | round trip, ns |\n\
-                 |---|---:|---:|---:|---:|---:|---:|\n";
-    }
-    for row in &idle {
-        let [ours, dpdk] = row.medians(|run| run.cpu.map(|cpu| cpu * 100.0));
-        let Ratios { median, min, max } = row.ratios();
-        let cells = [
-            row.name.clone(),
-            number(ours, 2),
-            number(dpdk, 2),
-            format!("{median:.0} | {min:.0} | {max:.0}"),
-            row.machine(),
-        ];
-        text += &format!("| {} |\n", cells.join(" | "));
-    }
-    text
 }
 
 /// The middle one; of an even number, the mean of the two in the middle. Not a number if there are none.
-pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let Some(last) = values.len().checked_sub(1) else { return f64::NAN };
@@ -308,5 +362,15 @@ mod tests {
         assert_eq!(row.json()["ratio_median"].as_f64(), Some(200.0));
         assert!(row.json()["ours_cycles"].is_null());
         assert!(markdown(&[row]).ends_with("| idle | 0.50 | 100.00 | 200 | 200 | 200 | 65 |\n"));
+    }
+
+    #[test]
+    fn packets_of_a_processors_time_are_compared_where_both_are_known() {
+        let sample = |mpps, cpu| Sample { run: Run { mpps, cycles: None, cpu: Some(cpu) }, round_trips_ns: [65.0; 2] };
+        let mut row = Row::new("rxonly".into());
+        row.add(Pair { ours: sample(0.5, 0.25), dpdk: sample(0.5, 1.0) });
+        assert!(row.has_packets());
+        let line = "| rxonly | 0.500 | 0.500 | 0.25 | 1.00 | 4.00 | 4.00 | 4.00 | – | – | 65 |\n";
+        assert!(markdown(&[row]).ends_with(line));
     }
 }

@@ -7,18 +7,20 @@ use std::time::Instant;
 use anyhow::Context;
 use core_affinity::CoreId;
 
-use crate::report::median;
+use super::report::median;
 
 /// Times there and back, the median of which counts: who is interrupted now and then does not change it.
 const SAMPLES: u64 = 50;
 /// Turns in each.
 const TURNS: u64 = 2000;
 
-/// Where host and client run.
+/// Where the two ends run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Processors {
-    pub(crate) host: usize,
-    pub(crate) client: usize,
+pub struct Processors {
+    /// The other end.
+    pub host: usize,
+    /// What is measured.
+    pub client: usize,
 }
 
 impl FromStr for Processors {
@@ -37,12 +39,20 @@ impl FromStr for Processors {
 #[repr(align(128))]
 struct Line(AtomicU64);
 
-/// Nanoseconds.
-pub(crate) fn measure(processors: Processors) -> anyhow::Result<f64> {
+/// The processor of this number.
+///
+/// # Errors
+/// If this process may not run there.
+pub fn core(id: usize) -> anyhow::Result<CoreId> {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
-    let core = |id: usize| -> anyhow::Result<CoreId> {
-        cores.iter().copied().find(|core| core.id == id).with_context(|| format!("processor {id} cannot be used"))
-    };
+    cores.into_iter().find(|core| core.id == id).with_context(|| format!("processor {id} cannot be used"))
+}
+
+/// Nanoseconds.
+///
+/// # Errors
+/// If one of the processors cannot be used.
+pub fn measure(processors: Processors) -> anyhow::Result<f64> {
     let (first, second) = (core(processors.host)?, core(processors.client)?);
     let ball = Line(AtomicU64::new(0));
     // Threads of their own: this one is not to be bound to a processor.
