@@ -76,14 +76,14 @@ mod tests {
 
     #[test]
     fn rows_with_packets_are_drawn() {
-        let row = |name: &str, cpu: Option<f64>| {
+        let row = |name: &str, rates: [[f64; 2]; 2], cpu: Option<f64>| {
             let sample = |mpps| Sample { run: Run { mpps, cycles: None, cpu }, round_trips_ns: [65.0; 2] };
             let mut row = Row::new(name.into());
-            row.add(Pair { ours: sample(15.5), dpdk: sample(9.1) });
-            row.add(Pair { ours: sample(14.5), dpdk: sample(9.3) });
+            rates.map(|[ours, dpdk]| row.add(Pair { ours: sample(ours), dpdk: sample(dpdk) }));
             row
         };
-        let picture = svg(&[row("txonly 64 B", None), row("idle", Some(0.5))]).unwrap();
+        let moving = row("txonly 64 B", [[15.5, 9.1], [14.5, 9.3]], None);
+        let picture = svg(&[moving, row("idle", [[0.0; 2]; 2], Some(0.5))]).unwrap();
         assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"));
         assert!(picture.contains("txonly 64 B") && picture.contains("15.00 / 9.20 Mpps"), "{picture}");
         assert!(!picture.contains("idle"), "{picture}");
