@@ -1,5 +1,6 @@
 //! Start and end of a session: `REMOTE_NDIS_INITIALIZE_MSG`, `_CMPLT` and `REMOTE_NDIS_HALT_MSG`.
 
+use super::fixed::message;
 use crate::bytes::{put_u32, room};
 use crate::error::{EmitError, ParseError};
 use crate::message::{MessageHeader, MessageType, RequestId};
@@ -11,57 +12,17 @@ use crate::status::Status;
 /// shifts out.
 pub const MAX_ALIGNMENT_LOG2: u32 = 12;
 
-/// Starts a session (`REMOTE_NDIS_INITIALIZE_MSG`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Initialize {
-    /// Id that the answer repeats.
-    pub request_id: RequestId,
-    /// Major protocol version, 1.
-    pub major_version: u32,
-    /// Minor protocol version, 0.
-    pub minor_version: u32,
-    /// Largest message the guest takes, in bytes; Linux and DPDK say 0x4000, FreeBSD 2048.
-    pub max_transfer_size: u32,
-}
-
-impl Initialize {
-    /// Bytes of the message.
-    pub const LEN: usize = 24;
-
-    /// Reads the message at the start of `range`.
-    ///
-    /// # Errors
-    ///
-    /// [`ParseError`] naming the header field that is wrong or the first field that is missing.
-    pub fn parse(range: &[u8]) -> Result<Self, ParseError> {
-        let fields = MessageHeader::expect(range, MessageType::INITIALIZE)?;
-        Ok(Self {
-            request_id: RequestId(fields.u32("RequestID", 8)?),
-            major_version: fields.u32("MajorVersion", 12)?,
-            minor_version: fields.u32("MinorVersion", 16)?,
-            max_transfer_size: fields.u32("MaxTransferSize", 20)?,
-        })
-    }
-
-    /// Bytes that [`Self::emit`] writes.
-    #[must_use]
-    pub const fn buffer_len(&self) -> usize {
-        Self::LEN
-    }
-
-    /// Writes the message to the start of `out` and says how many bytes it took.
-    ///
-    /// # Errors
-    ///
-    /// [`EmitError::BufferTooSmall`] if `out` is shorter than [`Self::buffer_len`].
-    pub fn emit(&self, out: &mut [u8]) -> Result<usize, EmitError> {
-        let out = room(out, Self::LEN)?;
-        MessageHeader::put(out, MessageType::INITIALIZE, Self::LEN as u32);
-        put_u32(out, 8, self.request_id.0);
-        put_u32(out, 12, self.major_version);
-        put_u32(out, 16, self.minor_version);
-        put_u32(out, 20, self.max_transfer_size);
-        Ok(Self::LEN)
+message! {
+    /// Starts a session (`REMOTE_NDIS_INITIALIZE_MSG`).
+    Initialize = INITIALIZE, 24 bytes {
+        /// Id that the answer repeats.
+        8 => request_id: RequestId = "RequestID",
+        /// Major protocol version, 1.
+        12 => major_version: u32 = "MajorVersion",
+        /// Minor protocol version, 0.
+        16 => minor_version: u32 = "MinorVersion",
+        /// Largest message the guest takes, in bytes; Linux and DPDK say 0x4000, FreeBSD 2048.
+        20 => max_transfer_size: u32 = "MaxTransferSize",
     }
 }
 
@@ -171,43 +132,11 @@ impl InitializeComplete {
     }
 }
 
-/// Ends a session (`REMOTE_NDIS_HALT_MSG`); the host does not answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Halt {
-    /// Id, which nothing repeats.
-    pub request_id: RequestId,
-}
-
-impl Halt {
-    /// Bytes of the message.
-    pub const LEN: usize = 12;
-
-    /// Reads the message at the start of `range`.
-    ///
-    /// # Errors
-    ///
-    /// [`ParseError`] naming the header field that is wrong or the first field that is missing.
-    pub fn parse(range: &[u8]) -> Result<Self, ParseError> {
-        let fields = MessageHeader::expect(range, MessageType::HALT)?;
-        Ok(Self { request_id: RequestId(fields.u32("RequestID", 8)?) })
-    }
-
-    /// Bytes that [`Self::emit`] writes.
-    #[must_use]
-    pub const fn buffer_len(&self) -> usize {
-        Self::LEN
-    }
-
-    /// Writes the message to the start of `out` and says how many bytes it took.
-    ///
-    /// # Errors
-    ///
-    /// [`EmitError::BufferTooSmall`] if `out` is shorter than [`Self::buffer_len`].
-    pub fn emit(&self, out: &mut [u8]) -> Result<usize, EmitError> {
-        let out = room(out, Self::LEN)?;
-        MessageHeader::put(out, MessageType::HALT, Self::LEN as u32);
-        put_u32(out, 8, self.request_id.0);
-        Ok(Self::LEN)
+message! {
+    /// Ends a session (`REMOTE_NDIS_HALT_MSG`); the host does not answer.
+    Halt = HALT, 12 bytes {
+        /// Id, which nothing repeats.
+        8 => request_id: RequestId = "RequestID",
     }
 }
 

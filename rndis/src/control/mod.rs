@@ -7,6 +7,7 @@
 //! Source: [MS-RNDIS] 2.2; Linux `include/linux/rndis.h`, `drivers/net/hyperv/rndis_filter.c`; OpenVMM
 //! `netvsp/src/rndisprot.rs`.
 
+mod fixed;
 mod indicate;
 mod initialize;
 mod keepalive;
