@@ -1,11 +1,8 @@
 //! A queue and the host end of its channel, on one thread.
 
-use std::convert::Infallible;
-use std::task::{Context, Poll};
-
 use netvsc::queue::{AggregateLimits, Queue, QueueSettings, ReceiveBuffer, SendBuffer};
 use nvsp::{ChannelType, RndisPacket, RndisPacketComplete, Status};
-use vmbus::bus::{Channel, ChannelInfo, ChannelParts, Doorbell, Interrupt};
+use vmbus::bus::{ChannelInfo, ChannelParts, Silent};
 use vmbus::guid::Guid;
 use vmbus::memory::{HeapMemory, SharedMemoryExt};
 use vmbus::packet::{PacketType, TransactionId, TransferPages, TransferRange};
@@ -23,47 +20,8 @@ const SEND_SECTION: u32 = 6144;
 const SEND_SECTIONS: u32 = 170;
 const SET_ID: u16 = 0xCAFE;
 
-/// A doorbell that nobody hears: the host end looks when it is told to.
-#[derive(Debug, Clone, Copy)]
-pub struct Silent;
-
-impl vmbus::ErrorType for Silent {
-    type Error = Infallible;
-}
-
-impl Doorbell for Silent {
-    fn signal(&self) -> Result<(), Infallible> {
-        Ok(())
-    }
-}
-
-impl Interrupt for Silent {
-    fn poll_latched(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Pending
-    }
-}
-
-/// The guest's end of the channel.
-#[derive(Debug)]
-pub struct HeapChannel(ChannelParts<HeapMemory, Silent, Silent>);
-
-impl vmbus::ErrorType for HeapChannel {
-    type Error = Infallible;
-}
-
-impl Channel for HeapChannel {
-    type Memory = HeapMemory;
-    type Doorbell = Silent;
-    type Interrupt = Silent;
-
-    fn info(&self) -> &ChannelInfo {
-        &self.0.info
-    }
-
-    fn into_parts(self) -> ChannelParts<HeapMemory, Silent, Silent> {
-        self.0
-    }
-}
+/// The guest's end of the channel. Nobody hears its signals: the host end looks when it is told to.
+pub type HeapChannel = ChannelParts<HeapMemory, Silent, Silent>;
 
 /// The host's end.
 #[derive(Debug)]
@@ -88,7 +46,7 @@ pub fn link() -> (Queue<HeapChannel>, HostEnd) {
     let (to_host, to_guest) = (ring(), ring());
     let receive = HeapMemory::zeroed((RECEIVE_SECTIONS * RECEIVE_SECTION) as usize);
     let send = HeapMemory::zeroed((SEND_SECTIONS * SEND_SECTION) as usize);
-    let channel = HeapChannel(ChannelParts {
+    let channel = ChannelParts {
         // A subchannel has no control messages and keeps no section for them.
         info: ChannelInfo::new(RelId(1), Guid::default(), Guid::default(), 1),
         outgoing: to_host.clone(),
@@ -96,7 +54,7 @@ pub fn link() -> (Queue<HeapChannel>, HostEnd) {
         ring_header_bytes: CONTROL_BYTES,
         doorbell: Silent,
         interrupt: Silent,
-    });
+    };
     let mut queue = Queue::new(channel, QueueSettings::default()).expect("good rings");
     let buffer = ReceiveBuffer {
         memory: receive.clone(),

@@ -1,4 +1,4 @@
-//! The backend: `vmbus::bus::Bus` and `Channel` on top of [`Ram`], two [`Line`]s and a [`Host`].
+//! The backend: `vmbus::bus::Bus` on top of [`Ram`], two [`Line`]s and a [`Host`].
 //!
 //! What the driver wants becomes a [`Request`] to the host, what the host answers becomes a [`BusEvent`]. Nothing here knows
 //! what a network adapter is: the same backend carries any VMBus device.
@@ -12,11 +12,10 @@
 //! | `close` | `Close` | |
 
 use std::collections::{BTreeMap, VecDeque};
-use std::convert::Infallible;
 use std::fmt;
 use std::task::{Context, Poll};
 
-use vmbus::bus::{BufferWish, Bus, BusEvent, Channel, ChannelInfo, ChannelParts, PartsOf, Purpose, RelId, RingSizes};
+use vmbus::bus::{BufferWish, Bus, BusEvent, ChannelInfo, ChannelParts, Purpose, RelId, RingSizes};
 use vmbus::gpadl::{GpadlId, page_numbers};
 use vmbus::guid::Guid;
 use vmbus::memory::{HeapMemory, PAGE_SIZE, SharedMemory};
@@ -67,6 +66,9 @@ impl vmbus::Error for FlatError {
         }
     }
 }
+
+/// An open channel. There is nothing to it but its parts.
+pub(crate) type FlatChannel = ChannelParts<HeapMemory, Line, Line>;
 
 /// A bus with one device on it.
 #[derive(Debug)]
@@ -225,9 +227,8 @@ impl Bus for FlatBus {
         self.ask(Request::Open { pages: pages_of(&rings), outgoing_pages, interrupt: interrupt.clone() });
         let doorbell = self.doorbell.clone();
         let ring_header_bytes = PAGE_SIZE;
-        self.channel = Some(FlatChannel {
-            parts: ChannelParts { info: self.offer, outgoing, incoming, ring_header_bytes, doorbell, interrupt },
-        });
+        let info = self.offer;
+        self.channel = Some(ChannelParts { info, outgoing, incoming, ring_header_bytes, doorbell, interrupt });
         self.rings = Some(rings);
         Ok(())
     }
@@ -261,29 +262,5 @@ impl Bus for FlatBus {
         let moved = self.host.step(rung);
         self.take_answers();
         moved
-    }
-}
-
-/// An open channel. It is made of parts and taken apart again: there is nothing to it.
-#[derive(Debug)]
-pub(crate) struct FlatChannel {
-    parts: PartsOf<Self>,
-}
-
-impl ErrorType for FlatChannel {
-    type Error = Infallible;
-}
-
-impl Channel for FlatChannel {
-    type Memory = HeapMemory;
-    type Doorbell = Line;
-    type Interrupt = Line;
-
-    fn info(&self) -> &ChannelInfo {
-        &self.parts.info
-    }
-
-    fn into_parts(self) -> PartsOf<Self> {
-        self.parts
     }
 }

@@ -21,9 +21,11 @@
 //! address where GPA-direct shall work), GPADL create and teardown from a list of page numbers, open and close of a
 //! channel from a ring GPADL, "signal", and "wait": a latch that may coalesce and may wake without cause. Optional:
 //! [`Bus::run_host`], by which a deterministic, single-threaded backend lets its host take a step.
-//! [`HeapMemory`](crate::memory::HeapMemory) is shared memory without `unsafe` code of your own. Rings handed out by
+//! [`HeapMemory`](crate::memory::HeapMemory) is shared memory without `unsafe` code of your own, [`ChannelParts`] is a channel
+//! as it is, and [`Silent`] stands for signals that a test bed does without. Rings handed out by
 //! [`Bus::take`] must be zeroed before every open. `examples/foreign_backend` is a whole backend with its own host.
 
+use core::convert::Infallible;
 use core::task::{Context, Poll};
 
 use crate::error::ErrorType;
@@ -72,6 +74,26 @@ impl<T: Interrupt + ?Sized> Interrupt for &mut T {
 
     fn can_unmask(&self) -> bool {
         (**self).can_unmask()
+    }
+}
+
+/// A signal that nobody hears, and one that never comes: for channels whose two ends take turns on one thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Silent;
+
+impl ErrorType for Silent {
+    type Error = Infallible;
+}
+
+impl Doorbell for Silent {
+    fn signal(&self) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+impl Interrupt for Silent {
+    fn poll_latched(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Pending
     }
 }
 
@@ -135,6 +157,31 @@ pub trait Channel: ErrorType + Send + 'static {
 
     /// Takes it apart.
     fn into_parts(self) -> ChannelParts<Self::Memory, Self::Doorbell, Self::Interrupt>;
+}
+
+/// A channel that is nothing but its parts: a backend need not have a type of its own for them.
+impl<M, D, I> Channel for ChannelParts<M, D, I>
+where
+    M: SharedMemory,
+    D: Doorbell + Send + 'static,
+    I: Interrupt<Error = D::Error> + Send + 'static,
+{
+    type Memory = M;
+    type Doorbell = D;
+    type Interrupt = I;
+
+    fn info(&self) -> &ChannelInfo {
+        &self.info
+    }
+
+    fn into_parts(self) -> Self {
+        self
+    }
+}
+
+/// Its errors are those of its signals.
+impl<M, D: ErrorType, I> ErrorType for ChannelParts<M, D, I> {
+    type Error = D::Error;
 }
 
 /// The parts of channel `C`.

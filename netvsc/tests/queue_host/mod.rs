@@ -4,13 +4,12 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 
 use netvsc::meta::TxMeta;
 use netvsc::queue::{AggregateLimits, Burst, Queue, QueueSettings, ReceiveBuffer, SendBuffer};
 use nvsp::{ChannelType, RndisPacket, RndisPacketComplete, Status};
 use rndis::packet::{BatchLimits, PacketEncoder, PacketMsg};
-use vmbus::bus::{Channel, ChannelInfo, ChannelParts, Doorbell, Interrupt};
+use vmbus::bus::{ChannelInfo, ChannelParts, Doorbell, Silent};
 use vmbus::gpadl::GpaRanges;
 use vmbus::guid::Guid;
 use vmbus::memory::{HeapMemory, SharedMemoryExt};
@@ -42,40 +41,7 @@ impl Doorbell for Bell {
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct NoInterrupt;
-
-impl vmbus::ErrorType for NoInterrupt {
-    type Error = Infallible;
-}
-
-impl Interrupt for NoInterrupt {
-    fn poll_latched(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Pending
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct TestChannel(ChannelParts<HeapMemory, Bell, NoInterrupt>);
-
-impl vmbus::ErrorType for TestChannel {
-    type Error = Infallible;
-}
-
-impl Channel for TestChannel {
-    type Memory = HeapMemory;
-    type Doorbell = Bell;
-    type Interrupt = NoInterrupt;
-
-    fn info(&self) -> &ChannelInfo {
-        &self.0.info
-    }
-
-    fn into_parts(self) -> ChannelParts<HeapMemory, Bell, NoInterrupt> {
-        self.0
-    }
-}
-
+pub(crate) type TestChannel = ChannelParts<HeapMemory, Bell, Silent>;
 pub(crate) type TestQueue = Queue<TestChannel>;
 
 /// What a test wants its channel to be.
@@ -160,14 +126,14 @@ pub(crate) fn pair_with(setup: Setup, settings: QueueSettings) -> (TestQueue, Ho
     let direct = HeapMemory::zeroed(setup.direct_pages.max(1) * 4096).with_gpa(DIRECT_GPA);
     let bell = Bell::default();
     let guid = Guid::default();
-    let channel = TestChannel(ChannelParts {
+    let channel = ChannelParts {
         info: ChannelInfo::new(RelId(1), guid, guid, setup.subchannel),
         outgoing: to_host.clone(),
         incoming: to_guest.clone(),
         ring_header_bytes: 4096,
         doorbell: bell.clone(),
-        interrupt: NoInterrupt,
-    });
+        interrupt: Silent,
+    };
     let mut queue = Queue::new(channel, settings).unwrap();
     if setup.direct_pages > 0 {
         queue.attach_direct(direct.clone()).unwrap();

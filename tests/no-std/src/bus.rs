@@ -5,9 +5,7 @@ use core::convert::Infallible;
 use core::task::{Context, Poll};
 
 use vmbus::ErrorType;
-use vmbus::bus::{
-    BufferWish, Bus, BusEvent, Channel, ChannelInfo, ChannelParts, Doorbell, Interrupt, PartsOf, RingSizes,
-};
+use vmbus::bus::{BufferWish, Bus, BusEvent, ChannelInfo, ChannelParts, RingSizes, Silent};
 use vmbus::gpadl::GpadlId;
 use vmbus::guid::Guid;
 use vmbus::memory::{HeapMemory, PAGE_SIZE, SharedMemory};
@@ -29,7 +27,22 @@ impl Rings {
     pub fn new() -> Self {
         Self { outgoing: HeapMemory::zeroed(RING_BYTES), incoming: HeapMemory::zeroed(RING_BYTES) }
     }
+
+    /// A channel with these rings. Nobody waits for its signals: host and guest take turns on one thread.
+    pub fn into_channel(self) -> OneChannel {
+        ChannelParts {
+            info: info(),
+            outgoing: self.outgoing,
+            incoming: self.incoming,
+            ring_header_bytes: PAGE_SIZE,
+            doorbell: Silent,
+            interrupt: Silent,
+        }
+    }
 }
+
+/// The bus's channel.
+pub type OneChannel = ChannelParts<HeapMemory, Silent, Silent>;
 
 /// The bus.
 pub struct OneChannelBus {
@@ -72,69 +85,12 @@ impl Bus for OneChannelBus {
     }
 
     fn take(&mut self, _: RelId) -> Option<OneChannel> {
-        Some(OneChannel { info: info(), rings: self.rings.clone() })
+        Some(self.rings.clone().into_channel())
     }
 
     fn close(&mut self, _: RelId) {}
 
     fn poll_event(&mut self, _: &mut Context<'_>) -> Poll<Result<BusEvent, Infallible>> {
         self.events.pop_front().map_or(Poll::Pending, |event| Poll::Ready(Ok(event)))
-    }
-}
-
-/// Its channel.
-pub struct OneChannel {
-    info: ChannelInfo,
-    rings: Rings,
-}
-
-impl OneChannel {
-    /// A channel with these rings.
-    pub fn new(rings: Rings) -> Self {
-        Self { info: info(), rings }
-    }
-}
-
-impl ErrorType for OneChannel {
-    type Error = Infallible;
-}
-
-impl Channel for OneChannel {
-    type Memory = HeapMemory;
-    type Doorbell = Silent;
-    type Interrupt = Silent;
-
-    fn info(&self) -> &ChannelInfo {
-        &self.info
-    }
-
-    fn into_parts(self) -> PartsOf<Self> {
-        ChannelParts {
-            info: self.info,
-            outgoing: self.rings.outgoing,
-            incoming: self.rings.incoming,
-            ring_header_bytes: PAGE_SIZE,
-            doorbell: Silent,
-            interrupt: Silent,
-        }
-    }
-}
-
-/// Signals that nobody waits for: host and guest take turns on one thread.
-pub struct Silent;
-
-impl ErrorType for Silent {
-    type Error = Infallible;
-}
-
-impl Doorbell for Silent {
-    fn signal(&self) -> Result<(), Infallible> {
-        Ok(())
-    }
-}
-
-impl Interrupt for Silent {
-    fn poll_latched(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Pending
     }
 }

@@ -7,7 +7,7 @@ use vmbus::memory::{HeapMemory, PAGE_SIZE, SharedMemoryExt};
 use vmbus::packet::{PacketType, TransactionId, TransferPages, TransferRange};
 use vmbus::ring::{Consumer, MappedRing, Outgoing, Producer};
 
-use crate::bus::{OneChannel, Rings};
+use crate::bus::Rings;
 
 const SECTION_BYTES: u32 = 2048;
 
@@ -17,7 +17,7 @@ pub fn there_and_back() -> Option<()> {
     let mut host_in = Consumer::new(MappedRing::new(rings.outgoing.clone(), PAGE_SIZE).ok()?);
     let mut host_out = Producer::new(MappedRing::new(rings.incoming.clone(), PAGE_SIZE).ok()?);
     let (receive, send) = (HeapMemory::zeroed(4 * PAGE_SIZE), HeapMemory::zeroed(4 * PAGE_SIZE));
-    let mut queue = Queue::new(OneChannel::new(rings), QueueSettings::default()).ok()?;
+    let mut queue = Queue::new(rings.into_channel(), QueueSettings::default()).ok()?;
     let set_id = BufferId::RECEIVE.0;
     queue
         .attach_receive(ReceiveBuffer { memory: receive.clone(), set_id, section_bytes: SECTION_BYTES, sections: 8 })

@@ -1,13 +1,10 @@
 //! The bus: memory, events and rings, all of them reachable from the other side.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use vmbus::bus::{
-    BufferWish, Bus, BusEvent, Channel, ChannelInfo, ChannelParts, Doorbell, Interrupt, PartsOf, Purpose, RingSizes,
-};
+use vmbus::bus::{BufferWish, Bus, BusEvent, ChannelInfo, ChannelParts, Purpose, RingSizes, Silent};
 use vmbus::error::{Error, ErrorKind, ErrorType};
 use vmbus::gpadl::GpadlId;
 use vmbus::guid::Guid;
@@ -36,6 +33,9 @@ pub enum Ring {
 pub(super) fn offer(channel: RelId, subchannel: u16) -> ChannelInfo {
     ChannelInfo::new(channel, Guid::from_bytes([0x63; 16]), Guid::from_bytes([7; 16]), subchannel)
 }
+
+/// A channel whose rings the other side has, too. Nobody hears its signals: the session gives everybody a turn anyway.
+pub(super) type HostileChannel = ChannelParts<HeapMemory, Silent, Silent>;
 
 /// What both sides reach.
 #[derive(Debug, Default)]
@@ -180,7 +180,14 @@ impl Bus for HostileBus {
         let incoming = HeapMemory::zeroed(rings.incoming_bytes);
         shared.to_host = Some(outgoing.clone());
         shared.to_guest = Some(incoming.clone());
-        shared.ready = Some(HostileChannel { info: offer(channel, 0), outgoing, incoming });
+        shared.ready = Some(ChannelParts {
+            info: offer(channel, 0),
+            outgoing,
+            incoming,
+            ring_header_bytes: PAGE_SIZE,
+            doorbell: Silent,
+            interrupt: Silent,
+        });
         shared.tell(BusEvent::Opened(channel));
         Ok(())
     }
@@ -198,58 +205,5 @@ impl Bus for HostileBus {
             Some(event) => Poll::Ready(Ok(event)),
             None => Poll::Pending,
         }
-    }
-}
-
-/// A channel whose rings the other side has, too.
-#[derive(Debug)]
-pub struct HostileChannel {
-    info: ChannelInfo,
-    outgoing: HeapMemory,
-    incoming: HeapMemory,
-}
-
-impl ErrorType for HostileChannel {
-    type Error = Infallible;
-}
-
-impl Channel for HostileChannel {
-    type Memory = HeapMemory;
-    type Doorbell = Silent;
-    type Interrupt = Silent;
-
-    fn info(&self) -> &ChannelInfo {
-        &self.info
-    }
-
-    fn into_parts(self) -> PartsOf<Self> {
-        ChannelParts {
-            info: self.info,
-            outgoing: self.outgoing,
-            incoming: self.incoming,
-            ring_header_bytes: PAGE_SIZE,
-            doorbell: Silent,
-            interrupt: Silent,
-        }
-    }
-}
-
-/// Signals that nobody hears: the session gives everybody a turn anyway.
-#[derive(Debug)]
-pub struct Silent;
-
-impl ErrorType for Silent {
-    type Error = Infallible;
-}
-
-impl Doorbell for Silent {
-    fn signal(&self) -> Result<(), Infallible> {
-        Ok(())
-    }
-}
-
-impl Interrupt for Silent {
-    fn poll_latched(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Pending
     }
 }
