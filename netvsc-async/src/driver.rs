@@ -674,12 +674,13 @@ impl<B: Bus> Driver<B> {
         }
     }
 
-    fn update_info(&self) {
+    fn update_info(&mut self) {
         if let (Some(info), Some(common)) = (self.nic.info(), self.running.as_ref().and_then(|r| r.common.upgrade())) {
             *common.info.lock().unwrap_or_else(PoisonError::into_inner) = info.clone();
         }
-        if let (Some(info), Some(side)) = (self.nic.info(), &self.vf) {
-            side.scaling_changed(&self.shared_lanes(), info.scaling.as_ref());
+        let lanes = self.shared_lanes();
+        if let (Some(info), Some(side)) = (self.nic.info(), &mut self.vf) {
+            side.scaling_changed(&lanes, info.scaling.as_ref());
         }
     }
 

@@ -74,8 +74,16 @@ counters! {
         vf_tx_bytes,
         /// Frames not sent.
         vf_tx_dropped,
+        /// Frames received and not passed on, or known to be lost in a function that vanished. Linux does not count them.
+        vf_rx_dropped,
+        /// Frames received by a queue of the function that is not the one of the adapter's queue that they are for: copied once
+        /// more. Linux has nothing like it.
+        vf_rx_steered,
     }
 }
+
+/// Of [`VfStats`], those that Linux has.
+const VF_STATS_OF_LINUX: usize = 5;
 
 counters! {
     /// Frames of one queue, sent.
@@ -203,7 +211,11 @@ impl<'a> NicStats<'a> {
             let rx = queue.rx.iter().map(move |(name, value)| (StatName::RxQueue { number, name }, value));
             tx.chain(rx)
         });
-        global.iter().chain(self.vf.iter()).map(|(name, value)| (StatName::Device(name), value)).chain(queues)
+        global
+            .iter()
+            .chain(self.vf.iter().take(VF_STATS_OF_LINUX))
+            .map(|(name, value)| (StatName::Device(name), value))
+            .chain(queues)
     }
 
     /// Our own counters, summed.
@@ -217,7 +229,7 @@ impl<'a> NicStats<'a> {
         Totals {
             rx_packets: rx.packets.wrapping_add(self.vf.vf_rx_packets),
             rx_bytes: rx.bytes.wrapping_add(self.vf.vf_rx_bytes),
-            rx_dropped: extra.rx_dropped,
+            rx_dropped: extra.rx_dropped.wrapping_add(self.vf.vf_rx_dropped),
             multicast: extra.rx_multicast,
             tx_packets: tx.packets.wrapping_add(self.vf.vf_tx_packets),
             tx_bytes: tx.bytes.wrapping_add(self.vf.vf_tx_bytes),
@@ -348,8 +360,8 @@ mod tests {
         queues[0].tx.packets = 1;
         queues[1].tx.packets = 2;
         queues[1].extra.tx_dropped = 4;
-        let vf = VfStats { vf_tx_packets: 8, vf_tx_dropped: 16, ..VfStats::default() };
+        let vf = VfStats { vf_tx_packets: 8, vf_tx_dropped: 16, vf_rx_dropped: 32, ..VfStats::default() };
         let totals = NicStats::new(&queues, vf).totals();
-        assert_eq!((totals.tx_packets, totals.tx_dropped), (11, 20));
+        assert_eq!((totals.tx_packets, totals.tx_dropped, totals.rx_dropped), (11, 20, 32));
     }
 }

@@ -202,12 +202,11 @@ impl VfLane {
         self.mux.receive_from_rings();
     }
 
-    pub(crate) fn set_rules(&mut self, rules: RxRules) {
-        self.mux.set_rules(rules);
-    }
-
-    pub(crate) fn rules(&self) -> &RxRules {
-        self.mux.rules()
+    /// For all queues that share the device.
+    pub(crate) fn set_rules(&mut self, rules: &Arc<RxRules>) {
+        if let Some(vf) = self.mux.vf_mut() {
+            vf.set_rules(Arc::clone(rules));
+        }
     }
 
     pub(crate) fn stats(&self) -> VfStats {

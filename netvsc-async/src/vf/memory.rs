@@ -29,7 +29,7 @@ use futures::future::{self, BoxFuture};
 use futures::task::AtomicWaker;
 use netvsc::LinkState;
 use netvsc::info::MacAddress;
-use netvsc::meta::RxMeta;
+use netvsc::meta::{Hash, RxMeta};
 use netvsc::queue::FrameSink;
 use netvsc::vf::{VfQueue, VfSendError};
 use netvsc_host::vf::{GuestVf, VfSendError as HostError};
@@ -98,6 +98,12 @@ impl VfBackend for MemoryBackend {
 #[derive(Debug, Default)]
 struct Wakers {
     events: AtomicWaker,
+    queues: Mutex<Vec<Arc<QueueWakers>>>,
+}
+
+/// Those of one queue.
+#[derive(Debug, Default)]
+struct QueueWakers {
     received: AtomicWaker,
     sent: AtomicWaker,
 }
@@ -109,8 +115,10 @@ impl Wake for Wakers {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.events.wake();
-        self.received.wake();
-        self.sent.wake();
+        for queue in &*lock(&self.queues) {
+            queue.received.wake();
+            queue.sent.wake();
+        }
     }
 }
 
@@ -193,9 +201,13 @@ impl VfWatch for MemoryWatch {
         device.open();
         let up = device.link_up();
         self.link = up;
-        let queue = MemoryQueue { device: device.clone(), wakers: Arc::clone(&self.wakers) };
-        let device = Arc::new(MemoryVf { device });
-        future::ok(OpenedVf { device, queues: vec![BoxVf::new(queue)], link: link_state(up) }).boxed()
+        let own: Vec<_> = std::iter::repeat_with(Arc::<QueueWakers>::default).take(device.queues()).collect();
+        lock(&self.wakers.queues).clone_from(&own);
+        let queue = |(index, own)| {
+            BoxVf::new(MemoryQueue { device: device.clone(), index, all: Arc::clone(&self.wakers), own })
+        };
+        let queues = own.into_iter().enumerate().map(queue).collect();
+        future::ok(OpenedVf { device: Arc::new(MemoryVf { device }), queues, link: link_state(up) }).boxed()
     }
 }
 
@@ -233,40 +245,43 @@ impl VfHandle for MemoryVf {
 
 struct MemoryQueue {
     device: GuestVf,
-    wakers: Arc<Wakers>,
+    index: usize,
+    all: Arc<Wakers>,
+    own: Arc<QueueWakers>,
 }
 
 impl VfQueue for MemoryQueue {
     fn send(&mut self, frame: &[u8]) -> Result<(), VfSendError> {
-        self.device.send(frame).map_err(|error| match error {
+        self.device.send_on(self.index, frame).map_err(|error| match error {
             HostError::Full => VfSendError::Full,
             _ => VfSendError::NotReady,
         })
     }
 
     fn room(&mut self) -> usize {
-        if self.device.link_up() { self.device.capacity().saturating_sub(self.device.outstanding()) } else { 0 }
+        if self.device.link_up() { self.device.capacity().saturating_sub(self.outstanding()) } else { 0 }
     }
 
     fn flush(&mut self) {}
 
     fn outstanding(&mut self) -> usize {
-        self.device.outstanding()
+        self.device.outstanding_on(self.index)
     }
 
     fn has_received(&mut self) -> bool {
-        self.device.received().is_some()
+        self.device.received_on(self.index).is_some()
     }
 
     fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> usize {
         let mut got = 0;
         while got < max
-            && let Some(len) = self.device.received()
+            && let Some(len) = self.device.received_on(self.index)
             && let Some(room) = sink.buffer(len)
         {
-            let Some(frame) = self.device.receive() else { break };
-            room.copy_from_slice(&frame);
-            sink.commit(len, RxMeta::default());
+            let Some(frame) = self.device.receive_on(self.index) else { break };
+            room.copy_from_slice(&frame.bytes);
+            let hash = frame.hash.map(|(value, covers)| Hash { value, covers });
+            sink.commit(len, RxMeta { hash, ..RxMeta::default() });
             got += 1;
         }
         got
@@ -279,14 +294,14 @@ impl VfQueue for MemoryQueue {
 
 impl AsyncVfQueue for MemoryQueue {
     fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.wakers.received.register(cx.waker());
-        self.device.register_waker(&Waker::from(Arc::clone(&self.wakers)));
+        self.own.received.register(cx.waker());
+        self.device.register_waker(&Waker::from(Arc::clone(&self.all)));
         if self.has_received() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn poll_sent(&mut self, cx: &mut Context<'_>, at_most: usize) -> Poll<()> {
-        self.wakers.sent.register(cx.waker());
-        self.device.register_waker(&Waker::from(Arc::clone(&self.wakers)));
-        if self.device.outstanding() <= at_most || !self.device.is_present() { Poll::Ready(()) } else { Poll::Pending }
+        self.own.sent.register(cx.waker());
+        self.device.register_waker(&Waker::from(Arc::clone(&self.all)));
+        if self.outstanding() <= at_most || !self.device.is_present() { Poll::Ready(()) } else { Poll::Pending }
     }
 }

@@ -14,7 +14,7 @@ use netvsc::vf::{Action, Input, RxRules, Task};
 use netvsc::{DeviceInfo, LinkState, PacketFilter};
 use vmbus::bus::Channel;
 
-use super::backend::{Adapter, BoxVf, OpenedVf, VfBackend, VfEvent, VfHandle, VfWatch, VfWish};
+use super::backend::{Adapter, OpenedVf, VfBackend, VfEvent, VfHandle, VfWatch, VfWish};
 use super::group::VfGroup;
 use crate::queue::{Shared, VfLane};
 
@@ -36,6 +36,8 @@ pub(crate) struct VfSide {
     promiscuous: bool,
     /// Tags of received frames stay in them.
     tags_stay: bool,
+    /// What the device's frames are made to look like.
+    rules: Arc<RxRules>,
 }
 
 impl VfSide {
@@ -51,6 +53,7 @@ impl VfSide {
             mtu: 0,
             promiscuous: false,
             tags_stay,
+            rules: Arc::new(RxRules::new(tags_stay, None)),
         }
     }
 
@@ -200,13 +203,10 @@ impl VfSide {
     }
 
     /// Received frames are spread in another way.
-    pub(crate) fn scaling_changed<C: Channel>(&self, lanes: &[Arc<Shared<C>>], scaling: Option<&RssSettings>) {
-        if self.device.is_some() {
-            with_each(lanes, |_, vf| {
-                if !vf.rules().is_for(scaling) {
-                    vf.set_rules(RxRules::new(self.tags_stay, scaling));
-                }
-            });
+    pub(crate) fn scaling_changed<C: Channel>(&mut self, lanes: &[Arc<Shared<C>>], scaling: Option<&RssSettings>) {
+        if self.device.is_some() && !self.rules.is_for(scaling) {
+            self.rules = Arc::new(RxRules::new(self.tags_stay, scaling));
+            with_each(lanes, |_, vf| vf.set_rules(&self.rules));
         }
     }
 
@@ -238,7 +238,8 @@ impl VfSide {
             self.put_back(info);
         }
         let live: Vec<_> = lanes.iter().filter(|shared| shared.ended().is_none()).cloned().collect();
-        let mut groups = dealt(queues, live.len().max(1)).into_iter();
+        let indices: Vec<u16> = live.iter().map(|shared| shared.index).collect();
+        let mut groups = VfGroup::deal(queues, &indices, Arc::clone(&self.rules)).into_iter();
         with_each(&live, |shared, vf| {
             if let Some(group) = groups.next() {
                 vf.attach(group);
@@ -282,16 +283,4 @@ fn with_each<C: Channel>(lanes: &[Arc<Shared<C>>], mut work: impl FnMut(&Shared<
             work(shared, vf);
         }
     }
-}
-
-/// The queues of the device dealt out to so many of the adapter, by turns.
-fn dealt(queues: Vec<BoxVf>, lanes: usize) -> Vec<VfGroup> {
-    let mut groups: Vec<VfGroup> = Vec::new();
-    for (at, queue) in queues.into_iter().enumerate() {
-        match groups.get_mut(at % lanes) {
-            Some(group) => group.push(queue),
-            None => groups.push(VfGroup::new(queue)),
-        }
-    }
-    groups
 }

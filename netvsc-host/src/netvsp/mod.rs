@@ -53,6 +53,8 @@ use crate::report::{Leaks, NicCounters, NicReport};
 use crate::switch::PacketFilter;
 use crate::violation::{Strictness, Violation, ViolationKind, ViolationLog};
 use crate::vmbus_server::{Event, Server};
+pub(crate) use rss::Rss;
+
 use link::Link;
 use queue::{HeldUp, Queue};
 use session::Session;

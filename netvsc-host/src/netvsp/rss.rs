@@ -15,7 +15,7 @@ const MAX_INPUT: usize = 36;
 
 /// Receive-side scaling as the guest set it.
 #[derive(Debug, Clone)]
-pub(super) struct Rss {
+pub(crate) struct Rss {
     types: HashInfo,
     table: Vec<u32>,
     toeplitz: Toeplitz,
@@ -23,19 +23,19 @@ pub(super) struct Rss {
 
 impl Rss {
     /// `table` is not empty.
-    pub(super) fn new(hash_info: HashInfo, key: &[u8], table: Vec<u32>) -> Self {
+    pub(crate) fn new(hash_info: HashInfo, key: &[u8], table: Vec<u32>) -> Self {
         Self { types: hash_info.types(), table, toeplitz: Toeplitz::new(key) }
     }
 
     /// The queue for a frame with this hash.
-    pub(super) fn queue(&self, hash: Option<FlowHash>) -> usize {
+    pub(crate) fn queue(&self, hash: Option<FlowHash>) -> usize {
         let Some(hash) = hash else { return 0 };
         let queue = self.table.get(hash.value as usize % self.table.len().max(1));
         queue.map_or(0, |&queue| queue as usize)
     }
 
     /// The hash of a frame with these headers, and what it covers.
-    pub(super) fn hash(&self, frame: &[u8], headers: &Headers) -> Option<FlowHash> {
+    pub(crate) fn hash(&self, frame: &[u8], headers: &Headers) -> Option<FlowHash> {
         let packet = frame.get(headers.network..)?;
         match headers.version {
             IpVersion::V4 => self.hash_v4(packet),
@@ -89,14 +89,14 @@ impl Rss {
 
 /// A frame's hash, and what it covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FlowHash {
-    pub(super) value: u32,
+pub(crate) struct FlowHash {
+    pub(crate) value: u32,
     covers: HashInfo,
 }
 
 impl FlowHash {
     /// As the guest is told.
-    pub(super) fn info(self) -> HashInfo {
+    pub(crate) fn info(self) -> HashInfo {
         self.covers | HashInfo::TOEPLITZ
     }
 }

@@ -16,7 +16,7 @@ use super::queue::{CONTROL_RESERVE, Queue};
 use super::session::Phase;
 use super::{Nic, vf_transaction_ids};
 use crate::port::{Frame, Port};
-use crate::vf::{Device, VfEnd, VfManner};
+use crate::vf::{Device, VfEnd, VfManner, VfOptions};
 use crate::violation::ViolationKind;
 
 /// What the NIC knows of its VF.
@@ -67,11 +67,11 @@ impl Vf {
 }
 
 impl Nic {
-    pub(crate) fn plug_vf(&mut self, serial: u32, capacity: usize) -> Option<Arc<Device>> {
+    pub(crate) fn plug_vf(&mut self, options: VfOptions) -> Option<Arc<Device>> {
         if self.vf.device.is_some() {
             return None;
         }
-        let device = Device::new(serial, self.config.mac, capacity, self.server.port().latch().clone());
+        let device = Device::new(options, self.config.mac, self.server.port().latch().clone());
         self.vf.device = Some(VfEnd::memory(Arc::clone(&device)));
         Some(device)
     }

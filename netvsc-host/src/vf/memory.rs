@@ -7,9 +7,65 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use futures::task::AtomicWaker;
+use rndis::ppi::HashInfo;
 use vmbus::mem::Latch;
 
-/// A VF as the guest has it: one pair of rings. Clones are the same device.
+use crate::netvsp::Rss;
+use crate::offload::headers::Headers;
+
+/// What a VF in memory is: [`Host::plug_vf_with`](crate::Host::plug_vf_with).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct VfOptions {
+    serial: u32,
+    capacity: usize,
+    queues: usize,
+    key: Vec<u8>,
+    types: HashInfo,
+    table: Vec<u32>,
+    tells_hash: bool,
+}
+
+impl VfOptions {
+    /// One pair of rings, each of which holds `capacity` frames.
+    pub fn new(serial: u32, capacity: usize) -> Self {
+        let (key, table) = (Vec::new(), Vec::new());
+        Self { serial, capacity, queues: 1, key, types: HashInfo(0), table, tells_hash: false }
+    }
+
+    /// Pairs of rings, at least one. What the guest is to receive comes by the first, unless it is spread
+    /// ([`spread`](Self::spread)).
+    pub fn queues(mut self, queues: usize) -> Self {
+        self.queues = queues.max(1);
+        self
+    }
+
+    /// How the device spreads what the guest is to receive: by a hash of these types with this key, the hash modulo the length
+    /// of the table being the entry that says the queue, modulo the number of queues. It is the device's own, whatever the guest
+    /// has set for the NIC; frames that are not hashed come by queue 0.
+    pub fn spread(mut self, key: &[u8], types: HashInfo, table: &[u32]) -> Self {
+        (self.key, self.types, self.table) = (key.to_vec(), types, table.to_vec());
+        self
+    }
+
+    /// Whether the guest is given the hash with each frame ([`GuestVf::receive_on`]). Default: no.
+    pub fn tells_hash(mut self, tells: bool) -> Self {
+        self.tells_hash = tells;
+        self
+    }
+}
+
+/// A frame that came by a VF.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReceivedFrame {
+    /// From the Ethernet header on.
+    pub bytes: Vec<u8>,
+    /// The device's hash of it, if it tells: the value, and what it covers.
+    pub hash: Option<(u32, HashInfo)>,
+}
+
+/// A VF as the guest has it: pairs of rings, one unless [`VfOptions::queues`] says otherwise. Clones are the same device.
 #[derive(Clone)]
 pub struct GuestVf {
     pub(super) device: Arc<Device>,
@@ -88,44 +144,89 @@ impl GuestVf {
     pub fn close(&self) {
         let mut wire = self.device.wire();
         wire.open = false;
-        wire.to_guest.clear();
+        wire.pairs.iter_mut().for_each(|pair| pair.to_guest.clear());
     }
 
-    /// Sends a frame.
+    /// Pairs of rings.
+    #[must_use]
+    pub fn queues(&self) -> usize {
+        self.device.queues
+    }
+
+    /// Sends a frame, by the first queue.
     ///
     /// # Errors
     /// [`VfSendError`]: the frame was not taken.
     pub fn send(&self, frame: &[u8]) -> Result<(), VfSendError> {
+        self.send_on(0, frame)
+    }
+
+    /// Sends a frame by a queue.
+    ///
+    /// # Errors
+    /// [`VfSendError`]: the frame was not taken.
+    ///
+    /// # Panics
+    /// If there is no such queue.
+    pub fn send_on(&self, queue: usize, frame: &[u8]) -> Result<(), VfSendError> {
         let mut wire = self.device.wire();
         if !wire.present || !wire.open || !wire.link_up {
             return Err(VfSendError::Down);
         }
-        if wire.from_guest.len() >= self.device.capacity {
+        let pair = &mut wire.pairs[queue];
+        if pair.from_guest.len() >= self.device.capacity {
             return Err(VfSendError::Full);
         }
-        wire.from_guest.push_back(frame.to_vec());
+        pair.from_guest.push_back(frame.to_vec());
         drop(wire);
         self.device.host.set();
         Ok(())
     }
 
-    /// Frames that were taken and have not left: of a device that vanished, those that were inside.
+    /// Frames that were taken and have not left, on all queues: of a device that vanished, those that were inside.
     #[must_use]
     pub fn outstanding(&self) -> usize {
-        let wire = self.device.wire();
-        wire.from_guest.len() + wire.lost
+        self.device.wire().pairs.iter().map(Pair::outstanding).sum()
     }
 
-    /// The length of the next received frame. What was received can be read after the device has vanished.
+    /// As [`outstanding`](Self::outstanding), on one queue.
+    ///
+    /// # Panics
+    /// If there is no such queue.
+    #[must_use]
+    pub fn outstanding_on(&self, queue: usize) -> usize {
+        self.device.wire().pairs[queue].outstanding()
+    }
+
+    /// The length of the next received frame, on whichever queue. What was received can be read after the device has vanished.
     #[must_use]
     pub fn received(&self) -> Option<usize> {
-        self.device.wire().to_guest.front().map(Vec::len)
+        self.device.wire().pairs.iter().find_map(Pair::received)
     }
 
-    /// The next received frame.
+    /// As [`received`](Self::received), on one queue.
+    ///
+    /// # Panics
+    /// If there is no such queue.
+    #[must_use]
+    pub fn received_on(&self, queue: usize) -> Option<usize> {
+        self.device.wire().pairs[queue].received()
+    }
+
+    /// The next received frame, that of which [`received`](Self::received) speaks.
     #[must_use]
     pub fn receive(&self) -> Option<Vec<u8>> {
-        self.device.wire().to_guest.pop_front()
+        let mut wire = self.device.wire();
+        wire.pairs.iter_mut().find_map(|pair| pair.to_guest.pop_front()).map(|frame| frame.bytes)
+    }
+
+    /// As [`receive`](Self::receive), on one queue.
+    ///
+    /// # Panics
+    /// If there is no such queue.
+    #[must_use]
+    pub fn receive_on(&self, queue: usize) -> Option<ReceivedFrame> {
+        self.device.wire().pairs[queue].to_guest.pop_front()
     }
 
     /// Has `waker` woken when something is received, sent, or changes.
@@ -139,6 +240,10 @@ pub(crate) struct Device {
     pub(super) serial: u32,
     mac: [u8; 6],
     capacity: usize,
+    queues: usize,
+    /// How what the guest is to receive is spread.
+    rss: Option<Rss>,
+    tells_hash: bool,
     wire: Mutex<Wire>,
     host: Latch,
     guest: AtomicWaker,
@@ -155,17 +260,37 @@ struct Wire {
     present: bool,
     open: bool,
     link_up: bool,
-    to_guest: VecDeque<Vec<u8>>,
+    pairs: Vec<Pair>,
+    /// The pair that is asked first for what the guest sends: none is served before the others have been.
+    next: usize,
+}
+
+/// A pair of rings.
+#[derive(Debug, Default)]
+struct Pair {
+    to_guest: VecDeque<ReceivedFrame>,
     from_guest: VecDeque<Vec<u8>>,
-    /// Frames that were inside when it vanished.
+    /// Frames that were inside when the device vanished.
     lost: usize,
 }
 
+impl Pair {
+    fn outstanding(&self) -> usize {
+        self.from_guest.len() + self.lost
+    }
+
+    fn received(&self) -> Option<usize> {
+        self.to_guest.front().map(|frame| frame.bytes.len())
+    }
+}
+
 impl Device {
-    pub(crate) fn new(serial: u32, mac: [u8; 6], capacity: usize, host: Latch) -> Arc<Self> {
-        let (to_guest, from_guest) = (VecDeque::new(), VecDeque::new());
-        let wire = Mutex::new(Wire { present: true, open: false, link_up: true, to_guest, from_guest, lost: 0 });
-        Arc::new(Self { serial, mac, capacity, wire, host, guest: AtomicWaker::new() })
+    pub(crate) fn new(options: VfOptions, mac: [u8; 6], host: Latch) -> Arc<Self> {
+        let VfOptions { serial, capacity, queues, key, types, table, tells_hash } = options;
+        let pairs = std::iter::repeat_with(Pair::default).take(queues).collect();
+        let wire = Mutex::new(Wire { present: true, open: false, link_up: true, pairs, next: 0 });
+        let rss = (!table.is_empty()).then(|| Rss::new(types, &key, table));
+        Arc::new(Self { serial, mac, capacity, queues, rss, tells_hash, wire, host, guest: AtomicWaker::new() })
     }
 
     fn wire(&self) -> MutexGuard<'_, Wire> {
@@ -174,34 +299,50 @@ impl Device {
 
     /// A frame for the guest; false if there is no room.
     pub(super) fn deliver(&self, frame: &[u8]) -> bool {
+        let (queue, hash) = match &self.rss {
+            None => (0, None),
+            Some(rss) => {
+                let hash = Headers::parse(frame).and_then(|headers| rss.hash(frame, &headers));
+                (rss.queue(hash) % self.queues, hash)
+            }
+        };
         let mut wire = self.wire();
-        let room = wire.present && wire.open && wire.link_up && wire.to_guest.len() < self.capacity;
+        let takes = wire.present && wire.open && wire.link_up;
+        let ring = &mut wire.pairs[queue].to_guest;
+        let room = takes && ring.len() < self.capacity;
         if room {
-            wire.to_guest.push_back(frame.to_vec());
+            let hash = hash.filter(|_| self.tells_hash).map(|hash| (hash.value, hash.info()));
+            ring.push_back(ReceivedFrame { bytes: frame.to_vec(), hash });
         }
         drop(wire);
         self.guest.wake();
         room
     }
 
-    /// The next frame of the guest's.
+    /// The next frame of the guest's, of its queues in turn.
     pub(super) fn take(&self) -> Option<Vec<u8>> {
-        let frame = self.wire().from_guest.pop_front();
-        if frame.is_some() {
-            self.guest.wake();
-        }
-        frame
+        let mut wire = self.wire();
+        let first = wire.next;
+        let mut order = (0..self.queues).map(|at| (first + at) % self.queues);
+        let (queue, frame) = order.find_map(|queue| Some((queue, wire.pairs[queue].from_guest.pop_front()?)))?;
+        wire.next = (queue + 1) % self.queues;
+        drop(wire);
+        self.guest.wake();
+        Some(frame)
     }
 
     /// Takes it out of the guest; what it was given to send has left before, or is lost. How much is lost.
     pub(super) fn remove(&self, lose: bool) -> usize {
         let mut wire = self.wire();
         wire.present = false;
-        if lose {
-            wire.lost += wire.from_guest.len();
-            wire.from_guest.clear();
-        }
-        let lost = wire.lost;
+        let lost = wire.pairs.iter_mut().map(|pair| {
+            if lose {
+                pair.lost += pair.from_guest.len();
+                pair.from_guest.clear();
+            }
+            pair.lost
+        });
+        let lost = lost.sum();
         drop(wire);
         self.guest.wake();
         lost
@@ -209,7 +350,7 @@ impl Device {
 
     /// Whether nothing of the guest's is left in it.
     pub(super) fn is_empty(&self) -> bool {
-        self.wire().from_guest.is_empty()
+        self.wire().pairs.iter().all(|pair| pair.from_guest.is_empty())
     }
 
     pub(super) fn set_link(&self, up: bool) {

@@ -29,7 +29,7 @@ use crate::port::Port;
 
 pub(crate) use end::VfEnd;
 pub(crate) use memory::Device;
-pub use memory::{GuestVf, VfSendError};
+pub use memory::{GuestVf, ReceivedFrame, VfOptions, VfSendError};
 pub use script::{Scene, Script, ScriptOptions, Step, UnknownScene, Wait};
 pub use servicing::{MemoryVfs, Servicing, ServicingThread, Turn, VfDevices};
 #[cfg(all(feature = "veth", target_os = "linux"))]
@@ -55,8 +55,14 @@ impl Host {
     /// The guest is not told of it by the NIC: see [`associate_vf`](Self::associate_vf).
     #[must_use]
     pub fn plug_vf(&self, nic: NicId, serial: u32, capacity: usize) -> Option<GuestVf> {
+        self.plug_vf_with(nic, VfOptions::new(serial, capacity))
+    }
+
+    /// As [`plug_vf`](Self::plug_vf), with several queues.
+    #[must_use]
+    pub fn plug_vf_with(&self, nic: NicId, options: VfOptions) -> Option<GuestVf> {
         let mut device = None;
-        self.with_nic(nic, |nic| device = nic.plug_vf(serial, capacity));
+        self.with_nic(nic, |nic| device = nic.plug_vf(options));
         device.map(|device| GuestVf { device })
     }
 

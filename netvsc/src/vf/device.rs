@@ -67,6 +67,33 @@ pub trait VfQueue {
         0
     }
 
+    /// Whether it can send at all. One that cannot only receives, and frames are sent by the rings.
+    fn can_send(&self) -> bool {
+        true
+    }
+
+    /// Frames that were received, or were to be, and are known to be lost, since this was last asked: what was in a device that
+    /// vanished, say.
+    fn take_received_lost(&mut self) -> u64 {
+        0
+    }
+
+    /// Frames that came by the queue of another since this was last asked; see [`Share`](super::Share).
+    fn take_steered(&mut self) -> u64 {
+        0
+    }
+
+    /// Takes what the device has received by now, on whichever of its queues, as far as some of it may be for this one:
+    /// [`receive`](Self::receive) gives it before anything that comes later. One that has nothing to do with other queues need
+    /// not do anything.
+    fn collect(&mut self) {}
+
+    /// Whether the metadata of what it receives are complete, tag and hash as [`RxRules`](super::RxRules) have them. If not, they
+    /// are completed: a hash of the device's own, with whatever key, is not believed.
+    fn completes(&self) -> bool {
+        false
+    }
+
     /// Whether something was received.
     fn has_received(&mut self) -> bool;
 

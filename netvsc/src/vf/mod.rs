@@ -11,6 +11,7 @@
 //! | `io` | [`Input`], [`Action`], [`Event`], [`Counters`] |
 //! | `device` | [`VfDevice`], [`VfQueue`]: what a VF has to be able to do |
 //! | `mux` | [`Mux`]: two paths made one, for each queue |
+//! | `spread` | [`Share`]: what the device has spread over its queues, spread as the rings have it |
 //! | `prepare` | checksums, tags and segmentation in software |
 //! | `rules` | tags and hashes of received frames in software |
 //!
@@ -33,6 +34,7 @@ mod mux;
 mod prepare;
 mod rules;
 mod settings;
+mod spread;
 
 pub use device::{VfDevice, VfQueue, VfSendError};
 pub use io::{Action, Counters, Event, Input, SwitchId, Task};
@@ -40,3 +42,4 @@ pub use machine::{Machine, Stage};
 pub use mux::{Mux, SyntheticPath, Way};
 pub use rules::RxRules;
 pub use settings::Settings;
+pub use spread::{Lock, OneThread, Share, Surroundings};

@@ -225,6 +225,7 @@ impl<V: VfQueue> Mux<V> {
     /// included that it gave up before. What it had received is kept, and received in its turn.
     pub fn detach(&mut self) -> u64 {
         self.receive_from_rings();
+        self.account();
         let Some(mut vf) = self.vf.take() else { return 0 };
         let inside = vf.outstanding() as u64 + vf.take_lost();
         self.stats.vf_tx_dropped += inside;
@@ -240,7 +241,7 @@ impl<V: VfQueue> Mux<V> {
     pub fn send_by(&mut self, path: Path) {
         self.flush();
         self.sending = match (path, self.sending) {
-            (Path::VirtualFunction, _) if self.vf.is_some() => Sending::ToVf,
+            (Path::VirtualFunction, _) if self.vf.as_ref().is_some_and(VfQueue::can_send) => Sending::ToVf,
             (_, Sending::Rings | Sending::Detour) => Sending::Rings,
             // Also if nothing has been sent there yet: something may be left from before.
             (_, Sending::ToVf | Sending::Vf | Sending::ToRings) => Sending::ToRings,
@@ -309,13 +310,13 @@ impl<V: VfQueue> Mux<V> {
 
     /// Receives what was taken out of VFs that were closed, and nothing else: for a queue that has ended.
     pub fn receive_kept<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> usize {
-        let Self { first, stats, rules, .. } = self;
+        let Self { first, stats, .. } = self;
         first.retain(|first| matches!(first, First::Kept(_)));
         let mut got = 0;
         while got < max
             && let Some(First::Kept(kept)) = first.front_mut()
         {
-            got += give(kept, sink, max - got, stats, rules);
+            got += give(kept, sink, max - got, stats);
             if !kept.is_empty() {
                 break;
             }
@@ -341,9 +342,10 @@ impl<V: VfQueue> Mux<V> {
         }
         self.turn = None;
         let Some(vf) = &mut self.vf else { return };
+        vf.collect();
         let mut kept = Kept::default();
         let most = vf.receive_capacity();
-        vf.receive(&mut kept, most);
+        vf.receive(&mut Completed { sink: &mut kept, rules: rules_for(vf, &self.rules) }, most);
         if !kept.frames.is_empty() {
             self.first.push_back(First::Kept(kept.frames));
         }
@@ -370,7 +372,7 @@ impl<V: VfQueue> Mux<V> {
                     (frames, more != More::NoRoom)
                 }
                 Some(First::Kept(kept)) => {
-                    let frames = give(kept, sink, max - got, &mut self.stats, &self.rules);
+                    let frames = give(kept, sink, max - got, &mut self.stats);
                     let more = kept.is_empty();
                     if more {
                         self.first.pop_front();
@@ -409,12 +411,17 @@ impl<V: VfQueue> Mux<V> {
             Some(turn) => turn,
             none => {
                 rings.pump()?;
-                let end = rings.position() + rings.backlog() as u64;
-                none.insert(Turn { rings: end, vf: vf.receive_capacity() })
+                let backlog = rings.backlog();
+                if backlog > 0 {
+                    // It may have come after the way back, and what came by other queues of the device before it.
+                    vf.collect();
+                }
+                none.insert(Turn { rings: rings.position() + backlog as u64, vf: vf.receive_capacity() })
             }
         };
-        let mut marked = Marked { sink, stats: &mut self.stats, rules: &self.rules };
-        let frames = vf.receive(&mut marked, max.min(turn.vf));
+        let mut counted = Counted { sink, stats: &mut self.stats };
+        let rules = rules_for(vf, &self.rules);
+        let frames = vf.receive(&mut Completed { sink: &mut counted, rules }, max.min(turn.vf));
         turn.vf -= frames.min(turn.vf);
         if frames == max {
             return Ok((frames, true));
@@ -424,11 +431,12 @@ impl<V: VfQueue> Mux<V> {
             return Ok((frames, false));
         }
         let end = turn.rings;
-        let (more_frames, more) = receive_up_to(rings, marked.sink, end, max - frames)?;
+        let (more_frames, more) = receive_up_to(rings, counted.sink, end, max - frames)?;
         if more != More::No {
             return Ok((frames + more_frames, more == More::Yes));
         }
         self.turn = None;
+        self.account();
         // Another turn only if this one found something.
         Ok((frames + more_frames, frames + more_frames > 0))
     }
@@ -463,6 +471,14 @@ impl<V: VfQueue> Mux<V> {
             let lost = vf.take_lost();
             self.stats.vf_tx_dropped += lost;
             self.given_up += lost;
+        }
+    }
+
+    /// Counts what the VF says of frames that were received, or were to be.
+    fn account(&mut self) {
+        if let Some(vf) = &mut self.vf {
+            self.stats.vf_rx_dropped += vf.take_received_lost();
+            self.stats.vf_rx_steered += vf.take_steered();
         }
     }
 
@@ -581,39 +597,65 @@ const MAX_RANGES_OF_A_FRAME: u64 = 64;
 const LEAST_SEGMENT: usize = 1000;
 
 /// Gives frames that were kept.
-fn give<S: FrameSink>(
-    kept: &mut VecDeque<(Vec<u8>, RxMeta)>,
-    sink: &mut S,
-    max: usize,
-    stats: &mut VfStats,
-    rules: &RxRules,
-) -> usize {
+fn give<S: FrameSink>(kept: &mut VecDeque<(Vec<u8>, RxMeta)>, sink: &mut S, max: usize, stats: &mut VfStats) -> usize {
     let mut given = 0;
-    let mut marked = Marked { sink, stats, rules };
+    let mut counted = Counted { sink, stats };
     while given < max
         && let Some((frame, meta)) = kept.front()
     {
-        if frame.len() > marked.max_frame() {
-            kept.pop_front();
-            continue;
+        if let Some(room) = counted.buffer(frame.len()) {
+            room.copy_from_slice(frame);
+            counted.commit(frame.len(), *meta);
+            given += 1;
+        } else if frame.len() <= counted.max_frame() {
+            break;
+        } else {
+            counted.stats.vf_rx_dropped += 1;
         }
-        let Some(room) = marked.buffer(frame.len()) else { break };
-        room.copy_from_slice(frame);
-        marked.commit(frame.len(), *meta);
         kept.pop_front();
-        given += 1;
     }
     given
 }
 
-/// A sink for frames of the VF: completes their metadata, says which path they came by, and counts them.
-struct Marked<'a, S> {
-    sink: &'a mut S,
-    stats: &'a mut VfStats,
-    rules: &'a RxRules,
+/// The rules for what comes by this VF: `None` if it keeps to them by itself.
+fn rules_for<'a, V: VfQueue>(vf: &V, rules: &'a RxRules) -> Option<&'a RxRules> {
+    (!vf.completes()).then_some(rules)
 }
 
-impl<S: FrameSink> FrameSink for Marked<'_, S> {
+/// A sink for frames of the VF: completes their metadata.
+struct Completed<'a, S> {
+    sink: S,
+    rules: Option<&'a RxRules>,
+}
+
+impl<S: FrameSink> FrameSink for Completed<'_, S> {
+    #[inline]
+    fn buffer(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.sink.buffer(len)
+    }
+
+    fn commit(&mut self, len: usize, mut meta: RxMeta) {
+        let len = match self.rules {
+            // The frame once more.
+            Some(rules) => self.sink.buffer(len).map_or(len, |frame| rules.apply(frame, &mut meta)),
+            None => len,
+        };
+        self.sink.commit(len, meta);
+    }
+
+    #[inline]
+    fn max_frame(&self) -> usize {
+        self.sink.max_frame()
+    }
+}
+
+/// A sink for frames of the VF: says which path they came by, and counts them.
+struct Counted<'a, S> {
+    sink: &'a mut S,
+    stats: &'a mut VfStats,
+}
+
+impl<S: FrameSink> FrameSink for Counted<'_, S> {
     #[inline]
     fn buffer(&mut self, len: usize) -> Option<&mut [u8]> {
         self.sink.buffer(len)
@@ -622,10 +664,7 @@ impl<S: FrameSink> FrameSink for Marked<'_, S> {
     fn commit(&mut self, len: usize, meta: RxMeta) {
         self.stats.vf_rx_packets += 1;
         self.stats.vf_rx_bytes += len as u64;
-        let mut meta = RxMeta { path: Path::VirtualFunction, ..meta };
-        // The frame once more.
-        let len = self.sink.buffer(len).map_or(len, |frame| self.rules.apply(frame, &mut meta));
-        self.sink.commit(len, meta);
+        self.sink.commit(len, RxMeta { path: Path::VirtualFunction, ..meta });
     }
 
     #[inline]

@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+use rndis::rss::HashInfo;
+
 use crate::meta::{Hash, RxMeta, Vlan};
 use crate::rss::{RssSettings, Toeplitz};
 use crate::steering::Flow;
@@ -55,14 +57,24 @@ impl RxRules {
             frame.copy_within(ADDRESSES + TAG.., ADDRESSES);
             len -= TAG;
         }
-        if meta.hash.is_none()
-            && let Some((settings, toeplitz)) = &self.hash
-            && let Some(flow) = Flow::of(&frame[..len])
-            && let Some((covers, input)) = flow.input_of_host(settings.hash_types)
-        {
-            meta.hash = Some(Hash { value: toeplitz.hash(input), covers });
-        }
+        // One of the device's is made with who knows what key.
+        meta.hash = self.hash(&frame[..len]);
         len
+    }
+
+    /// The hash that the rings would have given.
+    fn hash(&self, frame: &[u8]) -> Option<Hash> {
+        let (settings, toeplitz) = self.hash.as_ref()?;
+        let flow = Flow::of(frame)?;
+        let (covers, input) = flow.input_of_host(settings.hash_types)?;
+        Some(Hash { value: toeplitz.hash(input), covers: covers | HashInfo::TOEPLITZ })
+    }
+
+    /// The queue by which the rings would have given a frame with this hash: the primary one if it has none.
+    pub(super) fn queue_of(&self, hash: Option<Hash>) -> u16 {
+        let (Some((settings, _)), Some(hash)) = (&self.hash, hash) else { return 0 };
+        let entry = (hash.value as usize).checked_rem(settings.table.len());
+        entry.and_then(|entry| settings.table.get(entry)).copied().unwrap_or(0)
     }
 }
 
@@ -80,7 +92,6 @@ mod tests {
 
     use super::*;
     use crate::rss::RssKey;
-    use rndis::rss::HashInfo;
 
     /// UDP over IPv4, from the verification suite of Microsoft's "RSS hashing types".
     fn frame(tagged: bool) -> Vec<u8> {
@@ -91,6 +102,20 @@ mod tests {
         frame.extend([8, 0, 0x45, 0, 0, 28, 0, 1, 0, 0, 64, 6, 0, 0, 66, 9, 149, 187, 161, 142, 100, 80]);
         frame.extend([0x0A, 0xEA, 0x06, 0xE6, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0, 0, 0, 0, 0, 0, 0]);
         frame
+    }
+
+    #[test]
+    fn a_hash_of_the_device_is_replaced_by_that_of_the_rings() {
+        let rules = RxRules::new(false, Some(&scaling()));
+        let (mut of_device, mut without) = (RxMeta::default(), RxMeta::default());
+        of_device.hash = Some(Hash { value: 1, covers: HashInfo::UDP_IPV4 });
+        rules.apply(&mut frame(false), &mut of_device);
+        rules.apply(&mut frame(false), &mut without);
+        assert_eq!(of_device.hash, without.hash);
+        assert!(without.hash.is_some_and(|hash| hash.value != 1));
+        assert_eq!(without.hash.map(|hash| hash.covers), Some(HashInfo::TOEPLITZ | HashInfo::IPV4), "as hosts say it");
+        RxRules::default().apply(&mut frame(false), &mut of_device);
+        assert_eq!(of_device.hash, None, "as by rings that are not told to hash");
     }
 
     fn scaling() -> RssSettings {
