@@ -3,81 +3,136 @@
 //! accepted is delivered, once and in the order of its flow; only what was inside a VF that vanished is missing, and that much
 //! is reported; in the end everything has been given back.
 //!
+//! The adapter has one to four queues, and so has the device, which spreads what it receives by a key and a table of its own:
+//! each flow is received by one of the adapter's queues all the same, with the same hash, whatever path its frames took.
+//!
 //! A schedule is a seed: `VF_SEEDS` says how many there are (10,000 in release builds, 300 in debug builds, unless it is
 //! set), `VF_SEED` runs one of them alone.
 
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use netvsc::control::Parameters;
-use netvsc::meta::{Path, RxMeta, TxMeta};
-use netvsc::vf::{Action, Event as VfEvent, Input, Mux, Settings, Stage, VfQueue, VfSendError};
-use netvsc::{Burst, Config, Event, FrameSink, Instant, LinkState, Nic, Queue, SendError};
+use netvsc::meta::{Hash, Path, RxMeta, TxMeta};
+use netvsc::rss::RssKey;
+use netvsc::steering::HashProtocol;
+use netvsc::vf::{
+    Action, Event as VfEvent, Input, Mux, OneThread, RxRules, Settings, Share, Stage, VfQueue, VfSendError,
+};
+use netvsc::{Burst, Config, Event, FrameSink, Instant, LinkState, Nic, Queue, QueueAccess, SendError};
 use netvsc_host::port::MemoryPort;
-use netvsc_host::vf::{GuestVf, VfManner, VfSendError as HostVfSendError};
+use netvsc_host::vf::{GuestVf, VfManner, VfOptions, VfSendError as HostVfSendError};
 use netvsc_host::{Host, NicId, NicOptions};
+use netvsc_tests::flows::Flow;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use rndis::rss::HashInfo;
 use vmbus::mem::{MemBus, MemChannel};
 
 const NIC: NicId = NicId(0);
 const MAC: [u8; 6] = [0x00, 0x15, 0x5D, 1, 2, 3];
 const FAR: [u8; 6] = [2, 0, 0, 0, 0, 1];
-/// Frames that each direction of a VF holds.
+/// Frames that each direction of a queue of a VF holds.
 const VF_RING: usize = 64;
 /// Frames on their way to the guest at most, so that no ring of the VF overflows.
 const WINDOW: u64 = 40;
 
-/// The guest's side of the VF in memory.
-#[derive(Debug)]
-struct MemoryVf(GuestVf);
+/// How many queues there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Shape {
+    queues: u16,
+    /// Of the VF.
+    vf_queues: usize,
+}
 
-impl MemoryVf {
-    fn open(vf: GuestVf) -> Self {
-        vf.open();
-        Self(vf)
+impl Shape {
+    /// Each as often as any other, and surprises (every other seed) with each.
+    fn of(seed: u64) -> Self {
+        let shape = seed / 2 % 16;
+        Self { queues: 1 + (shape % 4) as u16, vf_queues: 1 + (shape / 4) as usize }
+    }
+
+    /// The device spreads by its own key, its own types, its own table.
+    fn device(self, serial: u32) -> VfOptions {
+        let options = VfOptions::new(serial, VF_RING).queues(self.vf_queues);
+        match serial {
+            7 => {
+                let table: Vec<u32> = (0..13).map(|entry| entry * 5 % self.vf_queues as u32).collect();
+                options.spread(&RssKey::MLX5.0, HashInfo::LINUX, &table).tells_hash(true)
+            }
+            // Addresses alone, so that all flows come by one queue, and not the first.
+            _ => options.spread(&RssKey::MICROSOFT.0, HashInfo::IPV4, &[self.vf_queues as u32 - 1]),
+        }
     }
 }
 
-impl Drop for MemoryVf {
+/// The device is open until its last queue is let go of.
+#[derive(Debug)]
+struct Opened(GuestVf);
+
+impl Drop for Opened {
     fn drop(&mut self) {
         self.0.close();
     }
 }
 
+/// A queue of the guest's side of the VF in memory.
+#[derive(Debug)]
+struct MemoryVf {
+    device: Rc<Opened>,
+    index: usize,
+}
+
+impl MemoryVf {
+    fn open(vf: GuestVf) -> Vec<Self> {
+        vf.open();
+        let queues = vf.queues();
+        let device = Rc::new(Opened(vf));
+        (0..queues).map(|index| Self { device: Rc::clone(&device), index }).collect()
+    }
+
+    fn vf(&self) -> &GuestVf {
+        &self.device.0
+    }
+}
+
 impl VfQueue for MemoryVf {
     fn send(&mut self, frame: &[u8]) -> Result<(), VfSendError> {
-        self.0.send(frame).map_err(|error| match error {
+        self.vf().send_on(self.index, frame).map_err(|error| match error {
             HostVfSendError::Full => VfSendError::Full,
             _ => VfSendError::NotReady,
         })
     }
 
     fn room(&mut self) -> usize {
-        if self.0.link_up() { VF_RING.saturating_sub(self.0.outstanding()) } else { 0 }
+        if self.vf().link_up() { VF_RING.saturating_sub(self.outstanding()) } else { 0 }
     }
 
     fn flush(&mut self) {}
 
     fn outstanding(&mut self) -> usize {
-        self.0.outstanding()
+        self.vf().outstanding_on(self.index)
     }
 
     fn has_received(&mut self) -> bool {
-        self.0.received().is_some()
+        self.vf().received_on(self.index).is_some()
     }
 
     fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> usize {
         let mut got = 0;
         while got < max
-            && let Some(len) = self.0.received()
+            && let Some(len) = self.vf().received_on(self.index)
             && let Some(room) = sink.buffer(len)
         {
-            let frame = self.0.receive().expect("its length is known");
-            room.copy_from_slice(&frame);
-            sink.commit(len, RxMeta::default());
+            let frame = self.vf().receive_on(self.index).expect("its length is known");
+            room.copy_from_slice(&frame.bytes);
+            let hash = frame.hash.map(|(value, covers)| Hash { value, covers });
+            sink.commit(len, RxMeta { hash, ..RxMeta::default() });
             got += 1;
         }
         got
@@ -88,37 +143,69 @@ impl VfQueue for MemoryVf {
     }
 }
 
-/// Numbered frames of two flows: to one station, and to all.
+/// Flows of each side: of UDP, one that is no IP, and one for all stations.
+const FLOWS: usize = 10;
+const NOT_IP: usize = FLOWS - 2;
+const FOR_ALL: usize = FLOWS - 1;
+
+/// Numbered frames of flows.
 #[derive(Debug, Default, Clone, Copy)]
 struct Flows {
-    next: [u64; 2],
+    next: [u64; FLOWS],
 }
 
 impl Flows {
     fn make(&self, flow: usize, to: [u8; 6], from: [u8; 6]) -> Vec<u8> {
         let number = self.next[flow];
-        let mut frame = vec![number as u8; 60 + (number % 50) as usize];
-        frame[..6].copy_from_slice(if flow == 0 { &to } else { &[0xFF; 6] });
-        frame[6..12].copy_from_slice(&from);
-        frame[12..14].copy_from_slice(&[0x88, 0xB5]);
-        frame[14..22].copy_from_slice(&number.to_le_bytes());
-        frame
+        let mut payload = vec![number as u8; 46 + (number % 50) as usize];
+        payload[0] = flow as u8;
+        payload[1..9].copy_from_slice(&number.to_le_bytes());
+        if flow < NOT_IP {
+            let source = Ipv4Addr::new(198, 51, 100, 1 + 29 * flow as u8).into();
+            return Flow { source, ..Flow::numbered(HashProtocol::Udp4, 1000) }.frame(to, from, &payload);
+        }
+        let to = if flow == FOR_ALL { [0xFF; 6] } else { to };
+        [&to[..], &from, &[0x88, 0xB5], &payload].concat()
     }
 
-    /// Checks a frame, which must not come before one that has come; how many are missing before it.
+    /// Checks a frame, which must not come before one that has come; its flow, and how many are missing before it.
     #[track_caller]
-    fn check(&mut self, frame: &[u8], what: &str) -> u64 {
-        let flow = usize::from(frame[0] == 0xFF);
-        let number = u64::from_le_bytes(frame[14..22].try_into().expect("eight bytes"));
-        assert_eq!(frame.len(), 60 + (number % 50) as usize, "{what}");
+    fn check(&mut self, frame: &[u8], what: &str) -> (usize, u64) {
+        let payload = &frame[if frame[12..14] == [8, 0] { 42 } else { 14 }..];
+        let flow = usize::from(payload[0]);
+        let number = u64::from_le_bytes(payload[1..9].try_into().expect("eight bytes"));
+        assert_eq!(payload.len(), 46 + (number % 50) as usize, "{what}");
         assert!(number >= self.next[flow], "{what}: frame {number} of flow {flow} behind or again, {:?}", self.next);
         let missing = number - self.next[flow];
         self.next[flow] = number + 1;
-        missing
+        (flow, missing)
     }
 
     fn count(&self) -> u64 {
-        self.next[0] + self.next[1]
+        self.next.iter().sum()
+    }
+}
+
+/// A queue of the adapter, with its part of the VF.
+struct Lane {
+    queue: Queue<MemChannel>,
+    mux: Mux<Share<MemoryVf, OneThread>>,
+}
+
+/// Those that there are, in order.
+#[derive(Default)]
+struct Lanes(Vec<Lane>);
+
+impl QueueAccess<MemChannel> for Lanes {
+    fn with_queue<R>(&mut self, index: u16, work: impl FnOnce(&mut Queue<MemChannel>) -> R) -> Option<R> {
+        self.0.iter_mut().find(|lane| lane.queue.index() == index).map(|lane| work(&mut lane.queue))
+    }
+}
+
+impl Lanes {
+    /// Lets go of the VF; how many frames it had not sent.
+    fn detach(&mut self) -> u64 {
+        self.0.iter_mut().map(|lane| lane.mux.detach()).sum()
     }
 }
 
@@ -136,9 +223,11 @@ struct Run {
     host: Host,
     far: MemoryPort,
     nic: Nic<MemBus>,
-    queue: Option<Queue<MemChannel>>,
-    mux: Mux<MemoryVf>,
+    shape: Shape,
+    lanes: Lanes,
     burst: Burst,
+    /// By what queue a flow is received, and with what hash.
+    known_flows: HashMap<usize, (u16, Option<Hash>)>,
     /// The device that the host shows, and the one that the guest knows of.
     shown: Option<GuestVf>,
     known: Option<GuestVf>,
@@ -174,14 +263,15 @@ impl Drop for Run {
 }
 
 impl Run {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, shape: Shape) -> Self {
         let clock = Arc::new(AtomicU64::new(0));
         let host = Host::builder().seed(seed).build();
         let far = host.memory_pair();
-        let bus = MemBus::new(host.add_nic(NicOptions::new().mac(MAC)));
+        let bus = MemBus::new(host.add_nic(NicOptions::new().mac(MAC).queues(shape.queues)));
         let host_clock = Arc::clone(&clock);
         host.run_inline_with_clock(move || Duration::from_micros(host_clock.load(Ordering::Relaxed)));
-        let config = Config::default().receive_sections(128).send_sections(32).direct_bytes(1 << 16);
+        let config = Config::default().queues(shape.queues).receive_sections(128);
+        let config = config.send_sections(32).direct_bytes(1 << 16);
         let mut nic = Nic::new(bus, config, Instant::ZERO).expect("a configuration that can be");
         nic.use_vf(Instant::ZERO, Settings::default());
         Self {
@@ -190,9 +280,10 @@ impl Run {
             host,
             far,
             nic,
-            queue: None,
-            mux: Mux::new(),
+            shape,
+            lanes: Lanes::default(),
             burst: Burst::new(32, 8192),
+            known_flows: HashMap::new(),
             shown: None,
             known: None,
             open: false,
@@ -235,19 +326,21 @@ impl Run {
     fn turn(&mut self) {
         let now = self.now();
         let mut cx = Context::from_waker(Waker::noop());
-        self.nic.poll(now, &mut cx, self.queue.as_mut()).expect("a sound bus");
-        if self.queue.is_none() {
-            self.queue = self.nic.take_queue();
+        self.nic.poll_queues(now, &mut cx, &mut self.lanes).expect("a sound bus");
+        while let Some(queue) = self.nic.take_queue() {
+            self.lanes.0.push(Lane { queue, mux: Mux::new() });
         }
         self.do_tasks();
         self.look_at_device();
         self.do_later();
-        if self.settling
-            && let Some(queue) = &mut self.queue
-            && self.mux.is_settled(queue).expect("sound rings")
-        {
-            self.settling = false;
-            self.put(Input::SendDrained);
+        if self.settling {
+            let settled = |lane: &mut Lane| lane.mux.is_settled(&mut lane.queue).expect("sound rings");
+            // Each is looked after.
+            let unsettled = self.lanes.0.iter_mut().filter_map(|lane| (!settled(lane)).then_some(())).count();
+            if unsettled == 0 {
+                self.settling = false;
+                self.put(Input::SendDrained);
+            }
         }
         while let Some(event) = self.nic.poll_event() {
             self.note(&event);
@@ -279,22 +372,33 @@ impl Run {
                 Action::Prepare => self.later.push((soon, Later::Prepared)),
                 Action::Release => {
                     // What it had taken it sends, if it is there.
-                    let lost = self.mux.detach();
+                    let lost = self.lanes.detach();
                     self.open = false;
                     if lost > 0 {
                         self.put(Input::Released { lost });
                     }
                 }
                 Action::Send(path) => {
-                    self.mux.send_by(path);
+                    self.lanes.0.iter_mut().for_each(|lane| lane.mux.send_by(path));
                     self.settling = true;
                 }
                 Action::StopWaiting => {
-                    self.mux.stop_waiting();
+                    self.lanes.0.iter_mut().for_each(|lane| lane.mux.stop_waiting());
                     self.settling = false;
                 }
-                Action::Receive(Path::VirtualFunction) => self.mux.receive_from_both(task.position),
-                Action::Receive(_) => self.mux.receive_from_rings(),
+                Action::Receive(Path::VirtualFunction) => {
+                    for Lane { queue, mux } in &mut self.lanes.0 {
+                        let position = match queue.index() {
+                            0 => task.position,
+                            _ => {
+                                queue.pump().expect("sound rings");
+                                queue.receive_position() + queue.backlog() as u64
+                            }
+                        };
+                        mux.receive_from_both(position);
+                    }
+                }
+                Action::Receive(_) => self.lanes.0.iter_mut().for_each(|lane| lane.mux.receive_from_rings()),
                 other => panic!("{other:?}"),
             }
         }
@@ -327,7 +431,7 @@ impl Run {
             self.known = None;
             self.open = false;
             self.later.retain(|(_, what)| matches!(what, Later::Found));
-            let lost = self.mux.detach();
+            let lost = self.lanes.detach();
             self.put(Input::Gone { lost });
         }
     }
@@ -345,7 +449,13 @@ impl Run {
                 (Later::Prepared, Some(vf)) => {
                     self.open = true;
                     self.link = vf.link_up();
-                    self.mux.attach(MemoryVf::open(vf));
+                    let scaling = self.nic.info().and_then(|info| info.scaling.as_ref());
+                    let rules = Arc::new(RxRules::new(false, scaling));
+                    let indices: Vec<u16> = self.lanes.0.iter().map(|lane| lane.queue.index()).collect();
+                    let shares = Share::deal(OneThread, MemoryVf::open(vf), &indices, rules);
+                    for (lane, share) in self.lanes.0.iter_mut().zip(shares) {
+                        lane.mux.attach(share);
+                    }
                     let link = if self.link { LinkState::Up } else { LinkState::Down };
                     self.put(Input::Prepared { link });
                 }
@@ -357,19 +467,25 @@ impl Run {
 
     /// Some frames, each way; some of what has come is looked at.
     fn traffic(&mut self) {
-        let Some(queue) = &mut self.queue else { return };
+        if self.lanes.0.is_empty() {
+            return;
+        }
         for _ in 0..self.random.random_range(0..6) {
-            let flow = usize::from(self.random.random_range(0..8) == 0);
+            let flow = self.some_flow();
             let frame = self.sent.make(flow, FAR, MAC);
-            match self.mux.send(queue, &frame, &TxMeta::default()) {
+            let at = flow % self.lanes.0.len();
+            let Lane { queue, mux } = &mut self.lanes.0[at];
+            match mux.send(queue, &frame, &TxMeta::default()) {
                 Ok(()) => self.sent.next[flow] += 1,
-                Err(SendError::Full) => break,
+                Err(SendError::Full) => {}
                 Err(error) => panic!("{error}"),
             }
         }
-        if self.random.random_range(0..4) > 0 {
-            self.mux.flush();
-            queue.flush().expect("sound rings");
+        for Lane { queue, mux } in &mut self.lanes.0 {
+            if self.random.random_range(0..4) > 0 {
+                mux.flush();
+                queue.flush().expect("sound rings");
+            }
         }
         for _ in 0..self.random.random_range(0..6) {
             // What was sent while the adapter was changed is missing from then on.
@@ -377,30 +493,55 @@ impl Run {
             if self.far_sent.count() - self.received.count() >= window {
                 break;
             }
-            let flow = usize::from(self.random.random_range(0..8) == 0);
+            let flow = self.some_flow();
             let frame = self.far_sent.make(flow, MAC, FAR);
             self.far.send(&frame).expect("room: the window is small");
             self.far_sent.next[flow] += 1;
         }
         if self.random.random_range(0..3) > 0 {
-            self.receive();
+            // Some queues are looked at more seldom than others.
+            let at = self.random.random_range(0..self.lanes.0.len());
+            self.receive(at);
+            if self.random.random_range(0..2) == 0 {
+                self.receive(0);
+            }
         }
         self.far_receive();
     }
 
-    fn receive(&mut self) {
-        let Some(queue) = &mut self.queue else { return };
+    fn some_flow(&mut self) -> usize {
+        match self.random.random_range(0..10) {
+            0 => FOR_ALL,
+            1 => NOT_IP,
+            _ => self.random.random_range(0..NOT_IP),
+        }
+    }
+
+    fn receive_all(&mut self) {
+        for at in 0..self.lanes.0.len() {
+            self.receive(at);
+        }
+    }
+
+    fn receive(&mut self, at: usize) {
+        let Some(Lane { queue, mux }) = self.lanes.0.get_mut(at) else { return };
         let max = self.random.random_range(1..40);
         self.burst.clear();
-        self.mux.receive(queue, &mut self.burst, max).expect("sound rings");
+        mux.receive(queue, &mut self.burst, max).expect("sound rings");
         for frame in &self.burst {
-            self.rx_missing += self.received.check(frame.bytes, "received");
+            let (flow, missing) = self.received.check(frame.bytes, "received");
+            self.rx_missing += missing;
+            let this = (queue.index(), frame.meta.hash);
+            let known = *self.known_flows.entry(flow).or_insert(this);
+            assert_eq!(this, known, "flow {flow} by {:?}: another queue, or another hash", frame.meta.path);
+            let hashed = self.shape.queues > 1 && flow < NOT_IP;
+            assert_eq!(this.1.is_some(), hashed, "flow {flow}");
         }
     }
 
     fn far_receive(&mut self) {
         while let Ok(frame) = self.far.try_recv() {
-            self.tx_missing += self.arrived.check(&frame, "arrived");
+            self.tx_missing += self.arrived.check(&frame, "arrived").1;
         }
     }
 
@@ -416,7 +557,7 @@ impl Run {
 
     fn plug(&mut self, serial: u32) {
         if self.shown.is_none() {
-            self.shown = self.host.plug_vf(NIC, serial, VF_RING);
+            self.shown = self.host.plug_vf_with(NIC, self.shape.device(serial));
         }
     }
 
@@ -431,6 +572,16 @@ impl Run {
         self.shown = None;
     }
 
+    /// The host, which is about to say something of the data path. What it said before has been heard by now: were a switch and
+    /// the way back heard at once, nothing would tell which frames of queues other than the primary one came before the
+    /// first and which after the second.
+    fn before_a_word(&mut self) -> &Host {
+        if self.shape.queues > 1 {
+            self.turn();
+        }
+        &self.host
+    }
+
     /// One thing that hosts do.
     fn something_happens(&mut self, surprises: bool) {
         let serial = self.random.random_range(7..9);
@@ -443,21 +594,21 @@ impl Run {
                 self.associate_shown(serial);
             }
             2 | 3 => {
-                self.host.associate_vf(NIC, serial);
+                self.before_a_word().associate_vf(NIC, serial);
                 self.go_on(10);
                 self.plug(serial);
             }
             4 | 5 => {
-                self.host.revoke_vf(NIC);
+                self.before_a_word().revoke_vf(NIC);
                 self.unplug();
             }
             // Servicing: taken and given again, at once.
             6 => {
                 let serial = self.shown.as_ref().map_or(serial, GuestVf::serial);
-                self.host.revoke_vf(NIC);
+                self.before_a_word().revoke_vf(NIC);
                 self.unplug();
                 self.plug(serial);
-                self.host.associate_vf(NIC, serial);
+                self.before_a_word().associate_vf(NIC, serial);
             }
             7 => self.associate_shown(serial),
             8 => {
@@ -465,7 +616,7 @@ impl Run {
                 self.go_on(8);
                 self.host.set_vf_link(NIC, true);
             }
-            9 => self.host.take_data_path_back(NIC),
+            9 => self.before_a_word().take_data_path_back(NIC),
             10 => {
                 let manner = [VfManner::Refusing, VfManner::Silent][self.random.random_range(0..2)];
                 self.host.set_vf_manner(NIC, manner);
@@ -490,7 +641,7 @@ impl Run {
             }
             _ => {
                 self.surprises = true;
-                self.host.remove_vf_by_surprise(NIC);
+                self.before_a_word().remove_vf_by_surprise(NIC);
                 self.shown = None;
             }
         }
@@ -498,7 +649,7 @@ impl Run {
 
     fn associate_shown(&mut self, serial: u32) {
         let serial = self.shown.as_ref().map_or(serial, GuestVf::serial);
-        self.host.associate_vf(NIC, serial);
+        self.before_a_word().associate_vf(NIC, serial);
     }
 
     /// Until nothing moves any more.
@@ -507,9 +658,9 @@ impl Run {
         let mut quiet = 0;
         for _ in 0..400 {
             self.turn();
-            self.receive();
-            if let Some(queue) = &mut self.queue {
-                self.mux.flush();
+            self.receive_all();
+            for Lane { queue, mux } in &mut self.lanes.0 {
+                mux.flush();
                 // After its end there is nothing to flush.
                 let _ = queue.flush();
             }
@@ -531,7 +682,7 @@ impl Run {
 
 /// Runs one schedule; what was switched, and what was lost.
 fn run(seed: u64) -> (u64, u64) {
-    let mut run = Run::new(seed);
+    let mut run = Run::new(seed, Shape::of(seed));
     let surprises = seed.is_multiple_of(2);
     for _ in 0..50 {
         run.turn();
