@@ -252,7 +252,7 @@ impl Drop for Program {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::real;
@@ -266,8 +266,8 @@ mod tests {
         let [a, b] = [(); 2].map(|()| Netns::new().expect("root makes namespaces"));
         let listener = a.enter(|| TcpListener::bind("127.0.0.1:0")).expect("lo is up");
         let address = listener.local_addr().unwrap();
-        assert!(b.enter(|| std::net::TcpStream::connect(address)).is_err(), "another machine");
-        assert!(a.enter(|| std::net::TcpStream::connect(address)).is_ok());
+        assert!(b.enter(|| TcpStream::connect_timeout(&address, PATIENCE)).is_err(), "another machine");
+        assert!(a.enter(|| TcpStream::connect_timeout(&address, PATIENCE)).is_ok());
 
         a.ip("link add fwdv0 type veth peer name fwdv1").unwrap();
         a.enter(|| b.adopt("fwdv1")).unwrap();

@@ -1,7 +1,7 @@
 //! A stack on the adapter, and the kernel's behind a TAP interface of the simulated switch.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use netvsc_host::port::{TapConfig, TapPort};
 use netvsc_tests::netns::Netns;
@@ -12,6 +12,7 @@ use crate::*;
 const TAP: &str = "nvreconf0";
 /// Between two changes, each way: more than 64 MiB in all.
 const BYTES: u64 = 1400 << 10;
+
 /// Sends until it is told to stop.
 fn write(mut stream: TcpStream, end: &End) {
     let mut block = vec![0; 16 << 10];
@@ -38,7 +39,8 @@ fn read(mut stream: TcpStream, end: &End) {
 
 /// The kernel's end of the connection, on threads in the namespace.
 fn talk(netns: &Netns, end: &Arc<End>) {
-    let stream = netns.enter(|| TcpStream::connect((Ipv4Addr::new(198, 51, 100, OURS), PORT))).expect("connects");
+    let address = SocketAddr::from(([198, 51, 100, OURS], PORT));
+    let stream = netns.enter(|| TcpStream::connect_timeout(&address, PATIENCE)).expect("connects");
     stream.set_write_timeout(Some(PATIENCE)).expect("is not zero");
     stream.set_read_timeout(Some(PATIENCE)).expect("is not zero");
     let other = stream.try_clone().expect("a descriptor");
@@ -62,25 +64,17 @@ fn the_kernels_tcp_behind_a_tap_interface() {
         netns.adopt(TAP).expect("moves");
         netns.ip(&format!("address add 198.51.100.{PEER}/24 dev {TAP}")).expect("an address");
         netns.ip(&format!("link set dev {TAP} up")).expect("up");
-        let bus = MemBus::new(host.add_nic(NicOptions::new().queues(QUEUES)));
-        host.spawn();
-        let (nic, mut queues) = Nic::builder().queues(1).open_on(bus).await.expect("up");
-        let (ours, theirs) = (Arc::new(End::default()), Arc::new(End::default()));
+        let (ours, theirs) = (Ours::up(&host).await, Arc::new(End::default()));
 
-        let inbox = Arc::new(Inbox::default());
-        let listener = listen(&nic, queues.remove(0), &inbox, &ours);
         let talker = tokio::task::spawn_blocking({
             let (netns, end) = (netns.clone(), Arc::clone(&theirs));
             move || talk(&netns, &end)
         });
-        change_all(&nic, &inbox, [&ours, &theirs], BYTES).await;
+        ours.change_all(&theirs, BYTES).await;
         // The kernel's end first, which then receives the last of ours.
         theirs.stop();
-        ours.stop();
+        ours.end.stop();
         talker.await.expect("the kernel's end");
-        listener.await;
-        assert_complete([&ours, &theirs]);
-        assert_sound(nic, &host).await;
-        println!("{CHANGES} changes, {} MiB each way or more", ours.arrived().min(theirs.arrived()) >> 20);
+        ours.finish(&theirs, &host).await;
     });
 }

@@ -31,6 +31,7 @@ use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
+use tokio::task::JoinHandle;
 use vmbus::mem::{MemBus, MemChannel};
 
 const CHANGES: usize = 50;
@@ -67,21 +68,6 @@ async fn change(nic: &Nic<MemBus>, step: usize) -> Vec<Queue<MemChannel>> {
             let mtu = 1500 + 64 * step as u32;
             assert_eq!(nic.set_mtu(mtu).await, Ok(mtu), "change {step}");
             Vec::new()
-        }
-    }
-}
-
-/// Makes all changes, each after `bytes` more have arrived at both ends.
-async fn change_all(nic: &Nic<MemBus>, inbox: &Arc<Inbox>, ends: [&End; 2], bytes: u64) {
-    for step in 0..CHANGES {
-        let goals = ends.map(|end| end.arrived() + bytes);
-        let until = tokio::time::Instant::now() + PATIENCE;
-        while ends.iter().zip(goals).any(|(end, goal)| end.arrived() < goal) {
-            assert!(tokio::time::Instant::now() < until, "no service before change {step}: {ends:?}");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        for Queue { rx, .. } in change(nic, step).await {
-            inbox.read(rx);
         }
     }
 }
@@ -315,13 +301,53 @@ async fn run<S: FnMut(&[u8]) -> bool>(mut wire: Wire<S>, mac: [u8; 6], host: u8,
     }
 }
 
-/// Runs the stack on the adapter, which has one queue so far.
-fn listen(nic: &Nic<MemBus>, queue: Queue<MemChannel>, inbox: &Arc<Inbox>, end: &Arc<End>) -> impl Future<Output = ()> {
-    let Queue { rx, mut tx, .. } = queue;
-    inbox.read(rx);
-    let send = move |frame: &[u8]| tx.try_send(frame, &TxMeta::default()).and_then(|()| tx.flush()).is_ok();
-    let task = tokio::spawn(run(Wire::new(inbox, send), nic.info().mac.0, OURS, Role::Listens, Arc::clone(end)));
-    async { task.await.expect("the adapter's stack") }
+/// The adapter, with a stack that listens.
+struct Ours {
+    nic: Nic<MemBus>,
+    inbox: Arc<Inbox>,
+    end: Arc<End>,
+    stack: JoinHandle<()>,
+}
+
+impl Ours {
+    /// On `host`, with one queue so far.
+    async fn up(host: &Host) -> Self {
+        let bus = MemBus::new(host.add_nic(NicOptions::new().queues(QUEUES)));
+        host.spawn();
+        let (nic, mut queues) = Nic::builder().queues(1).open_on(bus).await.expect("up");
+        let (inbox, end) = (Arc::new(Inbox::default()), Arc::new(End::default()));
+        let Queue { rx, mut tx, .. } = queues.remove(0);
+        inbox.read(rx);
+        let send = move |frame: &[u8]| tx.try_send(frame, &TxMeta::default()).and_then(|()| tx.flush()).is_ok();
+        let wire = Wire::new(&inbox, send);
+        let stack = tokio::spawn(run(wire, nic.info().mac.0, OURS, Role::Listens, Arc::clone(&end)));
+        Self { nic, inbox, end, stack }
+    }
+
+    /// Makes all changes, each after `bytes` more have arrived at either end; `theirs` is the peer's.
+    async fn change_all(&self, theirs: &End, bytes: u64) {
+        let ends = [&*self.end, theirs];
+        for step in 0..CHANGES {
+            let goals = ends.map(|end| end.arrived() + bytes);
+            let until = tokio::time::Instant::now() + PATIENCE;
+            while ends.iter().zip(goals).any(|(end, goal)| end.arrived() < goal) {
+                assert!(tokio::time::Instant::now() < until, "no service before change {step}: {ends:?}");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            for Queue { rx, .. } in change(&self.nic, step).await {
+                self.inbox.read(rx);
+            }
+        }
+    }
+
+    /// Once the connection was closed at both ends: every byte arrived, and nothing is left or complained of.
+    async fn finish(self, theirs: &End, host: &Host) {
+        let Self { nic, end, stack, .. } = self;
+        stack.await.expect("the adapter's stack");
+        assert_complete([&end, theirs]);
+        assert_sound(nic, host).await;
+        println!("{CHANGES} changes, {} MiB each way or more", end.arrived().min(theirs.arrived()) >> 20);
+    }
 }
 
 #[test]
@@ -332,13 +358,8 @@ fn two_stacks_in_one_process() {
     rig::paused(async {
         let host = Host::builder().build();
         let far = Arc::new(host.memory_pair());
-        let bus = MemBus::new(host.add_nic(NicOptions::new().queues(QUEUES)));
-        host.spawn();
-        let (nic, mut queues) = Nic::builder().queues(1).open_on(bus).await.expect("up");
-        let (ours, theirs) = (Arc::new(End::default()), Arc::new(End::default()));
+        let (ours, theirs) = (Ours::up(&host).await, Arc::new(End::default()));
 
-        let inbox = Arc::new(Inbox::default());
-        let listener = listen(&nic, queues.remove(0), &inbox, &ours);
         let far_inbox = Arc::new(Inbox::default());
         let reader = tokio::spawn({
             let (far, inbox) = (Arc::clone(&far), Arc::clone(&far_inbox));
@@ -351,17 +372,14 @@ fn two_stacks_in_one_process() {
         let wire = Wire::new(&far_inbox, move |frame: &[u8]| far.send(frame).is_ok());
         let client = tokio::spawn(run(wire, FAR, PEER, Role::Connects, Arc::clone(&theirs)));
 
-        change_all(&nic, &inbox, [&ours, &theirs], BYTES).await;
-        ours.stop();
+        ours.change_all(&theirs, BYTES).await;
+        ours.end.stop();
         theirs.stop();
         client.await.expect("the far end's stack");
-        listener.await;
-        assert_complete([&ours, &theirs]);
         let counters = host.report().nics[0].counters;
         assert!(counters.rx_filtered > CHANGES as u64, "no traffic while the adapter was down: {counters:?}");
         assert_eq!(counters.rx_dropped, 0, "{counters:?}");
-        assert_sound(nic, &host).await;
+        ours.finish(&theirs, &host).await;
         reader.abort();
-        println!("{CHANGES} changes, {} MiB each way or more", ours.arrived().min(theirs.arrived()) >> 20);
     });
 }
