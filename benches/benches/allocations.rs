@@ -9,8 +9,8 @@ use std::process::ExitCode;
 
 use netvsc::meta::TxMeta;
 use netvsc::queue::Burst;
+use netvsc_allocations::{Counting, count};
 use netvsc_async::{Nic, Packet, PacketSink, PacketStream};
-use netvsc_benches::allocations::{Counting, count};
 use netvsc_benches::frames::{LENGTHS, frame, message};
 use netvsc_benches::link::{TURN, link};
 use netvsc_benches::nic::{Bench, open, own_frame};

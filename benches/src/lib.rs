@@ -4,7 +4,6 @@
 //!
 //! See `README.md` for the commands and the figures.
 
-pub mod allocations;
 pub mod compare;
 pub mod frames;
 pub mod link;

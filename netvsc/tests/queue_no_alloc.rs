@@ -3,15 +3,13 @@
 mod packets;
 mod queue_host;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use netvsc::checksum;
 use netvsc::frame::Headers;
 use netvsc::gro::{BurstMerger, GroConfig, Received};
 use netvsc::meta::{IpVersion, RxMeta, Segmentation, TxMeta};
 use netvsc::queue::{Burst, FrameSink};
 use netvsc::segment::Segments;
+use netvsc_allocations::{Counting, count_here};
 use nvsp::{ChannelType, RndisPacket, RndisPacketComplete, Status};
 use vmbus::packet::{PacketType, TransactionId, TransferPages};
 use vmbus::ring::Outgoing;
@@ -19,41 +17,8 @@ use vmbus::ring::Outgoing;
 use packets::{ACK, Description, ipv4, ipv6, payload, tcp};
 use queue_host::{SET_ID, Setup, frame, pair};
 
-/// The system's allocator, counting for the thread that asks.
-struct Counting;
-
-thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: passes everything on to the system's allocator unchanged; counting neither allocates nor unwinds.
-#[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-fn allocations() -> u64 {
-    COUNT.with(Cell::get)
-}
-
-#[test]
-fn the_counter_counts() {
-    let before = allocations();
-    drop(std::hint::black_box(vec![0u8; 100]));
-    assert_eq!(allocations(), before + 1);
-}
 
 #[test]
 fn frames_allocate_nothing() {
@@ -70,7 +35,7 @@ fn frames_allocate_nothing() {
     let mut ids = Vec::with_capacity(64);
     let (mut sent, mut got) = (0, 0);
 
-    let before = allocations();
+    let before = count_here();
     for turn in 0..1000u64 {
         for _ in 0..20 {
             queue.send(&small, &TxMeta::default()).unwrap();
@@ -100,7 +65,7 @@ fn frames_allocate_nothing() {
         queue.arm().unwrap();
         queue.mask();
     }
-    let allocated = allocations() - before;
+    let allocated = count_here() - before;
     assert_eq!(allocated, 0, "{sent} frames sent and {got} received");
     assert_eq!((queue.stats().tx.packets, queue.stats().rx.packets), (sent, got as u64));
     assert_eq!((sent, got), (21_000, 32_000));
@@ -122,7 +87,7 @@ fn offloads_allocate_nothing() {
     let completion: [u8; 8] = RndisPacketComplete { status: Status::SUCCESS }.to_array();
     let mut body = vec![0; 8192];
     let mut ids = Vec::with_capacity(64);
-    let before = allocations();
+    let before = count_here();
     let mut sent = 0;
     for _ in 0..2000 {
         sent += u64::from(queue.send(&small, &sums).is_ok());
@@ -140,7 +105,7 @@ fn offloads_allocate_nothing() {
         let _ = host.producer.publish().unwrap();
         queue.pump().unwrap();
     }
-    assert_eq!(allocations() - before, 0);
+    assert_eq!(count_here() - before, 0);
     let extra = queue.stats().extra;
     assert!(sent > 100 && extra.tx_checksum_software == sent && extra.tx_cut > 100, "{extra:?}");
     assert_eq!(extra.tx_cut_segments / 22, extra.tx_cut - u64::from(queue.outstanding() > 0));
@@ -158,7 +123,7 @@ fn merging_and_cutting_allocate_nothing_once_a_place_was_used() {
     let mut merger = BurstMerger::new(GroConfig::default());
     let mut segment = [0; 1514];
     for round in 0..3 {
-        let before = allocations();
+        let before = count_here();
         let mut chained = 0;
         merger.chains(&received, |item| {
             if let Received::Chain(chain) = item {
@@ -170,7 +135,7 @@ fn merging_and_cutting_allocate_nothing_once_a_place_was_used() {
         while let Some(len) = segments.next_into(&mut segment).unwrap() {
             assert!(len <= 1054);
         }
-        let allocated = allocations() - before;
+        let allocated = count_here() - before;
         assert_eq!((chained, segments.count()), (40, 40));
         assert_eq!(allocated > 0, round == 0, "round {round}: {allocated}");
     }

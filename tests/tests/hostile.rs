@@ -3,61 +3,13 @@
 //! Each message goes through the parsers, and to a NIC (or the client of the control plane) in whatever state it is. By
 //! default there are 300 thousand; `HOSTILE_MESSAGES` says how many, `HOSTILE_SEED` where to start.
 
-use core::alloc::Layout;
-use std::alloc::{GlobalAlloc, System};
-use std::cell::Cell;
 use std::env;
 
+use netvsc_allocations::{Counting, held_here, peak_here, reset_peak};
 use netvsc_hostile::corpus::Corpus;
 use netvsc_hostile::nic::{Session, Settings};
 use netvsc_hostile::seeded::Seeded;
 use netvsc_hostile::{client, parsers};
-
-thread_local! {
-    /// Bytes allocated and not freed by this thread.
-    static HELD: Cell<usize> = const { Cell::new(0) };
-    /// The most that this ever was, since it was reset.
-    static PEAK: Cell<usize> = const { Cell::new(0) };
-}
-
-/// The system's allocator, with bytes counted by thread.
-struct Counting;
-
-fn count(add: usize, subtract: usize) {
-    // Fails only while the thread ends; nothing is measured then.
-    let _ = HELD.try_with(|held| {
-        held.set((held.get() + add).saturating_sub(subtract));
-        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(held.get())));
-    });
-}
-
-#[expect(unsafe_code, reason = "a global allocator is an unsafe trait; it hands every call on")]
-// SAFETY: every method hands its arguments to `System` unchanged, whose contract is the same.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size(), 0);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size(), 0);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        count(0, layout.size());
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(place, layout) }
-    }
-
-    unsafe fn realloc(&self, place: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        count(bytes, layout.size());
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(place, layout, bytes) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -92,13 +44,13 @@ struct Tally {
 impl Tally {
     /// Runs `session` and says how much more memory it took than there was before; afterwards nothing of it is left.
     fn measured(&mut self, session: impl FnOnce(&mut Self)) {
-        let before = HELD.get();
-        PEAK.set(before);
+        let before = held_here();
+        reset_peak();
         session(self);
-        let peak = PEAK.get() - before;
+        let peak = peak_here() - before;
         self.peak_bytes = self.peak_bytes.max(peak);
         assert!(peak <= MAX_BYTES, "a session took {peak} bytes: {self:?}");
-        assert_eq!(HELD.get(), before, "bytes left by a session: {self:?}");
+        assert_eq!(held_here(), before, "bytes left by a session: {self:?}");
     }
 
     fn nic_session(&mut self, hostile: &mut Seeded<'_>, limit: u64) {

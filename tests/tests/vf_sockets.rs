@@ -4,9 +4,6 @@
 //! Needs root; without it says `SKIPPED`, and fails where the variable `CI` is set.
 #![cfg(target_os = "linux")]
 
-use core::alloc::Layout;
-use std::alloc::{GlobalAlloc, System};
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -21,6 +18,7 @@ use netvsc::info::MacAddress;
 use netvsc::meta::{RxMeta, Verdict};
 use netvsc::queue::FrameSink;
 use netvsc::vf::{VfQueue, VfSendError};
+use netvsc_allocations::{Counting, count_here};
 use netvsc_async::vf::sockets::{Method, PacketSettings, SocketVf, XdpSettings};
 use netvsc_async::vf::{Adapter, AsyncVfQueue, BoxVf, OpenedVf, VfBackend, VfEvent, VfWatch, VfWish};
 use netvsc_tests::netns::Netns;
@@ -39,30 +37,6 @@ const GUEST_IP: [u8; 4] = [198, 51, 100, 1];
 const PEER_IP: [u8; 4] = [198, 51, 100, 2];
 const MTU: u32 = 1500;
 const SERIAL: u32 = 7;
-
-thread_local! {
-    /// How often this thread has allocated.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// The system's allocator, counted by thread.
-struct Counting;
-
-#[expect(unsafe_code, reason = "a global allocator is an unsafe trait; it hands every call on")]
-// SAFETY: every method hands its arguments to `System` unchanged, whose contract is the same.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // Fails only while the thread ends; nothing is measured then.
-        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(place, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -599,7 +573,7 @@ fn nothing_is_allocated_for_a_frame() {
             let mut before = 0;
             for round in 0..300 {
                 if round == 50 {
-                    before = ALLOCATIONS.get();
+                    before = count_here();
                 }
                 socket.send(&other).unwrap();
                 queue.send(&frame).unwrap();
@@ -610,7 +584,7 @@ fn nothing_is_allocated_for_a_frame() {
                     tokio::task::yield_now().await;
                 }
             }
-            assert_eq!(ALLOCATIONS.get() - before, 0, "{method:?}");
+            assert_eq!(count_here() - before, 0, "{method:?}");
             assert!(sink.frames >= 250, "{method:?}: {}", sink.frames);
         });
     }
