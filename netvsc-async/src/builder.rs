@@ -14,7 +14,7 @@ use crate::nic::Nic;
 use crate::open::OpenError;
 use crate::queue::{Queue, QueueOptions};
 use crate::vf::{Settings, VfBackend};
-use crate::wait::WaitMode;
+use crate::wait::{BUSY_POLL, WaitMode};
 
 /// Sets an adapter up: [`Nic::builder`](crate::Nic::builder).
 #[derive(Clone)]
@@ -25,6 +25,7 @@ pub struct NicBuilder {
     pub(crate) queue_runtimes: Vec<(u16, Handle)>,
     pub(crate) stall_limit: Duration,
     wait: WaitMode,
+    busy_poll: Duration,
     burst_frames: usize,
     pool_packets: usize,
     gro: Option<GroConfig>,
@@ -51,6 +52,7 @@ impl Default for NicBuilder {
             queue_runtimes: Vec::new(),
             stall_limit: Duration::from_secs(5),
             wait: WaitMode::default(),
+            busy_poll: BUSY_POLL,
             burst_frames: 64,
             pool_packets: 1024,
             gro: Some(GroConfig::default()),
@@ -159,6 +161,20 @@ impl NicBuilder {
         self
     }
 
+    /// How long a receiver that finds nothing looks again within its task, before it gives way to the other tasks of its worker:
+    /// what `SO_BUSY_POLL` and `net.core.busy_read` are for the kernel's sockets. Default 20 µs; zero: it gives way after each
+    /// look.
+    ///
+    /// It is about modes that look again ([`WaitMode::Poll`], [`WaitMode::Adaptive`]), whose bounds hold as well, and saves
+    /// most of what the runtime does between two looks. So long are other tasks of the same worker kept waiting at a time, and
+    /// timers; a task whose [budget](tokio::task::coop) is used up gives way at once. A receiver that has just taken frames gives
+    /// way after the first look, so that what was taken can be sent on, and one that found none for long after each.
+    #[must_use]
+    pub fn busy_poll(mut self, limit: Duration) -> Self {
+        self.busy_poll = limit;
+        self
+    }
+
     /// How long frames that were handed over without a flush may wait for their doorbell. Default 50 µs, at which
     /// Hyper-V looks at monitored channels itself; zero: the queue's task rings as soon as it runs.
     #[must_use]
@@ -256,6 +272,7 @@ impl NicBuilder {
     pub(crate) fn queue_options(&self, mtu: u32) -> QueueOptions {
         QueueOptions {
             wait: self.wait,
+            busy_poll: self.busy_poll,
             burst_frames: self.burst_frames,
             // Ethernet header and a VLAN tag.
             frame_bytes: mtu as usize + 18,

@@ -85,6 +85,11 @@ impl PacketMerger {
         &mut self.incoming
     }
 
+    /// Whether there is anything to do: something was received, or is held.
+    pub(super) fn is_idle(&self) -> bool {
+        self.incoming.len() == 0 && self.gro.deadline().is_none()
+    }
+
     /// Merges what was received; what is complete, and what has been held long enough, goes to `to`.
     pub(super) fn take(&mut self, now: Instant, to: &mut PacketQueue, counters: &GroCounters) {
         let mut outlet = Outlet { pool: &self.pool, to };

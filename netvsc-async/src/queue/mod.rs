@@ -9,6 +9,7 @@ mod tx;
 mod vf;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use netvsc::gro::GroConfig;
 use netvsc::queue::Burst;
@@ -59,6 +60,7 @@ pub struct Queue<C: Channel> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct QueueOptions {
     pub(crate) wait: WaitMode,
+    pub(crate) busy_poll: Duration,
     pub(crate) burst_frames: usize,
     pub(crate) frame_bytes: usize,
     pub(crate) pool_packets: usize,
@@ -74,7 +76,8 @@ impl<C: Channel> Queue<C> {
         let burst =
             Burst::new(options.burst_frames, options.burst_frames.saturating_mul(frame_bytes).max(LARGEST_FRAME));
         let pool = PacketPool::new(options.pool_packets, frame_bytes);
-        let rx = RxHalf::new(Arc::clone(&shared), burst, Waiter::new(options.wait), pool, options.gro);
+        let rx =
+            RxHalf::new(Arc::clone(&shared), burst, Waiter::new(options.wait, options.busy_poll), pool, options.gro);
         Self { rx, tx: TxHalf { shared }, index }
     }
 

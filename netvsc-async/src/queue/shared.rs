@@ -239,10 +239,10 @@ impl<C: Channel> Shared<C> {
         max: usize,
     ) -> Poll<Result<usize, Error>> {
         self.receiver_looked.store(true, Ordering::Relaxed);
-        let mut guard = self.lock();
-        let core = &mut *guard;
-        // Twice: once, and once more if the ring got something while it was being armed.
-        for _ in 0..2 {
+        let mut has_armed = false;
+        loop {
+            let mut guard = self.lock();
+            let core = &mut *guard;
             if let Some(left) = self.after_end(core, sink, max) {
                 return Poll::Ready(left);
             }
@@ -252,9 +252,15 @@ impl<C: Channel> Shared<C> {
                 waiter.found();
                 return Poll::Ready(Ok(received));
             }
-            if waiter.empty(&*self.clock) == Next::LookAgain {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+            match waiter.empty(cx, &*self.clock) {
+                Next::LookAgain => {
+                    // Not under the lock: others send.
+                    drop(guard);
+                    std::hint::spin_loop();
+                    continue;
+                }
+                Next::GiveWay => break,
+                Next::Sleep => {}
             }
             self.receiver.register(cx.waker());
             self.receiver_polls.store(false, Ordering::Relaxed);
@@ -262,6 +268,10 @@ impl<C: Channel> Shared<C> {
             let by_vf = core.vf.as_mut().is_some_and(|vf| vf.has_received(cx));
             if !by_rings && !by_vf {
                 return Poll::Pending;
+            }
+            // There is something by now: once more.
+            if std::mem::replace(&mut has_armed, true) {
+                break;
             }
         }
         cx.waker().wake_by_ref();
@@ -437,12 +447,16 @@ impl<C: Channel> Shared<C> {
     /// [`Error::Full`]: nothing was taken.
     pub(super) fn send(&self, core: &mut Core<C>, frame: &[u8], meta: &TxMeta) -> Result<(), Error> {
         self.send_before_flush(core, frame, meta)?;
+        self.put_off_doorbell(core);
+        Ok(())
+    }
+
+    /// Frames were handed over without a doorbell: has somebody ring it in time, if the sender does not.
+    pub(super) fn put_off_doorbell(&self, core: &mut Core<C>) {
         if core.unflushed_since.is_none() {
             core.unflushed_since = Some(self.clock.now());
-            // So that somebody rings the doorbell if the sender does not.
             self.call_task();
         }
-        Ok(())
     }
 
     /// As [`send`](Self::send), for a caller that flushes before it lets go of the lock: nobody has to be woken, and no

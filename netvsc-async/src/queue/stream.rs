@@ -9,6 +9,7 @@ use vmbus::bus::Channel;
 
 use super::gro::PacketMerger;
 use super::rx::RxHalf;
+use super::shared::{Core, Shared};
 use super::tx::TxHalf;
 use crate::error::Error;
 use crate::packet::{Packet, PacketPool, PacketQueue};
@@ -54,7 +55,9 @@ impl<C: Channel> PacketStream<C> {
                 Some(merger) => {
                     let received = self.half.try_packets(merger.incoming(), BATCH);
                     let shared = &self.half.shared;
-                    merger.take(shared.clock.now(), &mut self.packets, &shared.gro);
+                    if !merger.is_idle() {
+                        merger.take(shared.clock.now(), &mut self.packets, &shared.gro);
+                    }
                     if received.is_err() || shared.ended().is_some() {
                         merger.flush(&mut self.packets, &shared.gro);
                     }
@@ -82,6 +85,9 @@ impl<C: Channel> PacketStream<C> {
         };
         loop {
             let received = self.half.poll_packets(cx, merger.incoming(), BATCH);
+            if received.is_pending() && merger.is_idle() {
+                return Poll::Pending;
+            }
             let shared = &self.half.shared;
             let now = shared.clock.now();
             if received.is_pending() {
@@ -193,18 +199,28 @@ impl<C: Channel> PacketSink<C> {
     /// # Errors
     /// [`Error::Closed`], [`Error::Queue`]; [`Error::Send`] for a packet that cannot be sent, which is dropped.
     pub fn try_flush(&mut self) -> Result<(), Error> {
-        self.try_hand_over()?;
-        self.half.flush()
+        let mut core = self.half.shared.lock();
+        let handed_over = Self::hand_over(&mut self.packets, &self.half.shared, &mut core);
+        // One that cannot be sent keeps nobody else waiting.
+        let flushed = self.half.shared.flush(&mut core);
+        handed_over.and(flushed)
     }
 
     fn try_hand_over(&mut self) -> Result<(), Error> {
-        let shared = &self.half.shared;
-        let mut core = shared.lock();
-        while let Some(packet) = self.packets.front() {
-            match shared.send(&mut core, packet.bytes(), packet.tx_meta()) {
+        let mut core = self.half.shared.lock();
+        let handed_over = Self::hand_over(&mut self.packets, &self.half.shared, &mut core);
+        self.half.shared.put_off_doorbell(&mut core);
+        handed_over
+    }
+
+    /// Hands over as many as there is room for. Nobody is told, which is the caller's.
+    fn hand_over(packets: &mut VecDeque<Packet>, shared: &Shared<C>, core: &mut Core<C>) -> Result<(), Error> {
+        while let Some(packet) = packets.front() {
+            match shared.send_before_flush(core, packet.bytes(), packet.tx_meta()) {
                 Err(Error::Full) => return Ok(()),
                 result => {
-                    self.packets.pop_front();
+                    // A packet that cannot be sent goes, too, or it would be tried for ever.
+                    packets.pop_front();
                     result?;
                 }
             }
@@ -217,30 +233,51 @@ impl<C: Channel> PacketSink<C> {
     /// # Errors
     /// [`Error::Closed`], [`Error::Queue`].
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if self.packets.len() < BATCH { Poll::Ready(Ok(())) } else { self.poll_hand_over(cx) }
+        if self.packets.len() < BATCH { Poll::Ready(Ok(())) } else { self.poll_hand_over(cx, Doorbell::PutOff) }
     }
 
     /// Hands over what was gathered; ready once nothing is left.
-    fn poll_hand_over(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if self.packets.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
+    fn poll_hand_over(&mut self, cx: &mut Context<'_>, doorbell: Doorbell) -> Poll<Result<(), Error>> {
         let shared = &self.half.shared;
         let mut core = shared.lock();
-        while let Some(packet) = self.packets.front() {
-            match shared.poll_send_locked(&mut core, cx, packet.bytes(), packet.tx_meta()) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(result) => {
-                    // A packet that cannot be sent goes, too, or it would be tried for ever.
-                    self.packets.pop_front();
-                    if let Err(error) = result {
-                        return Poll::Ready(Err(error));
+        let mut stuck = false;
+        loop {
+            let before = self.packets.len();
+            let handed_over = Self::hand_over(&mut self.packets, shared, &mut core);
+            let full = self.packets.front().filter(|_| handed_over.is_ok()).map(|packet| packet.len());
+            let Some(len) = full else {
+                let told = match doorbell {
+                    Doorbell::Now => shared.flush(&mut core),
+                    Doorbell::PutOff => {
+                        shared.put_off_doorbell(&mut core);
+                        Ok(())
                     }
-                }
+                };
+                return Poll::Ready(handed_over.and(told));
+            };
+            shared.register_sender(&core, cx);
+            if !shared.wait_for_room(&mut core, len)? {
+                return Poll::Pending;
             }
+            let went = self.packets.len() < before;
+            if stuck && !went {
+                // Something becomes free again and again, but not enough. What went until now waits for nobody.
+                shared.put_off_doorbell(&mut core);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            stuck = !went;
         }
-        Poll::Ready(Ok(()))
     }
+}
+
+/// When the host is told of what was handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doorbell {
+    /// At once.
+    Now,
+    /// By the next flush, or the queue's task.
+    PutOff,
 }
 
 impl<C: Channel> Sink<Packet> for PacketSink<C> {
@@ -256,14 +293,14 @@ impl<C: Channel> Sink<Packet> for PacketSink<C> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let this = self.get_mut();
-        ready!(this.poll_hand_over(cx))?;
-        Poll::Ready(this.half.flush())
+        self.get_mut().poll_hand_over(cx, Doorbell::Now)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
-        ready!(this.poll_hand_over(cx))?;
+        if !this.packets.is_empty() {
+            ready!(this.poll_hand_over(cx, Doorbell::Now))?;
+        }
         match ready!(this.half.shared.poll_drained(cx)) {
             // The adapter was closed, which waits for everything that was handed over.
             Ok(()) | Err(Error::Closed) => Poll::Ready(Ok(())),
@@ -277,10 +314,10 @@ impl<C: Channel> Drop for PacketSink<C> {
         if self.packets.is_empty() {
             return;
         }
-        // Failures are what the other users of the queue are told.
-        let _ = self.try_hand_over();
         let shared = &self.half.shared;
         let mut core = shared.lock();
+        // Failures are what the other users of the queue are told.
+        let _ = Self::hand_over(&mut self.packets, shared, &mut core);
         core.queue.count_tx_dropped(self.packets.len() as u64);
         let _ = shared.flush(&mut core);
     }
