@@ -1,12 +1,16 @@
 //! An adapter on the simulated host, in one process and in paused time.
 #![cfg(feature = "host")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{FutureExt, SinkExt, StreamExt};
+use netvsc::Instant;
 use netvsc_async::testing::{self, Pair};
-use netvsc_async::{Error, Event, Nic, NicBuilder, Packet, SpinBudget, TxMeta, WaitMode};
+use netvsc_async::{Clock, Error, Event, Nic, NicBuilder, Packet, SpinBudget, TokioClock, TxMeta, WaitMode};
 use netvsc_host::Host;
+use tokio::time::timeout;
 
 const FAR: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
@@ -136,6 +140,66 @@ async fn a_sink_pushes_back_and_loses_nothing() {
     send.await.unwrap();
     let stats = &nic.queue_stats()[0];
     assert_eq!(stats.extra.tx_dropped, 0);
+    nic.close().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    host.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_sink_has_gathered_goes_without_a_flush() {
+    const GATHERED: u64 = 64;
+    let pair = pair(Nic::builder()).await;
+    let template = own_frame(&pair, 100, 0);
+    let Pair { host, far, nic, queue } = pair;
+    let (_stream, mut sink) = queue.into_split();
+    for number in 0..=GATHERED {
+        let mut frame = template.clone();
+        frame[14..22].copy_from_slice(&number.to_le_bytes());
+        sink.feed(frame.into()).await.unwrap();
+    }
+    // The last one is still in the sink.
+    for expected in 0..GATHERED {
+        let frame = timeout(Duration::from_secs(1), far.recv()).await.expect("nobody tells the host");
+        assert_eq!(number(&frame.unwrap()), expected);
+    }
+    assert!(far.recv().now_or_never().is_none());
+    drop(sink);
+    assert_eq!(number(&far.recv().await.unwrap()), GATHERED);
+    nic.close().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    host.assert_clean();
+}
+
+/// A clock that counts who looks at it.
+struct Counting {
+    clock: TokioClock,
+    readings: AtomicU64,
+}
+
+impl Clock for Counting {
+    fn now(&self) -> Instant {
+        self.readings.fetch_add(1, Ordering::Relaxed);
+        self.clock.now()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_doorbell_that_is_not_put_off_needs_no_clock() {
+    const FLUSHES: u64 = 20;
+    let clock = Arc::new(Counting { clock: TokioClock::new(), readings: AtomicU64::new(0) });
+    let pair = pair(Nic::builder().clock(Arc::clone(&clock))).await;
+    let frame = own_frame(&pair, 100, 0);
+    let Pair { host, far, nic, queue } = pair;
+    let (_stream, mut sink) = queue.into_split();
+    let before = clock.readings.load(Ordering::Relaxed);
+    for _ in 0..FLUSHES {
+        // Nobody else runs in between: there is room.
+        sink.send(sink.packet(&frame)).now_or_never().unwrap().unwrap();
+    }
+    assert_eq!(clock.readings.load(Ordering::Relaxed), before);
+    for _ in 0..FLUSHES {
+        far.recv().await.unwrap();
+    }
     nic.close().await.unwrap();
     tokio::time::sleep(Duration::from_millis(1)).await;
     host.assert_clean();
