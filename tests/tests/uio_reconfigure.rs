@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
-use netvsc_async::{Error, Nic, Queue, RingParams};
+use netvsc_async::{Error, HashProtocol, Nic, Queue, RingParams, RssSettings};
 use netvsc_host::export::Kernel;
+use netvsc_tests::flows::Flow;
 use netvsc_tests::frames::{FAR, SIZES, Sequence};
 use netvsc_tests::uio_world::{QUEUES, World, open, ping, run};
 use vmbus::uio::UioChannel;
@@ -85,6 +86,49 @@ fn no_more_frames_wait_than_sections_were_wished() {
         nic.close().await.unwrap();
     });
     assert_sound(world, 2, "kernel d");
+}
+
+#[test]
+fn queues_share_what_may_wait() {
+    const FRAMES: u64 = 40;
+    const WISH: u32 = 16;
+
+    let world = World::new(Kernel::D, true);
+    run(async {
+        let (nic, queue) = open(world.device().open().unwrap()).await;
+        let mut queues = vec![queue];
+        nic.set_ring(RingParams { receive_sections: WISH, send_sections: 32 }).await.unwrap();
+        queues.extend(nic.set_channels(QUEUES).await.unwrap());
+        let share = u64::from(WISH) / u64::from(QUEUES);
+        let delivered = || world.host.report().nics[0].counters.rx_frames;
+        let frame = Flow::numbered(HashProtocol::Tcp4, 7).frame(nic.info().mac.0, FAR, b"waits");
+        for queue in &mut queues {
+            let (index, scaling) = (queue.index(), nic.info().scaling.expect("several queues"));
+            let entries = scaling.table.len();
+            nic.set_rss(RssSettings { table: vec![index; entries], ..scaling }).await.unwrap();
+            let before = delivered();
+            for sent in 1..=FRAMES {
+                world.far.send(&frame).unwrap();
+                // Each in a packet of its own: one that has more than may wait is taken.
+                while delivered() < before + sent {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+            // The completion comes behind them.
+            queue.tx.send(&Sequence::new(nic.info().mac.0, &SIZES).make()).await.unwrap();
+            queue.tx.drained().await.unwrap();
+            let stats = nic.queue_stats()[usize::from(index)];
+            assert_eq!(stats.extra.rx_dropped, FRAMES - share, "queue {index}");
+            let mut waited = 0;
+            while waited < share {
+                let burst = queue.rx.recv_burst().await.unwrap().expect("open");
+                assert!(burst.iter().all(|waits| waits.bytes == frame), "queue {index}");
+                waited += burst.len() as u64;
+            }
+        }
+        nic.close().await.unwrap();
+    });
+    assert_sound(world, 3, "kernel d");
 }
 
 /// Frames both ways: each queue sends, any receives.
