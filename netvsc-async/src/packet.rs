@@ -21,6 +21,9 @@ const LARGE_BUFFERS: usize = 32;
 /// pool would not.
 const WARM_BUFFERS: usize = 128;
 
+/// What a [`PacketQueue`] takes out ahead of a large pool, which has so many buffers more: a batch.
+const RESERVE: usize = 64;
+
 /// Buffers of one size, used again and again. Shared by a queue and the packets that are out.
 #[derive(Debug)]
 struct PoolInner {
@@ -31,6 +34,8 @@ struct PoolInner {
     /// Buffers of [`LARGEST_FRAME`] bytes, for merged frames: allocated when one is needed, then used again.
     large: ArrayQueue<Box<[u8]>>,
     buffer_bytes: usize,
+    /// Buffers beyond those that may be held.
+    reserve: usize,
     allocated: AtomicU64,
 }
 
@@ -65,14 +70,17 @@ impl PoolInner {
 }
 
 impl PacketPool {
-    /// `packets` buffers of `buffer_bytes`, all allocated here and now.
+    /// Buffers of `buffer_bytes`, all allocated here and now: so many that `packets` can be held.
     pub(crate) fn new(packets: usize, buffer_bytes: usize) -> Self {
+        let reserve = RESERVE.min(packets / 8);
+        let packets = packets.saturating_add(reserve);
         let warm = packets.clamp(1, WARM_BUFFERS);
         let inner = PoolInner {
             warm: ArrayQueue::new(warm),
             rest: packets.checked_sub(warm).filter(|rest| *rest > 0).map(ArrayQueue::new),
             large: ArrayQueue::new(LARGE_BUFFERS),
             buffer_bytes,
+            reserve,
             allocated: AtomicU64::new(0),
         };
         for _ in 0..packets {
@@ -98,7 +106,12 @@ impl PacketPool {
 
     /// A packet of `len` bytes, whatever they are.
     pub(crate) fn blank(&self, len: usize) -> Packet {
-        Packet { buffer: self.take(len), len, rx: RxMeta::default(), tx: TxMeta::default(), pool: Some(self.clone()) }
+        self.wrap(self.take(len), len)
+    }
+
+    #[inline]
+    fn wrap(&self, buffer: Box<[u8]>, len: usize) -> Packet {
+        Packet { buffer, len, rx: RxMeta::default(), tx: TxMeta::default(), pool: Some(self.clone()) }
     }
 
     /// A packet with a copy of `bytes`.
@@ -247,16 +260,34 @@ fn passed_on(frame: &[u8], meta: &RxMeta) -> TxMeta {
 }
 
 /// Receives into packets.
+///
+/// Taking a buffer out of the pool takes atomic operations, at which the processor ends everything else first: between two frames
+/// it could not look at the one while it waits for the other. So buffers are taken out ahead, if the pool is large.
 #[derive(Debug)]
 pub(crate) struct PacketQueue {
     pool: PacketPool,
     packets: VecDeque<Packet>,
-    next: Option<Box<[u8]>>,
+    /// Blank packets. The last one is next, and may be one that was made for a frame for which the others are too small.
+    ahead: Vec<Packet>,
+    /// How many are taken out ahead.
+    most_ahead: usize,
 }
 
 impl PacketQueue {
     pub(crate) fn new(pool: PacketPool, capacity: usize) -> Self {
-        Self { pool, packets: VecDeque::with_capacity(capacity), next: None }
+        let most_ahead = capacity.min(pool.0.reserve);
+        let ahead = Vec::with_capacity(most_ahead + 1);
+        Self { pool, packets: VecDeque::with_capacity(capacity), ahead, most_ahead }
+    }
+
+    /// Takes buffers out of the pool, as long as there are any: to be called before frames are received.
+    #[inline]
+    pub(crate) fn prepare(&mut self) {
+        while self.ahead.len() < self.most_ahead
+            && let Some(buffer) = self.pool.0.pop(0)
+        {
+            self.ahead.push(self.pool.wrap(buffer, 0));
+        }
     }
 
     #[inline]
@@ -278,18 +309,22 @@ impl FrameSink for PacketQueue {
     #[inline]
     fn buffer(&mut self, len: usize) -> Option<&mut [u8]> {
         // A buffer that was asked for and not committed serves the next frame.
-        if self.next.as_ref().is_none_or(|buffer| buffer.len() < len) {
-            self.next = Some(self.pool.take(len));
+        if self.ahead.last().is_none_or(|blank| blank.buffer.len() < len) {
+            if self.ahead.len() > self.most_ahead {
+                self.ahead.pop();
+            }
+            self.ahead.push(self.pool.blank(len));
         }
-        self.next.as_mut().map(|buffer| &mut buffer[..len])
+        let blank = self.ahead.last_mut()?;
+        blank.len = len;
+        Some(blank.bytes_mut())
     }
 
     #[inline]
     fn commit(&mut self, len: usize, meta: RxMeta) {
-        if let Some(buffer) = self.next.take() {
-            let len = len.min(buffer.len());
-            let tx = passed_on(&buffer[..len], &meta);
-            self.packets.push_back(Packet { buffer, len, rx: meta, tx, pool: Some(self.pool.clone()) });
+        if let Some(mut packet) = self.ahead.pop() {
+            packet.truncate(len);
+            self.packets.push_back(packet.with_meta(meta));
         }
     }
 }
@@ -322,15 +357,51 @@ mod tests {
 
     #[test]
     fn what_came_back_last_is_used_first() {
-        let pool = PacketPool::new(WARM_BUFFERS + 100, 64);
+        let pool = PacketPool::new(2 * WARM_BUFFERS, 64);
         let place = |packet: &Packet| packet.bytes().as_ptr();
-        let all: Vec<_> = (0..WARM_BUFFERS + 100).map(|_| pool.packet(b"frame")).collect();
+        let all: Vec<_> = (0..2 * WARM_BUFFERS).map(|_| pool.packet(b"frame")).collect();
         assert_eq!(pool.allocated(), 0);
         let first: Vec<_> = all[..WARM_BUFFERS].iter().map(place).collect();
         drop(all);
         for _ in 0..3 {
             let again: Vec<_> = (0..WARM_BUFFERS).map(|_| pool.packet(b"frame")).collect();
             assert_eq!(again.iter().map(place).collect::<Vec<_>>(), first);
+        }
+    }
+
+    #[test]
+    fn what_is_taken_out_ahead_is_beyond_what_may_be_held() {
+        const HELD: usize = 1024;
+        let pool = PacketPool::new(HELD, 64);
+        let mut queue = PacketQueue::new(pool.clone(), 64);
+        for _ in 0..3 {
+            let mut held = Vec::new();
+            while held.len() < HELD {
+                queue.prepare();
+                receive(&mut queue, &[1; 60]);
+                held.extend(queue.pop());
+            }
+            assert_eq!(queue.ahead.len(), RESERVE - 1);
+            assert_eq!(pool.allocated(), 0);
+        }
+    }
+
+    #[test]
+    fn frames_of_all_lengths_go_into_what_was_given_last() {
+        let pool = PacketPool::new(16, 64);
+        let mut queue = PacketQueue::new(pool.clone(), 16);
+        for _ in 0..3 {
+            queue.prepare();
+            assert_eq!(queue.ahead.len(), 2);
+            for len in [60, 9000, 64, 20] {
+                queue.buffer(len + 1000).unwrap().fill(2);
+                queue.buffer(len).unwrap().fill(1);
+                let given = queue.buffer(len).unwrap();
+                assert_eq!((given.len(), given.iter().all(|byte| *byte == 1)), (len, true), "asked for again");
+                queue.commit(len - 1, RxMeta::default());
+                assert_eq!(queue.pop().unwrap().bytes(), vec![1; len - 1]);
+            }
+            assert!(queue.ahead.len() <= 2);
         }
     }
 

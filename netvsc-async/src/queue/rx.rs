@@ -244,6 +244,7 @@ impl<C: Channel> RxHalf<C> {
         if self.take_left_behind(into) || self.ended {
             return Ok(());
         }
+        into.prepare();
         let mut core = self.shared.lock();
         if let Some(left) = self.shared.after_end(&mut core, into, max) {
             return left.map(drop);
@@ -278,6 +279,7 @@ impl<C: Channel> RxHalf<C> {
         if self.ended {
             return Poll::Ready(Ok(0));
         }
+        into.prepare();
         self.shared.poll_receive(cx, &mut self.waiter, into, max)
     }
 }

@@ -199,33 +199,24 @@ impl<C: Channel> PacketSink<C> {
     /// # Errors
     /// [`Error::Closed`], [`Error::Queue`]; [`Error::Send`] for a packet that cannot be sent, which is dropped.
     pub fn try_flush(&mut self) -> Result<(), Error> {
-        let mut core = self.half.shared.lock();
-        let handed_over = Self::hand_over(&mut self.packets, &self.half.shared, &mut core);
+        let shared = &self.half.shared;
+        let mut core = shared.lock();
+        let (gone, handed_over) = hand_over(&self.packets, shared, &mut core);
         // One that cannot be sent keeps nobody else waiting.
-        let flushed = self.half.shared.flush(&mut core);
+        let flushed = shared.flush(&mut core);
+        drop(core);
+        self.packets.drain(..gone);
         handed_over.and(flushed)
     }
 
     fn try_hand_over(&mut self) -> Result<(), Error> {
-        let mut core = self.half.shared.lock();
-        let handed_over = Self::hand_over(&mut self.packets, &self.half.shared, &mut core);
-        self.half.shared.put_off_doorbell(&mut core);
+        let shared = &self.half.shared;
+        let mut core = shared.lock();
+        let (gone, handed_over) = hand_over(&self.packets, shared, &mut core);
+        shared.put_off_doorbell(&mut core);
+        drop(core);
+        self.packets.drain(..gone);
         handed_over
-    }
-
-    /// Hands over as many as there is room for. Nobody is told, which is the caller's.
-    fn hand_over(packets: &mut VecDeque<Packet>, shared: &Shared<C>, core: &mut Core<C>) -> Result<(), Error> {
-        while let Some(packet) = packets.front() {
-            match shared.send_before_flush(core, packet.bytes(), packet.tx_meta()) {
-                Err(Error::Full) => return Ok(()),
-                result => {
-                    // A packet that cannot be sent goes, too, or it would be tried for ever.
-                    packets.pop_front();
-                    result?;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Ready once a packet can be taken.
@@ -242,9 +233,8 @@ impl<C: Channel> PacketSink<C> {
         let mut core = shared.lock();
         let mut stuck = false;
         loop {
-            let before = self.packets.len();
-            let handed_over = Self::hand_over(&mut self.packets, shared, &mut core);
-            let full = self.packets.front().filter(|_| handed_over.is_ok()).map(|packet| packet.len());
+            let (gone, handed_over) = hand_over(&self.packets, shared, &mut core);
+            let full = self.packets.get(gone).filter(|_| handed_over.is_ok()).map(|packet| packet.len());
             let Some(len) = full else {
                 let told = match doorbell {
                     Doorbell::Now => shared.flush(&mut core),
@@ -253,22 +243,46 @@ impl<C: Channel> PacketSink<C> {
                         Ok(())
                     }
                 };
+                drop(core);
+                self.packets.drain(..gone);
                 return Poll::Ready(handed_over.and(told));
             };
+            self.packets.drain(..gone);
             shared.register_sender(&core, cx);
             if !shared.wait_for_room(&mut core, len)? {
                 return Poll::Pending;
             }
-            let went = self.packets.len() < before;
-            if stuck && !went {
+            if stuck && gone == 0 {
                 // Something becomes free again and again, but not enough. What went until now waits for nobody.
                 shared.put_off_doorbell(&mut core);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            stuck = !went;
+            stuck = gone == 0;
         }
     }
+}
+
+/// Hands over as many packets as there is room for, and says how many of them are to be dropped: those, and one that cannot be
+/// sent, or it would be tried for ever. Nobody is told of them, which is the caller's.
+///
+/// They are dropped by the caller, too, all at once and when the host has been told: giving a buffer back takes atomic operations,
+/// which wait until all has been stored that was to be before. What is stored here are frames, into memory that the host has
+/// read last: a packet at a time, each would wait for the other processor.
+fn hand_over<C: Channel>(
+    packets: &VecDeque<Packet>,
+    shared: &Shared<C>,
+    core: &mut Core<C>,
+) -> (usize, Result<(), Error>) {
+    let mut gone = 0;
+    for packet in packets {
+        match shared.send_before_flush(core, packet.bytes(), packet.tx_meta()) {
+            Ok(()) => gone += 1,
+            Err(Error::Full) => break,
+            Err(error) => return (gone + 1, Err(error)),
+        }
+    }
+    (gone, Ok(()))
 }
 
 /// When the host is told of what was handed over.
@@ -317,8 +331,8 @@ impl<C: Channel> Drop for PacketSink<C> {
         let shared = &self.half.shared;
         let mut core = shared.lock();
         // Failures are what the other users of the queue are told.
-        let _ = Self::hand_over(&mut self.packets, shared, &mut core);
-        core.queue.count_tx_dropped(self.packets.len() as u64);
+        let (gone, _) = hand_over(&self.packets, shared, &mut core);
+        core.queue.count_tx_dropped((self.packets.len() - gone) as u64);
         let _ = shared.flush(&mut core);
     }
 }
