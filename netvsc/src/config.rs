@@ -36,6 +36,10 @@ pub const MAX_QUEUES: u16 = 64;
 /// Receive sections that some hosts keep for control messages; they serve no channel with fewer than these and one a queue
 /// (OpenVMM `netvsp/src/rx_bufs.rs`).
 pub const RESERVED_RECEIVE_SECTIONS: u32 = 16;
+/// Bytes that are copied of each held frame unless configured.
+pub const DEFAULT_RX_COPYBREAK: usize = 256;
+/// Fewest bytes that are copied of each held frame: Ethernet with two tags, IPv6, TCP with all options, and a few.
+pub const MIN_RX_COPYBREAK: usize = 128;
 /// Smallest ring: the control page and one page of data.
 const MIN_RING_BYTES: usize = 2 * PAGE_SIZE;
 /// What OpenVMM's receive sections have more than the frame: room for the RNDIS header and bytes it never uses.
@@ -65,12 +69,17 @@ pub enum GpadlTeardown {
 /// assert!(Config::default().send_sections(9).check().is_err());
 /// ```
 ///
-/// # There is no receive copy-break
-/// Other drivers lend long frames out of the receive buffer, copy short ones (`rx_copybreak`, in DPDK up to 256 bytes), and copy
-/// all once too many sections are lent, lest the host have none left (a watermark). Here every frame is copied out once, whatever
-/// its length: the host, which is not trusted, may write to the receive buffer at any time, and a section goes back to it as
-/// soon as the frame was copied, so that no receiver, however slow, holds one. There is nothing to set. What may wait in the
-/// sections *before* it is copied is bounded by their number, see [`receive_sections`](Self::receive_sections).
+/// # Receive copy-break and watermark
+/// Received so ([`Queue::receive`](crate::Queue::receive)), every frame is copied out once, whatever its length: the host, which is
+/// not trusted, may write to the receive buffer at any time, and has a section back as soon as its frame was copied, so that no
+/// receiver, however slow, holds one. What may wait in the sections *before* that is bounded by their number
+/// ([`receive_sections`](Self::receive_sections)), and there is nothing else to set.
+///
+/// Who passes frames on can do with less ([`Queue::receive_held`](crate::Queue::receive_held)): short frames are copied, of longer
+/// ones only the head, and the rest is copied once, to where it is sent from. That takes no trust in the host either, as only
+/// what was copied is looked at; see [`queue::held`](crate::queue::held). For that there are the settings that other drivers have:
+/// [`rx_copybreak`](Self::rx_copybreak), and the [`rx_watermark`](Self::rx_watermark) that keeps a slow receiver from leaving the host
+/// without sections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     pub(crate) receive_sections: u32,
@@ -89,6 +98,8 @@ pub struct Config {
     pub(crate) gpadl_teardown: GpadlTeardown,
     pub(crate) offloads: OffloadSettings,
     pub(crate) tx_copybreak: usize,
+    pub(crate) rx_copybreak: usize,
+    pub(crate) rx_watermark: Option<u32>,
     pub(crate) tags_in_band: bool,
     pub(crate) reinsert_tags: bool,
     pub(crate) check_verdicts: bool,
@@ -116,6 +127,8 @@ impl Default for Config {
             gpadl_teardown: GpadlTeardown::AfterClose,
             offloads: OffloadSettings::forwarding(),
             tx_copybreak: usize::MAX,
+            rx_copybreak: DEFAULT_RX_COPYBREAK,
+            rx_watermark: None,
             tags_in_band: false,
             reinsert_tags: false,
             check_verdicts: false,
@@ -258,6 +271,30 @@ impl Config {
         self
     }
 
+    /// Longest frame that [`Queue::receive_held`](crate::Queue::receive_held) copies whole, and how many bytes it copies of longer ones,
+    /// which stay in the receive buffer until they are let go. Default [256](DEFAULT_RX_COPYBREAK) as in DPDK (`rx_copybreak`), from
+    /// [128](MIN_RX_COPYBREAK), so that all headers that are looked at are copied.
+    #[must_use]
+    pub const fn rx_copybreak(mut self, bytes: usize) -> Self {
+        self.rx_copybreak = bytes;
+        self
+    }
+
+    /// How many receive sections may be held at a time by frames of [`Queue::receive_held`](crate::Queue::receive_held), all queues
+    /// together, each having an equal share. Beyond that, frames are copied whole. A frame that is held counts with all sections of its
+    /// packet, since the host has them back at once: a share of fewer than a packet has ([up to 375](nvsp::MAX_TRANSFER_RANGES)) may
+    /// hold nothing at all.
+    ///
+    /// Default: half of the [`receive_sections`](Self::receive_sections) there are. At most all of them but 16 and one a
+    /// [queue](Self::queues), with which hosts are left to work; where the host makes fewer sections than were wished it is lowered
+    /// to that. What became of it is [`DeviceInfo::rx_watermark`](crate::DeviceInfo::rx_watermark). Where a backend's buffer is fixed, as
+    /// on `uio_hv_generic`, this is the limit on sections that the application holds.
+    #[must_use]
+    pub const fn rx_watermark(mut self, sections: u32) -> Self {
+        self.rx_watermark = Some(sections);
+        self
+    }
+
     /// Whether an 802.1Q tag that a frame to be sent has in band stays there. Default false: it is moved beside the frame, as
     /// Linux and DPDK do, since hosts expect none in band and may take such a frame for too long.
     #[must_use]
@@ -293,6 +330,7 @@ impl Config {
     pub(crate) fn queue_settings(&self) -> QueueSettings {
         QueueSettings {
             tx_copybreak: self.tx_copybreak,
+            rx_copybreak: self.rx_copybreak,
             tags_in_band: self.tags_in_band,
             reinsert_tags: self.reinsert_tags,
             check_verdicts: self.check_verdicts,
@@ -348,6 +386,10 @@ impl Config {
         at_least("close_deadline (ms)", millis(self.close_deadline), 1)?;
         at_least("queues", self.queues.into(), 1)?;
         at_most("queues", self.queues.into(), MAX_QUEUES.into())?;
+        at_least("rx_copybreak", self.rx_copybreak as u64, MIN_RX_COPYBREAK as u64)?;
+        if let Some(sections) = self.rx_watermark {
+            at_most("rx_watermark", sections.into(), self.most_rx_watermark(self.receive_sections).into())?;
+        }
         Ok(())
     }
 
@@ -370,6 +412,16 @@ impl Config {
     pub(crate) fn send_buffer_bytes(&self) -> usize {
         let section = self.send_section_bytes.unwrap_or(nvsp::DEFAULT_SEND_SECTION_SIZE);
         buffer_bytes(self.send_sections, section, nvsp::MAX_SEND_BUFFER)
+    }
+
+    /// The watermark of a receive buffer of which so many sections are used.
+    pub(crate) fn rx_watermark_of(&self, sections: u32) -> u32 {
+        self.rx_watermark.unwrap_or(sections / 2).min(self.most_rx_watermark(sections))
+    }
+
+    /// The highest one.
+    fn most_rx_watermark(&self, sections: u32) -> u32 {
+        sections.saturating_sub(self.safe_receive_sections())
     }
 
     /// Receive sections below which some hosts fall silent.
@@ -583,9 +635,25 @@ mod tests {
             (config.rings(RingSizes { outgoing_bytes: 4096, incoming_bytes: 8192 }), "rings.outgoing_bytes"),
             (config.rings(RingSizes { outgoing_bytes: 8192, incoming_bytes: 8193 }), "rings.incoming_bytes"),
             (config.send_buffer(false).direct_bytes(0), "direct_bytes"),
+            (config.rx_copybreak(127), "rx_copybreak"),
+            (config.receive_sections(100).rx_watermark(84), "rx_watermark"),
+            (config.receive_sections(100).queues(4).rx_watermark(81), "rx_watermark"),
         ] {
             assert_eq!(config.check().unwrap_err().field(), field);
         }
+    }
+
+    #[test]
+    fn the_host_is_left_sections_to_work_with() {
+        let config = Config::default();
+        let error = config.receive_sections(100).rx_watermark(90).check().unwrap_err();
+        assert_eq!(error, ConfigError::AboveLimit { field: "rx_watermark", value: 90, limit: 83 });
+        assert!(config.receive_sections(100).rx_watermark(83).check().is_ok());
+        assert!(config.rx_watermark(0).rx_copybreak(128).check().is_ok());
+        let watermarks = [9709, 100, 20, 10].map(|sections| config.rx_watermark_of(sections));
+        assert_eq!(watermarks, [4854, 50, 3, 0]);
+        // The host made fewer than were wished.
+        assert_eq!(config.rx_watermark(5000).rx_watermark_of(1017), 1000);
     }
 
     #[test]

@@ -65,6 +65,9 @@ pub struct DeviceInfo {
     /// the buffer is the backend's and larger than was wished, as on `uio_hv_generic`. What is beyond is dropped as by a host
     /// that has no free section.
     pub receive_limit: Option<u32>,
+    /// How many receive sections may be [held](crate::queue::held) at a time, each queue having an equal share: what became of
+    /// [`Config::rx_watermark`](crate::Config::rx_watermark).
+    pub rx_watermark: u32,
     /// The send buffer; `None`: every message goes by GPA-direct.
     pub send: Option<Sections>,
     /// Whether GPA-direct sends are possible.

@@ -19,7 +19,7 @@ use crate::error::NicError;
 use crate::info::{DeviceInfo, Sections};
 use crate::meta::RxMeta;
 use crate::offload::{OffloadSettings, Offloads};
-use crate::queue::{ControlInput, FrameSink, Queue, QueueError, ReceiveBuffer, SendBuffer, SendError};
+use crate::queue::{ControlInput, FrameSink, Queue, QueueError, ReceiveBuffer, SendBuffer, SendError, Unfinished};
 use crate::rss::RssSettings;
 use crate::time::Instant;
 use crate::vf;
@@ -523,7 +523,7 @@ impl<B: Bus> Nic<B> {
     fn drain<A: QueueAccess<B::Channel>>(&mut self, now: Instant, taken: &mut A) {
         let Self { control, queues, subchannels, .. } = self;
         let drain = if control.is_reconfiguring() { Queue::quiesce } else { drain };
-        let (mut sends, mut receives) = match with_queue(queues, taken, 0, drain) {
+        let mut unfinished = match with_queue(queues, taken, 0, drain) {
             None => return,
             Some(Ok(left)) => left,
             Some(Err(error)) => return control.handle(now, Input::QueueFailed(error)),
@@ -531,11 +531,11 @@ impl<B: Bus> Nic<B> {
         for subchannel in subchannels {
             // One whose rings are corrupt, or that was dropped, has nothing more to finish.
             if let Some(Ok(left)) = with_queue(queues, taken, subchannel.queue, drain) {
-                sends += left.0;
-                receives += left.1;
+                unfinished += left;
             }
         }
-        control.handle(now, Input::Outstanding { sends, receives });
+        let Unfinished { sends, receives, held } = unfinished;
+        control.handle(now, Input::Outstanding { sends, receives, held });
     }
 
     /// Once the device is up, its queues have to know the MTU: hosts accept longer frames and throw them away.
@@ -696,6 +696,7 @@ impl<B: Bus> Nic<B> {
         };
         let memory = &self.memory;
         let attached = with_queue(&mut self.queues, taken, index, |queue| {
+            queue.set_most_held(parts.most_held as usize);
             if let Some(memory) = &memory.receive {
                 let Sections { section_bytes, count: sections, .. } = parts.receive;
                 queue.attach_receive(receive_buffer(memory, section_bytes, sections))?;
@@ -772,16 +773,18 @@ impl<B: Bus> Nic<B> {
 /// Gives the queue what the host granted.
 fn attach<C: Channel>(queue: &mut Queue<C>, memory: &Memories<C::Memory>, action: &Action) -> Result<(), QueueError> {
     match (action, &memory.receive, &memory.send) {
-        (&Action::AttachReceive { section_bytes, sections, most_waiting }, Some(memory), _) => {
+        (&Action::AttachReceive { section_bytes, sections, most_waiting, most_held }, Some(memory), _) => {
             queue.set_most_waiting(most_waiting as usize);
+            queue.set_most_held(most_held as usize);
             queue.attach_receive(receive_buffer(memory, section_bytes, sections))
         }
         (&Action::AttachSend { section_bytes, sections }, _, Some(memory)) => {
             queue.attach_send(SendBuffer { memory: memory.clone(), section_bytes, sections: 0..sections })
         }
         (&Action::GrowSend { sections }, ..) => queue.grow_send(sections),
-        (&Action::ShareReceive { most_waiting }, ..) => {
+        (&Action::ShareReceive { most_waiting, most_held }, ..) => {
             queue.set_most_waiting(most_waiting as usize);
+            queue.set_most_held(most_held as usize);
             Ok(())
         }
         (&Action::AttachLimits(limits), ..) => {
@@ -797,12 +800,12 @@ fn receive_buffer<M: Clone>(memory: &M, section_bytes: u32, sections: u32) -> Re
     ReceiveBuffer { memory: memory.clone(), set_id: nvsp::BufferId::RECEIVE.0, section_bytes, sections }
 }
 
-/// Sends what was taken and throws away what was received; what is left: sends, receive packets.
-fn drain<C: Channel>(queue: &mut Queue<C>) -> Result<(usize, usize), QueueError> {
+/// Sends what was taken and throws away what was received; what is left.
+fn drain<C: Channel>(queue: &mut Queue<C>) -> Result<Unfinished, QueueError> {
     queue.flush()?;
     let mut nowhere = Nowhere(Vec::new());
     queue.receive(&mut nowhere, usize::MAX)?;
-    Ok((queue.outstanding(), queue.backlog() + queue.owed_acks()))
+    Ok(queue.unfinished())
 }
 
 /// Takes frames and forgets them.

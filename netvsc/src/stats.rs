@@ -151,6 +151,10 @@ counters! {
         bad_coalesced,
         /// Coalesced frames delivered.
         rx_coalesced,
+        /// Frames whose rest was [held](crate::queue::held) rather than copied.
+        rx_held,
+        /// Frames that were copied whole since as many receive sections were held as may be.
+        rx_copied_watermark,
         /// Frames that were merged after they had been received ([`gro`](crate::gro)). Counted by who merges, not by the queue.
         gro_merged,
         /// Frames that those became.

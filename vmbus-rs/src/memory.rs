@@ -17,6 +17,8 @@
 //!
 //! Bytes copied out are *a* snapshot, not a consistent one: check what was copied, never the original again.
 
+#[cfg(feature = "alloc")]
+mod any;
 #[doc(hidden)]
 pub mod copy;
 #[cfg(feature = "alloc")]
@@ -29,6 +31,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::gpadl::GpadlId;
 
+#[cfg(feature = "alloc")]
+pub use any::AnyMemory;
 #[cfg(feature = "alloc")]
 pub use heap::HeapMemory;
 #[cfg(all(feature = "mmap", target_os = "linux"))]
@@ -200,6 +204,26 @@ pub trait SharedMemoryExt: SharedMemory {
         Ok(())
     }
 
+    /// Copies `len` bytes of other shared memory, from `from_offset` on, into this: straight from one to the other, so that what is
+    /// written is what was read, whatever becomes of the source meanwhile. If the two are the same bytes in part, what is
+    /// written there is not said.
+    #[inline]
+    fn copy_from<N: SharedMemory>(
+        &self,
+        offset: usize,
+        from: &N,
+        from_offset: usize,
+        len: usize,
+    ) -> Result<(), OutOfBounds> {
+        self.check(offset, len)?;
+        from.check(from_offset, len)?;
+        let to = self.base().as_ptr().wrapping_add(offset);
+        let from = from.base().as_ptr().wrapping_add(from_offset);
+        // SAFETY: as checked just now, both have `len` bytes by the trait's contract, reached by atomics or this module only.
+        unsafe { copy::transfer(to, from, len) };
+        Ok(())
+    }
+
     /// Writes a run of pieces that are checked as one: `head`, the two `pieces` one behind the other, zeros up to the
     /// next multiple of 8, `tail`. Words are little-endian; `offset` is a multiple of 8.
     #[inline]
@@ -275,6 +299,52 @@ pub trait SharedMemoryExt: SharedMemory {
         // SAFETY: `body_at + body.len()` is at most `len`: bytes of the mapping, reached by atomics or this module only; `body`
         // is a reference, so private, and the two do not overlap.
         unsafe { copy::store(to, body.as_ptr(), body.len()) };
+        Ok(())
+    }
+
+    /// As [`write_headed`](Self::write_headed), of a body that is `body` and, behind it, `rest`: so many bytes of other shared
+    /// memory from an offset on.
+    #[inline]
+    fn write_headed_from<const N: usize, R: SharedMemory>(
+        &self,
+        offset: usize,
+        head: [u64; N],
+        body_at: usize,
+        body: &[u8],
+        rest: (&R, usize, usize),
+    ) -> Result<(), OutOfBounds> {
+        let (from, from_offset, rest_len) = rest;
+        let bad = |len| OutOfBounds { offset, len, size: self.len() };
+        let rest_at = body_at.checked_add(body.len()).ok_or(bad(usize::MAX))?;
+        let end = rest_at.checked_add(rest_len).ok_or(bad(usize::MAX))?;
+        let len = end.checked_next_multiple_of(8).ok_or(bad(usize::MAX))?;
+        self.check(offset, len)?;
+        from.check(from_offset, rest_len)?;
+        if !offset.is_multiple_of(8) || len < 8 || len < 8 * N {
+            return Err(bad(len));
+        }
+        // The `len` bytes from here lie inside the mapping, as checked just now.
+        let base = self.base().as_ptr().wrapping_add(offset);
+        let store_word = |at: usize, value: u64| {
+            // A multiple of 8, at most `len - 8`, in each call below.
+            let word = base.wrapping_add(at);
+            // SAFETY: eight initialised bytes of the mapping; aligned, since `base()`, `offset` and `at` are; an atomic
+            // allows concurrent accesses.
+            unsafe { AtomicU64::from_ptr(word.cast()) }.store(value.to_le(), Ordering::Relaxed);
+        };
+        // The word that holds the last bytes and the zeros behind them; what else is in it comes over it.
+        store_word(len - 8, 0);
+        for (at, word) in head.into_iter().enumerate() {
+            store_word(8 * at, word);
+        }
+        let to = base.wrapping_add(body_at);
+        // SAFETY: `body_at + body.len()` is at most `len`: bytes of the mapping, reached by atomics or this module only; `body`
+        // is a reference, so private, and the two do not overlap.
+        unsafe { copy::store(to, body.as_ptr(), body.len()) };
+        let (to, from) = (base.wrapping_add(rest_at), from.base().as_ptr().wrapping_add(from_offset));
+        // SAFETY: `rest_at + rest_len` is at most `len`: bytes of this mapping; the source's were checked above. Both are reached
+        // by atomics or this module only.
+        unsafe { copy::transfer(to, from, rest_len) };
         Ok(())
     }
 
@@ -394,6 +464,80 @@ mod tests {
         assert!(shared.write_headed(4096 - 16, [0; 1], 8, &[0; 8]).is_ok());
         assert!(shared.write_headed(0, [0; 1], usize::MAX, &[0; 8]).is_err());
         assert!(shared.write_headed(0, [0; 0], 0, &[]).is_err(), "nothing");
+    }
+
+    #[test]
+    fn bytes_go_from_one_memory_to_another() {
+        let source: Vec<u8> = (0..2048u32).map(|i| (i * 7 + i / 256) as u8).collect();
+        let from = HeapMemory::zeroed(PAGE_SIZE);
+        from.write(0, &source).unwrap();
+        let any = AnyMemory::new(from.clone());
+        for (to_at, from_at) in [(64usize, 0usize), (65, 0), (64, 3), (71, 13), (72, 8)] {
+            for len in (0..=300).chain([511, 512, 513, 1500]) {
+                let to = HeapMemory::zeroed(PAGE_SIZE);
+                to.copy_from(to_at, &any, from_at, len).unwrap();
+                let mut back = vec![0; PAGE_SIZE];
+                to.read(0, &mut back).unwrap();
+                let (before, rest) = back.split_at(to_at);
+                assert_eq!(&rest[..len], &source[from_at..from_at + len], "{len} bytes from {from_at} to {to_at}");
+                assert!(before.iter().chain(&rest[len..]).all(|byte| *byte == 0), "{len} bytes to {to_at}");
+            }
+        }
+        let to = HeapMemory::zeroed(PAGE_SIZE);
+        assert_eq!(to.copy_from(4095, &from, 0, 2), Err(OutOfBounds { offset: 4095, len: 2, size: 4096 }));
+        assert_eq!(to.copy_from(0, &from, 4095, 2), Err(OutOfBounds { offset: 4095, len: 2, size: 4096 }));
+        assert!(to.copy_from(0, &from, usize::MAX, 2).is_err() && to.copy_from(usize::MAX, &from, 0, 2).is_err());
+        assert!(to.copy_from(4096, &from, 4096, 0).is_ok(), "no bytes at the end");
+        // The same bytes in part: anything may be there, and nothing else is touched.
+        from.copy_from(100, &any, 90, 500).unwrap();
+        let mut around = [0; 2];
+        from.read(600, &mut around).unwrap();
+        assert_eq!(around, source[600..602]);
+    }
+
+    #[test]
+    fn memory_of_any_backend_keeps_its_mapping() {
+        let memory = HeapMemory::zeroed(PAGE_SIZE);
+        memory.write(8, &[1, 2, 3]).unwrap();
+        let any = AnyMemory::new(memory).clone();
+        let mut back = [0; 3];
+        any.read(8, &mut back).unwrap();
+        assert_eq!((back, any.len(), any.gpa(0), any.gpadl()), ([1, 2, 3], PAGE_SIZE, None, None));
+    }
+
+    #[test]
+    fn a_head_and_a_body_in_two_memories_are_written_as_one() {
+        let bytes: Vec<u8> = (1..=250).collect();
+        let from = HeapMemory::zeroed(PAGE_SIZE);
+        from.write(5, &bytes).unwrap();
+        for body_at in [0usize, 12, 16, 21] {
+            for split in [0usize, 1, 14, 128] {
+                for len in split..bytes.len() {
+                    let (shared, wanted) = (HeapMemory::zeroed(PAGE_SIZE), HeapMemory::zeroed(PAGE_SIZE));
+                    for memory in [&shared, &wanted] {
+                        memory.write(0, &[0xEE; 512]).unwrap();
+                    }
+                    let head = [u64::from_le_bytes(*b"headhead"); 2];
+                    let written =
+                        shared.write_headed_from(8, head, body_at, &bytes[..split], (&from, 5 + split, len - split));
+                    assert_eq!(written, wanted.write_headed(8, head, body_at, &bytes[..len]), "{split} of {len}");
+                    let (mut got, mut expected) = ([0; 512], [0; 512]);
+                    shared.read(0, &mut got).unwrap();
+                    wanted.read(0, &mut expected).unwrap();
+                    assert_eq!(got, expected, "{split} of {len} bytes at {body_at}");
+                }
+            }
+        }
+        let shared = HeapMemory::zeroed(PAGE_SIZE);
+        let write = |offset, body_at, from_offset, len| {
+            shared.write_headed_from(offset, [0; 1], body_at, &bytes[..8], (&from, from_offset, len))
+        };
+        assert!(write(4, 8, 0, 8).is_err(), "not aligned");
+        assert!(write(0, 8, 4090, 8).is_err(), "the source ends before");
+        assert!(write(4096 - 24, 8, 0, 9).is_err(), "the zeros are outside");
+        assert!(write(4096 - 24, 8, 0, 8).is_ok());
+        assert!(write(0, usize::MAX - 4, 0, 8).is_err() && write(0, 8, 0, usize::MAX).is_err());
+        assert!(write(0, 8, usize::MAX, 8).is_err());
     }
 
     #[test]

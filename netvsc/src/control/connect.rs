@@ -175,8 +175,10 @@ impl Control {
         match self.read_receive_buffer_answer(bytes, payload) {
             Ok(receive) => {
                 let Sections { section_bytes, count: sections, .. } = receive;
-                let most_waiting = self.most_waiting(1);
-                self.actions.push_back(Action::AttachReceive { section_bytes, sections, most_waiting });
+                self.rx_watermark = self.config.rx_watermark_of(self.receive_limit.map_or(sections, |limit| limit.min(sections)));
+                // There may be fewer: that is told then.
+                let (most_waiting, most_held) = (self.most_waiting(1), self.most_held(self.config.queues));
+                self.actions.push_back(Action::AttachReceive { section_bytes, sections, most_waiting, most_held });
                 self.receive_buffer_taken(now, receive);
             }
             Err(cause) => self.fail(now, Step::ShareReceiveBuffer, cause),
@@ -187,6 +189,11 @@ impl Control {
     /// a share of what was.
     pub(super) fn most_waiting(&self, queues: u16) -> u32 {
         self.receive_limit.map_or(u32::MAX, |limit| (limit / u32::from(queues.max(1))).max(1))
+    }
+
+    /// How many receive sections may be held in each of so many queues.
+    pub(super) fn most_held(&self, queues: u16) -> u32 {
+        self.rx_watermark / u32::from(queues.max(1))
     }
 
     /// Checks the answer: one section list from the buffer's start, whose sections are there and large enough.

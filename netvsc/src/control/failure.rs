@@ -4,7 +4,7 @@ use core::fmt;
 
 use rndis::{Oid, Status};
 
-use crate::queue::QueueError;
+use crate::queue::{HeldReceives, QueueError};
 
 /// What the machine was doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -120,6 +120,8 @@ pub enum Cause {
         /// Which.
         queue: u16,
     },
+    /// The application holds received frames, and has not let go of them in time.
+    Held(HeldReceives),
     /// There are fewer queues than a change was for.
     FewQueues {
         /// What was asked for.
@@ -137,6 +139,7 @@ impl Cause {
         match self {
             Self::TimedOut { .. } | Self::Violation(_) => ErrorKind::HostViolation,
             Self::NoMemory { .. } => ErrorKind::System,
+            Self::Held(_) => ErrorKind::Misuse,
             Self::Queue(QueueError::Doorbell { kind })
             | Self::Subchannel { error: QueueError::Doorbell { kind }, .. } => *kind,
             Self::SubchannelRescinded { .. } => ErrorKind::Gone,
@@ -185,6 +188,9 @@ impl fmt::Display for Cause {
             Self::Queue(error) => write!(f, "primary channel: {error}"),
             Self::Subchannel { queue, error } => write!(f, "subchannel {queue}: {error}"),
             Self::SubchannelRescinded { queue } => write!(f, "the host took subchannel {queue} back"),
+            Self::Held(HeldReceives { packets, sections }) => {
+                write!(f, "frames of {packets} receive packets ({sections} sections) are held")
+            }
             Self::FewQueues { requested, effective } => write!(f, "{requested} queues wished, {effective} given"),
         }
     }

@@ -8,7 +8,7 @@ use vmbus::bus::{BufferWish, Purpose, RingSizes};
 use vmbus::gpadl::GpadlId;
 
 use crate::info::Sections;
-use crate::queue::{AggregateLimits, ControlToken, QueueError};
+use crate::queue::{AggregateLimits, ControlToken, HeldReceives, QueueError};
 
 /// Something that happened on the bus or the channels. Without a name it is about the primary one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,8 +110,10 @@ pub enum Input<'a> {
     Outstanding {
         /// Sends that the host has not completed.
         sends: usize,
-        /// Receive packets that the host has not been given back.
+        /// Receive packets that the host has not been given back, those that are held among them.
         receives: usize,
+        /// Of them, those of which the application holds frames.
+        held: HeldReceives,
     },
     /// Answers [`Action::Detach`]: the queues let go of the buffers.
     Detached {
@@ -152,6 +154,8 @@ pub enum Action {
         sections: u32,
         /// Most of them that may wait to be received in a queue ([`Queue::set_most_waiting`](crate::Queue::set_most_waiting)).
         most_waiting: u32,
+        /// Most of them that may be held ([`Queue::set_most_held`](crate::Queue::set_most_held)).
+        most_held: u32,
     },
     /// The host took the send buffer: the queues may use it.
     AttachSend {
@@ -165,10 +169,13 @@ pub enum Action {
         /// Sections that it has then, from the first one on.
         sections: u32,
     },
-    /// There are more queues than one: the primary channel's queue has the receive buffer no more to itself.
+    /// There are more queues than one, or fewer than reckoned with: the primary channel's queue has another share of the receive
+    /// buffer.
     ShareReceive {
         /// Most sections that may wait to be received in it then.
         most_waiting: u32,
+        /// Most sections that may be held.
+        most_held: u32,
     },
     /// Open a subchannel: [`Input::SubchannelOpened`] or [`Input::SubchannelNotOpened`] follows.
     OpenSubchannel {
@@ -213,6 +220,8 @@ pub struct QueueParts {
     pub receive: Sections,
     /// Most receive sections that may wait to be received in the queue.
     pub most_waiting: u32,
+    /// Most receive sections that may be held.
+    pub most_held: u32,
     /// Bytes of a send section, and the sections that are this queue's: may be none.
     pub send: Option<(u32, Range<u32>)>,
     /// Memory to be allocated for its GPA-direct sends; 0 for none.

@@ -51,7 +51,7 @@ use rndis::value::PacketFilter;
 
 use crate::config::{Config, ConfigError, Warning};
 use crate::info::{DeviceInfo, LinkSpeed, Sections, VirtualFunction};
-use crate::queue::{ControlToken, QueueSettings};
+use crate::queue::{ControlToken, HeldReceives, QueueSettings};
 use crate::rss::RssError;
 use crate::steering;
 use crate::time::Instant;
@@ -109,6 +109,10 @@ pub struct Control {
     link_speed: Option<LinkSpeed>,
     /// Receive sections that may wait, where the backend's buffer is larger than was wished.
     receive_limit: Option<u32>,
+    /// Receive sections that all queues together may hold.
+    rx_watermark: u32,
+    /// What the queues said last that they hold.
+    held: HeldReceives,
     virtual_function: Option<VirtualFunction>,
     /// The host's, as it sent it.
     send_table: Option<[u32; nvsp::SEND_TABLE_LEN]>,
@@ -152,6 +156,8 @@ impl Control {
             link: Link::new(config.link_pace),
             link_speed: None,
             receive_limit: None,
+            rx_watermark: 0,
+            held: HeldReceives::default(),
             virtual_function: None,
             send_table: None,
             live: QueueSet::PRIMARY,
@@ -194,7 +200,7 @@ impl Control {
             Input::Nvsp { payload } => self.nvsp_notice(now, payload),
             Input::Rndis { payload } => self.rndis_message(now, payload),
             Input::NotSent { token, kind } => self.not_sent(now, token, kind),
-            Input::Outstanding { sends, receives } => self.outstanding(now, sends, receives),
+            Input::Outstanding { sends, receives, held } => self.outstanding(now, sends, receives, held),
             Input::Detached { sends, receives } => self.detached(now, sends, receives),
         }
         self.go_on(now);

@@ -10,7 +10,9 @@
 //! ```
 //!
 //! Nothing that was accepted is lost: the queues take no more frames, and what they took is completed by the host before RNDIS is
-//! halted; what the host delivered waits in private memory ([`Queue::quiesce`](crate::Queue::quiesce)). The packet
+//! halted; what the host delivered waits in private memory ([`Queue::quiesce`](crate::Queue::quiesce)). What the application
+//! holds of it where it is ([`queue::held`](crate::queue::held)) it has to let go, within a second from when nothing else is waited for:
+//! otherwise all stays as it is ([`Cause::Held`]). The packet
 //! filter, offloads, receive side scaling as the user set it, and everything else that [`Config`] holds is set again. What was set by
 //! [`Control::set`] alone is not.
 //!
@@ -30,6 +32,7 @@ use rndis::value::PacketFilter;
 
 use crate::config::{Config, ConfigError, DEFAULT_MTU, MAX_MTU, MIN_MTU, MIN_SECTIONS};
 use crate::info::{DeviceInfo, LinkSpeed, VirtualFunction};
+use crate::queue::HeldReceives;
 use crate::rss::{RssError, RssSettings};
 use crate::time::Instant;
 
@@ -327,6 +330,7 @@ impl Control {
         match (change.stage, result) {
             (Stage::Silencing, Ok(())) => {
                 change.stage = Stage::Draining;
+                self.held = HeldReceives::default();
                 self.deadline = Some(deadline);
             }
             (Stage::Silencing, Err(error)) => self.stay(error.into()),
@@ -345,7 +349,11 @@ impl Control {
     /// The queues did not finish in time.
     pub(super) fn not_quiet(&mut self) {
         if self.is_quiescing() {
-            self.stay(Cause::TimedOut { few_receive_sections: self.few_receive_sections() });
+            let held = core::mem::take(&mut self.held);
+            self.stay(match held.packets {
+                0 => Cause::TimedOut { few_receive_sections: self.few_receive_sections() },
+                _ => Cause::Held(held),
+            });
         }
     }
 

@@ -390,6 +390,7 @@ impl Control {
             friendly_name: setup.friendly_name.take(),
             receive: setup.buffers.receive,
             receive_limit: self.receive_limit,
+            rx_watermark: self.rx_watermark,
             send: setup.buffers.send,
             direct: setup.buffers.direct,
             queues: self.live.len(),

@@ -248,6 +248,7 @@ impl Control {
             queue,
             receive: buffers.receive,
             most_waiting: self.most_waiting(granted + 1),
+            most_held: self.most_held(granted + 1),
             send: buffers.send.map(|send| (send.section_bytes, share(send.count, queue, granted + 1))),
             direct_bytes: if buffers.direct { self.config.direct_bytes } else { 0 },
             limits,
@@ -351,9 +352,9 @@ impl Control {
                 self.actions.push_back(Action::GrowSend { sections });
             }
         }
-        if self.receive_limit.is_some() && queues > 1 {
-            let most_waiting = self.most_waiting(queues);
-            self.actions.push_back(Action::ShareReceive { most_waiting });
+        if self.receive_limit.is_some() && queues > 1 || queues < self.config.queues {
+            let (most_waiting, most_held) = (self.most_waiting(queues), self.most_held(queues));
+            self.actions.push_back(Action::ShareReceive { most_waiting, most_held });
         }
     }
 

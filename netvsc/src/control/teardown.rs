@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | queues paused, packet filter 0 | up, and closed as wished | the answer |
 //! | RNDIS HALT | INITIALIZE was sent | its completion; the host does not answer |
-//! | drain | there is a queue | sends completed, receives acknowledged |
+//! | drain | there is a queue | sends completed, receives acknowledged; for held frames alone, a second |
 //! | revoke receive, then send buffer | the host was told of it | nothing: no answer follows |
 //! | detach | there is a queue | the queue |
 //! | close (subchannels first), GPADL teardown | | GPADLs torn down |
@@ -22,9 +22,10 @@ use vmbus::bus::Purpose;
 use vmbus::gpadl::GpadlId;
 
 use alloc::vec;
+use core::time::Duration;
 
 use crate::config::GpadlTeardown;
-use crate::queue::QueueError;
+use crate::queue::{HeldReceives, QueueError};
 use crate::time::Instant;
 
 use super::Control;
@@ -34,6 +35,9 @@ use super::io::Action;
 use super::requests::Origin;
 use super::setup;
 use super::state::{Closing, Phase, State, Why};
+
+/// How long the application may hold received frames once nothing else is waited for.
+const HELD_LIMIT: Duration = Duration::from_secs(1);
 
 impl Control {
     /// A step failed: undoes everything.
@@ -169,8 +173,18 @@ impl Control {
         }
     }
 
-    pub(super) fn outstanding(&mut self, now: Instant, sends: usize, receives: usize) {
-        if !self.is_draining() || sends > 0 || receives > 0 {
+    pub(super) fn outstanding(&mut self, now: Instant, sends: usize, receives: usize, held: HeldReceives) {
+        if !self.is_draining() {
+            return;
+        }
+        let by_host = sends > 0 || receives > held.packets;
+        self.held = if by_host { HeldReceives::default() } else { held };
+        if self.held.packets > 0 {
+            // It may be held by the very task that waits for this.
+            let until = now + HELD_LIMIT;
+            self.deadline = Some(self.deadline.map_or(until, |deadline| deadline.min(until)));
+        }
+        if by_host || held.packets > 0 {
             return;
         }
         if self.is_quiescing() {

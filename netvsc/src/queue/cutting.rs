@@ -5,12 +5,14 @@
 
 use alloc::boxed::Box;
 use alloc::vec;
+use alloc::vec::Vec;
 
 use vmbus::bus::Doorbell;
 use vmbus::memory::SharedMemory;
 
-use super::body::Parts;
+use super::body::{Body, Parts};
 use super::error::{QueueError, SendError};
+use super::held::Rest;
 use super::pieces::Pieces;
 use super::shape::{self, Cut, Rules, Shape, Work};
 use super::transmit::{Transmit, With};
@@ -29,6 +31,8 @@ pub(super) struct Cutting {
     /// The frame that is being cut, if it did not fit.
     buffer: Box<[u8]>,
     left: Option<Left>,
+    /// A frame that was in two pieces; as long as the longest so far.
+    gathered: Vec<u8>,
 }
 
 /// What is left of a frame.
@@ -47,6 +51,7 @@ impl Cutting {
             scratch: vec![0; shape::SCRATCH_BYTES].into_boxed_slice(),
             buffer: vec![0; LONGEST].into_boxed_slice(),
             left: None,
+            gathered: Vec::new(),
         }
     }
 
@@ -77,6 +82,39 @@ impl<M: SharedMemory> Transmit<M> {
         let mut scratch = core::mem::take(&mut self.cutting.scratch);
         let result = self.send_with(frame, meta, &mut scratch, &mut with);
         self.cutting.scratch = scratch;
+        result
+    }
+
+    /// Takes a frame whose rest is held, and on which there is work to be done: all of it is copied first. What was left of a
+    /// frame before it has gone out.
+    #[inline(never)]
+    pub(super) fn send_gathered<D: Doorbell>(
+        &mut self,
+        frame: Parts<'_, Rest<'_>>,
+        meta: &TxMeta,
+        mut with: With<'_, M, D>,
+    ) -> Result<(), SendError> {
+        let len = frame.len();
+        if len > LONGEST {
+            with.stats.global.tx_too_big += 1;
+            return Err(SendError::TooLong { len, limit: LONGEST });
+        }
+        let mut gathered = core::mem::take(&mut self.cutting.gathered);
+        if gathered.len() < len {
+            gathered.resize(len, 0);
+        }
+        let (head, rest) = gathered[..len].split_at_mut(frame.head.len());
+        head.copy_from_slice(frame.head);
+        let result = match frame.rest.read(0, rest) {
+            Ok(()) => {
+                let mut scratch = core::mem::take(&mut self.cutting.scratch);
+                let result = self.send_with(&gathered[..len], meta, &mut scratch, &mut with);
+                self.cutting.scratch = scratch;
+                result
+            }
+            Err(_) => Err(SendError::Gone),
+        };
+        self.cutting.gathered = gathered;
         result
     }
 

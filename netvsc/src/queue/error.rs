@@ -114,6 +114,8 @@ pub enum SendError {
     Segmentation(Unsegmentable),
     /// A frame with a pinned payload asks for work on it, or has an 802.1Q tag in band: only whole frames are worked on.
     NotPlain,
+    /// The session in which the frame was received has ended: what was [held](super::held) of it cannot be read any more.
+    Gone,
     /// There is neither a send section nor memory for GPA-direct sends: nothing is attached (any more).
     NotAttached,
     /// The queue is unusable.
@@ -130,6 +132,7 @@ impl fmt::Display for SendError {
             Self::Checksum(error) => error.fmt(f),
             Self::Segmentation(error) => error.fmt(f),
             Self::NotPlain => f.write_str("frame with a pinned payload asks for work on it"),
+            Self::Gone => f.write_str("the session in which the held frame was received has ended"),
             Self::NotAttached => f.write_str("no send buffer and no memory for direct sends"),
             Self::Queue(error) => error.fmt(f),
         }
@@ -152,6 +155,7 @@ impl vmbus::Error for SendError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Full => ErrorKind::Refused,
+            Self::Gone => ErrorKind::Gone,
             Self::Queue(error) => error.kind(),
             _ => ErrorKind::Misuse,
         }

@@ -19,6 +19,7 @@
 //! | `receive` | transfer packets, ranges, messages, frames; coalesced frames |
 //! | `verdicts` | the host's word on checksums, believed or checked |
 //! | `backlog` | ranges that wait |
+//! | [`held`] | frames that are not copied, but for their heads |
 //! | `transmit` | frames into sections and pages; aggregation |
 //! | `shape`, `body` | what metadata asks for: elements, changed headers, tags |
 //! | `cutting` | segmentation in software |
@@ -38,6 +39,7 @@ mod burst;
 mod control;
 mod cutting;
 mod error;
+pub mod held;
 mod in_flight;
 mod kept;
 mod outbound;
@@ -62,7 +64,9 @@ use vmbus::ring::{Consumer, MappedRing, Outgoing};
 pub use burst::{Burst, Frame, FrameMut, FrameSink, Frames, FramesMut};
 pub use control::{ControlBytes, ControlInput, ControlToken};
 pub use error::{QueueError, SendError};
+pub use held::{Held, HeldBurst, HeldFrame, HeldFrameMut, Rest, RestError};
 pub use pages::Pinned;
+pub use receive::HeldReceives;
 pub use settings::{AggregateLimits, QueueSettings, ReceiveBuffer, SendBuffer};
 pub use verdicts::{Checked, Disagreement};
 
@@ -71,7 +75,7 @@ use self::in_flight::{Cargo, InFlight, Lent, Sent};
 use self::kept::Kept;
 use self::outbound::Outbound;
 use self::pages::Pages;
-use self::receive::Receive;
+use self::receive::{Copies, Receive, Taker};
 use self::sections::Sections;
 use self::transmit::Transmit;
 use crate::meta::TxMeta;
@@ -100,6 +104,26 @@ pub struct Pumped {
     pub controls: usize,
     /// The ring was not emptied: pump again.
     pub more: bool,
+}
+
+/// What a queue has not finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Unfinished {
+    /// Sends that the host has not completed.
+    pub sends: usize,
+    /// Receive packets that the host has not been given back, those among them that are held, and ranges that wait.
+    pub receives: usize,
+    /// Of them, those that are held.
+    pub held: HeldReceives,
+}
+
+impl core::ops::AddAssign for Unfinished {
+    fn add_assign(&mut self, other: Self) {
+        self.sends += other.sends;
+        self.receives += other.receives;
+        self.held += other.held;
+    }
 }
 
 /// What was outstanding when the buffers were detached.
@@ -230,19 +254,31 @@ impl<C: Channel> Queue<C> {
     }
 
     /// Moves all frames that were received into private memory, where they wait for [`receive`](Self::receive) whatever
-    /// becomes of the channel, and flushes what was taken to be sent. What is left to be waited for: sends that the host has
-    /// not completed, and receive packets that were not given back.
+    /// becomes of the channel, and flushes what was taken to be sent. Gives what is left to be waited for.
     ///
     /// # Errors
     /// [`QueueError`].
-    pub fn quiesce(&mut self) -> Result<(usize, usize), QueueError> {
+    pub fn quiesce(&mut self) -> Result<Unfinished, QueueError> {
         self.flush()?;
         let mut kept = core::mem::take(&mut self.kept);
         // One after the other: its own is empty.
         let received = self.receive(&mut kept, usize::MAX);
         self.kept = kept;
         received?;
-        Ok((self.outstanding(), self.receive.backlog() + self.owed_acks()))
+        Ok(self.unfinished())
+    }
+
+    /// What is left to be waited for before the buffers can be [detached](Self::detach_buffers) without loss.
+    pub fn unfinished(&self) -> Unfinished {
+        let held = self.receive.held();
+        let receives = self.receive.backlog() + self.owed_acks() + held.packets;
+        Unfinished { sends: self.outstanding(), receives, held }
+    }
+
+    /// Receive packets that cannot be acknowledged because frames of them are [held](held), and the sections that they pin. What was
+    /// let go counts until the queue has looked: by [`pump`](Self::pump) and whatever else writes acknowledgments.
+    pub fn held_receives(&self) -> HeldReceives {
+        self.receive.held()
     }
 
     /// As [`receive`](Self::receive), but only frames that were [put aside](Self::quiesce): the rings are not touched.
@@ -352,6 +388,14 @@ impl<C: Channel> Queue<C> {
     /// For a buffer that is larger than what is wanted and cannot be made smaller.
     pub fn set_most_waiting(&mut self, ranges: usize) {
         self.receive.set_most_waiting(ranges);
+    }
+
+    /// How many receive sections may be pinned by [held](held) frames: the watermark. A packet that would take them beyond it is
+    /// copied whole. Default: half of the sections there are, which suits a queue that has the buffer to itself.
+    ///
+    /// Said again while frames are held, it cannot be raised.
+    pub fn set_most_held(&mut self, sections: usize) {
+        self.receive.set_most_held(sections);
     }
 
     /// Gives the queue its share of the send buffer.
@@ -502,6 +546,7 @@ impl<C: Channel> Queue<C> {
         if self.transmit.cutting.is_unfinished() {
             self.transmit.go_on(&mut transmit_with!(self))?;
         }
+        self.receive.take_let_go(&mut self.outbound, &mut self.stats)?;
         if self.outbound.owed() > 0 {
             self.outbound.flush_owed()?;
         }
@@ -515,6 +560,27 @@ impl<C: Channel> Queue<C> {
     /// [`QueueError`]; the queue is unusable afterwards. Frames that were copied before are in the sink.
     #[inline]
     pub fn receive<S: FrameSink>(&mut self, sink: &mut S, max_frames: usize) -> Result<usize, QueueError> {
+        self.take(&mut Copies(sink), max_frames)
+    }
+
+    /// As [`receive`](Self::receive), but that of frames longer than [`rx_copybreak`](QueueSettings::rx_copybreak) only so many
+    /// bytes are copied; the rest is [held](held) until the burst lets go of it, unless too many sections are held
+    /// ([`set_most_held`](Self::set_most_held)). Frames that the host coalesced, or on which there is work to be done (tags put back,
+    /// verdicts checked, checksums mended), are copied whole.
+    ///
+    /// [Clear](HeldBurst::clear) the burst before, lest what it holds count for longer than it has to.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    #[inline]
+    pub fn receive_held(&mut self, burst: &mut HeldBurst, max_frames: usize) -> Result<usize, QueueError> {
+        // What was let go makes room for what is to be held.
+        self.receive.take_let_go(&mut self.outbound, &mut self.stats)?;
+        self.take(burst, max_frames)
+    }
+
+    #[inline(always)]
+    fn take<S: Taker>(&mut self, sink: &mut S, max_frames: usize) -> Result<usize, QueueError> {
         if self.kept.len() > 0 {
             return Ok(self.receive_kept(sink, max_frames));
         }
@@ -609,6 +675,22 @@ impl<C: Channel> Queue<C> {
     #[inline]
     pub fn send_pinned(&mut self, head: &[u8], pinned: &Pinned, meta: &TxMeta) -> Result<(), SendError> {
         self.transmit.send_pinned(head, pinned, meta, transmit_with!(self))
+    }
+
+    /// As [`send`](Self::send), of a frame that is `head`, from its Ethernet header on, and a rest that is [held](held), in whatever
+    /// queue it was received: that is copied once, from where the host put it to where the host reads it. The head may be another
+    /// one than was received, and of another length.
+    ///
+    /// If the frame asks for work on it (checksums, segmentation, a tag to be taken out) its rest is copied twice.
+    ///
+    /// # Errors
+    /// [`SendError`]: the frame was not taken, and nothing was let go of. [`SendError::Gone`]: nor will it ever be.
+    #[inline]
+    pub fn send_held(&mut self, head: &[u8], rest: Rest<'_>, meta: &TxMeta) -> Result<(), SendError> {
+        if rest.is_empty() {
+            return self.send(head, meta);
+        }
+        self.transmit.send_held(head, rest, meta, transmit_with!(self))
     }
 
     /// Whether a frame of `frame_len` bytes, with whatever metadata, would be taken now.

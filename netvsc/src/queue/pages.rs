@@ -11,6 +11,7 @@ use vmbus::gpadl::write_range;
 use vmbus::memory::{PAGE_SIZE, SharedMemory, SharedMemoryExt};
 use vmbus::packet::gpa_direct_fixed_header;
 
+use super::body::{NotWritten, Piece};
 use super::error::QueueError;
 
 /// Bytes of a range that lists one page: byte count, offset, page number.
@@ -186,36 +187,45 @@ impl<M: SharedMemory> Pages<M> {
         self.free
     }
 
-    /// Copies a message, which is in pieces, into pages, and lists them. `None` if there are not enough, or the message
-    /// takes more than a packet can list.
-    pub(super) fn lend(&mut self, pieces: [&[u8]; 3]) -> Option<(Chain, Header)> {
-        let len = pieces.iter().map(|piece| piece.len()).sum::<usize>();
+    /// Copies a message, which is in pieces, into pages, and lists them.
+    ///
+    /// # Errors
+    /// [`NotWritten::NoPlace`] if there are not enough, or the message takes more than a packet can list.
+    pub(super) fn lend(&mut self, pieces: [&[u8]; 2], rest: impl Piece) -> Result<(Chain, Header), NotWritten> {
+        const NO_PLACE: NotWritten = NotWritten::NoPlace;
+        let len = pieces.iter().map(|piece| piece.len()).sum::<usize>() + rest.len();
         let count = len.div_ceil(PAGE_SIZE);
         if count == 0 || count > self.free || count > nvsp::MAX_PAGE_BUFFERS {
-            return None;
+            return Err(NO_PLACE);
         }
         let mut header = Header { bytes: [0; _], len: header_bytes(count) };
         header.bytes[..FIXED_BYTES].copy_from_slice(&gpa_direct_fixed_header(count as u32));
         let chain = Chain { first: self.first_free, pages: count as u32 };
         let mut at = self.first_free;
-        let mut pieces = pieces;
+        let (mut pieces, mut rest) = (pieces, rest);
         let ranges = header.bytes[FIXED_BYTES..].chunks_exact_mut(RANGE_BYTES);
         for range in ranges.take(count) {
-            let page = self.pages.get(at as usize)?;
+            let page = self.pages.get(at as usize).ok_or(NO_PLACE)?;
             let mut used = 0;
             for piece in &mut pieces {
-                let (here, after) = piece.split_at(piece.len().min(PAGE_SIZE - used));
-                self.memory.write(page.offset + used, here).ok()?;
+                let (here, after) = piece.parted(PAGE_SIZE - used);
+                here.write(&self.memory, page.offset + used)?;
                 used += here.len();
                 *piece = after;
             }
-            write_range(range, used as u32, 0, [page.number]).ok()?;
+            if used < PAGE_SIZE {
+                let (here, after) = rest.parted(PAGE_SIZE - used);
+                here.write(&self.memory, page.offset + used)?;
+                used += here.len();
+                rest = after;
+            }
+            write_range(range, used as u32, 0, [page.number]).map_err(|_| NO_PLACE)?;
             at = page.next;
         }
         // Nothing was changed before this point.
         self.first_free = at;
         self.free -= count;
-        Some((chain, header))
+        Ok((chain, header))
     }
 
     /// Takes lent pages back.
@@ -250,20 +260,20 @@ mod tests {
     fn pages_come_and_go_in_any_order() {
         let memory = HeapMemory::zeroed(4 * PAGE_SIZE).with_gpa(0x10_0000);
         let mut pool = Pages::new(memory.clone()).unwrap();
-        let (one, _) = pool.lend([&[1; 44], &[], &[2; 16]]).unwrap();
-        let (two, header) = pool.lend([&[3; 44], &[], &[4; 5000]]).unwrap();
+        let (one, _) = pool.lend([&[1; 44], &[]], &[2; 16][..]).unwrap();
+        let (two, header) = pool.lend([&[3; 44], &[]], &[4; 5000][..]).unwrap();
         assert_eq!(header.as_bytes().len(), 8 + 2 * 16);
         let ranges = GpaRanges::parse(&header.as_bytes()[8..], 2).unwrap();
         let listed: Vec<_> = ranges.iter().map(|range| (range.byte_count(), range.pfns().next().unwrap())).collect();
         assert_eq!(listed, [(4096, 0x101), (948, 0x102)]);
-        assert!(pool.lend([&[1; 44], &[], &[0; 5000]]).is_none(), "one page is left");
-        let (three, _) = pool.lend([&[5; 44], &[], &[0; 4052]]).unwrap();
+        assert!(pool.lend([&[1; 44], &[]], &[0; 5000][..]).is_err(), "one page is left");
+        let (three, _) = pool.lend([&[5; 44], &[]], &[0; 4052][..]).unwrap();
         assert_eq!(pool.free(), 0);
         for chain in [two, one, three] {
             pool.give_back(chain);
         }
         assert_eq!(pool.free(), 4);
-        let (all, _) = pool.lend([&[6; 44], &[], &[7; 4 * PAGE_SIZE - 44]]).unwrap();
+        let (all, _) = pool.lend([&[6; 44], &[]], &[7; 4 * PAGE_SIZE - 44][..]).unwrap();
         let mut page = [0; PAGE_SIZE];
         for number in 0..4 {
             memory.read(number * PAGE_SIZE, &mut page).unwrap();

@@ -8,11 +8,15 @@
 //! once, and says FAIL if any of them was unusable. Nothing trustworthy can be acknowledged about a packet whose own header
 //! makes no sense: it is counted and dropped, as in Linux.
 //!
+//! Received so that frames are [held](super::held), a packet is acknowledged when its last frame was let go as well. How frames are
+//! taken is known when the program is compiled ([`Taker`]): copying all of them costs nothing more than if that were all there is.
+//!
 //! Source: Linux `drivers/net/hyperv/netvsc.c` (`netvsc_receive`), `rndis_filter.c` (`rndis_filter_receive_data`). Stricter
 //! than Linux: see [`PacketHeader`].
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -29,6 +33,7 @@ use super::backlog::Backlog;
 use super::burst::FrameSink;
 use super::control::{ControlInput, Controls, MAX_CONTROL_BYTES};
 use super::error::QueueError;
+use super::held::{HeldBurst, Ledger, Place, Table};
 use super::outbound::Outbound;
 use super::settings::{QueueSettings, ReceiveBuffer};
 use super::verdicts::{Disagreement, Verdicts};
@@ -56,7 +61,9 @@ const AHEAD_BYTES: usize = 128;
 struct Packet {
     id: TransactionId,
     /// Ranges in the backlog.
-    left: u32,
+    left: u16,
+    /// All its ranges. A packet is not long enough for more.
+    ranges: u16,
     failed: bool,
 }
 
@@ -75,6 +82,8 @@ struct Attached<M> {
     info: Box<[u8]>,
     /// Frames with information need [`assemble`]: what [`Rules`] say.
     careful: bool,
+    /// Frames that are held.
+    held: Table,
 }
 
 /// What is done with frames beside copying them.
@@ -102,6 +111,10 @@ pub(super) struct Receive<M> {
     ranges: Backlog,
     /// Most of them.
     most_waiting: usize,
+    /// Most sections that are held; half of those there are if it is not said.
+    most_held: Option<usize>,
+    /// Bytes that are copied of frames that are held.
+    copybreak: usize,
     /// Of the coalesced frame at hand.
     fragments: Vec<Fragment>,
     rules: Rules,
@@ -112,6 +125,80 @@ pub(super) struct With<'a, M, D> {
     pub(super) ring: &'a mut Outbound<M, D>,
     pub(super) controls: &'a mut Controls,
     pub(super) stats: &'a mut QueueStats,
+}
+
+/// Where frames go, and how.
+pub(super) trait Taker: FrameSink {
+    /// Whether frames may be held.
+    const HOLDS: bool;
+
+    /// Whether it takes frames that this ledger holds.
+    fn holds_for(&mut self, ledger: &Arc<Ledger>) -> bool;
+
+    /// The head of a frame is in the buffer that was given last; whether that was taken.
+    fn commit_held(&mut self, head: usize, place: Place, meta: RxMeta) -> bool;
+}
+
+/// Takes copies of whole frames.
+pub(super) struct Copies<'a, S>(pub(super) &'a mut S);
+
+impl<S: FrameSink> FrameSink for Copies<'_, S> {
+    #[inline]
+    fn buffer(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.0.buffer(len)
+    }
+
+    #[inline]
+    fn commit(&mut self, len: usize, meta: RxMeta) {
+        self.0.commit(len, meta);
+    }
+
+    #[inline]
+    fn max_frame(&self) -> usize {
+        self.0.max_frame()
+    }
+}
+
+impl<S: FrameSink> Taker for Copies<'_, S> {
+    const HOLDS: bool = false;
+
+    fn holds_for(&mut self, _ledger: &Arc<Ledger>) -> bool {
+        false
+    }
+
+    fn commit_held(&mut self, _head: usize, _place: Place, _meta: RxMeta) -> bool {
+        false
+    }
+}
+
+impl Taker for HeldBurst {
+    const HOLDS: bool = true;
+
+    #[inline]
+    fn holds_for(&mut self, ledger: &Arc<Ledger>) -> bool {
+        HeldBurst::holds_for(self, ledger)
+    }
+
+    #[inline]
+    fn commit_held(&mut self, head: usize, place: Place, meta: RxMeta) -> bool {
+        HeldBurst::commit_held(self, head, place, meta)
+    }
+}
+
+/// Receive packets that cannot be acknowledged because frames of them are [held](super::held).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HeldReceives {
+    /// Packets.
+    pub packets: usize,
+    /// Sections that they pin.
+    pub sections: usize,
+}
+
+impl core::ops::AddAssign for HeldReceives {
+    fn add_assign(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.sections += other.sections;
+    }
 }
 
 /// What became of the ranges at the front.
@@ -155,6 +242,8 @@ impl<M: SharedMemory> Receive<M> {
             packets: VecDeque::new(),
             ranges: Backlog::default(),
             most_waiting: usize::MAX,
+            most_held: None,
+            copybreak: settings.rx_copybreak,
             fragments: Vec::new(),
             rules: Rules {
                 verdicts: Verdicts::new(settings.check_verdicts),
@@ -175,6 +264,36 @@ impl<M: SharedMemory> Receive<M> {
     /// How many ranges may wait.
     pub(super) fn set_most_waiting(&mut self, ranges: usize) {
         self.most_waiting = ranges;
+    }
+
+    /// How many sections may be held.
+    pub(super) fn set_most_held(&mut self, sections: usize) {
+        self.most_held = Some(sections);
+        if let Some(Attached { buffer, held, .. }) = &mut self.attached {
+            held.set_most(buffer.memory.memory(), sections.min(buffer.sections as usize));
+        }
+    }
+
+    /// Packets that are held, and sections that are.
+    #[inline]
+    pub(super) fn held(&self) -> HeldReceives {
+        let held = self.attached.as_ref().map(|attached| &attached.held);
+        held.map_or_else(HeldReceives::default, |held| HeldReceives { packets: held.packets(), sections: held.sections() })
+    }
+
+    /// Acknowledges what was let go.
+    #[inline]
+    pub(super) fn take_let_go<D: Doorbell>(
+        &mut self,
+        ring: &mut Outbound<M, D>,
+        stats: &mut QueueStats,
+    ) -> Result<(), QueueError> {
+        match &mut self.attached {
+            Some(attached) if attached.held.has_let_go() => {
+                attached.held.take_let_go(|id, status| ring.ack(id, status, stats))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Longest frame that comes in one piece.
@@ -204,17 +323,17 @@ impl<M: SharedMemory> Receive<M> {
         self.fragments.reserve(nvsp::MAX_TRANSFER_RANGES_RSC);
         let info = vec![0; buffer.section_bytes as usize].into_boxed_slice();
         let ReceiveBuffer { memory, set_id, section_bytes, sections: count } = buffer;
+        let held = Table::new(memory.clone(), self.most_held.unwrap_or(sections / 2).min(sections));
         let buffer = ReceiveBuffer { memory: Located::new(memory), set_id, section_bytes, sections: count };
-        self.attached = Some(Attached { buffer, info, careful: self.rules.is_careful() });
+        self.attached = Some(Attached { buffer, info, careful: self.rules.is_careful(), held });
         Ok(sections)
     }
 
     /// Lets go of the buffer; says how many packets were not acknowledged.
     pub(super) fn detach(&mut self) -> usize {
-        let packets = self.packets.len();
+        let packets = self.packets.len() + self.attached.take().map_or(0, |attached| attached.held.end());
         self.packets.clear();
         self.ranges.clear();
-        self.attached = None;
         packets
     }
 
@@ -245,7 +364,7 @@ impl<M: SharedMemory> Receive<M> {
         }
         let limit = attached.buffer.sections as usize;
         let value = self.ranges.len() + pages.len();
-        let unacknowledged = self.packets.len() + with.ring.owed();
+        let unacknowledged = self.packets.len() + attached.held.packets() + with.ring.owed();
         if value > limit || unacknowledged >= limit {
             return Err(QueueError::TooManyRanges { value: value.max(unacknowledged + 1), limit });
         }
@@ -264,12 +383,14 @@ impl<M: SharedMemory> Receive<M> {
             return with.ring.ack(id, status(true), with.stats);
         }
         self.ranges.extend(pages.ranges());
-        self.packets.push_back(Packet { id, left: pages.len() as u32, failed: false });
+        // Not more than the packet at hand has bytes, which are fewer than that.
+        let ranges = pages.len() as u16;
+        self.packets.push_back(Packet { id, left: ranges, ranges, failed: false });
         Ok(())
     }
 
-    /// Copies at most `max_frames` frames into `sink`, and acknowledges the packets whose last range was consumed.
-    pub(super) fn deliver<S: FrameSink, D: Doorbell>(
+    /// Gives at most `max_frames` frames to `sink`, and acknowledges the packets whose last range was consumed.
+    pub(super) fn deliver<S: Taker, D: Doorbell>(
         &mut self,
         sink: &mut S,
         max_frames: usize,
@@ -292,6 +413,10 @@ impl<M: SharedMemory> Receive<M> {
                     attached.buffer.memory.prefetch(ahead.byte_offset as usize, AHEAD_BYTES);
                 }
                 let outcome = match attached.message(range) {
+                    Ok(message) if message.plain && S::HOLDS && message.data.len > self.copybreak => {
+                        let head = self.copybreak;
+                        held(attached, &message, head, u32::from(packet.ranges), sink, with.stats)
+                    }
                     Ok(message) if message.plain => whole(attached, &message, sink, with.stats),
                     Ok(message) if message.part.is_none() => {
                         assemble(attached, &[message.data], message.meta, 1, &mut self.rules, sink, with.stats)
@@ -321,12 +446,15 @@ impl<M: SharedMemory> Receive<M> {
                 }
             }
             let left = ranges.len() - at;
-            packet.left = left as u32;
+            packet.left = left as u16;
             self.ranges.consume(at);
             if left > 0 {
                 break;
             }
-            with.ring.ack(packet.id, status(packet.failed), with.stats)?;
+            let status = status(packet.failed);
+            if !attached.held.close(packet.id, status) {
+                with.ring.ack(packet.id, status, with.stats)?;
+            }
             self.packets.pop_front();
         }
         Ok(frames)
@@ -491,6 +619,49 @@ fn whole<M: SharedMemory, S: FrameSink>(
     let mut meta = message.meta;
     finish(buffer, &mut meta, stats);
     sink.commit(len, meta);
+    Outcome::Frame { ranges: 1 }
+}
+
+/// Delivers the first `head` bytes of a longer frame that is whole in its range, and has its rest held, if that may be: otherwise
+/// all of it. Its packet has `ranges` ranges.
+#[inline]
+fn held<M: SharedMemory, S: Taker>(
+    attached: &mut Attached<M>,
+    message: &Message,
+    head: usize,
+    ranges: u32,
+    sink: &mut S,
+    stats: &mut QueueStats,
+) -> Outcome {
+    let Fragment { offset, len } = message.data;
+    let checksum = &message.meta.checksum;
+    // What is to be mended is mended here, or where it is sent: either looks at all of it.
+    if checksum.ip_stale || checksum.transport_stale || !sink.holds_for(attached.held.ledger()) {
+        return whole(attached, message, sink, stats);
+    }
+    if !attached.held.has_room(ranges) {
+        let outcome = whole(attached, message, sink, stats);
+        stats.extra.rx_copied_watermark += u64::from(matches!(outcome, Outcome::Frame { .. }));
+        return outcome;
+    }
+    let Some(buffer) = sink.buffer(head).and_then(|buffer| buffer.get_mut(..head)) else {
+        return no_room(head, 1, sink, stats);
+    };
+    if attached.copy(offset, buffer).is_err() {
+        return FAILED;
+    }
+    let multicast = buffer.first().is_some_and(|byte| byte & 1 != 0);
+    let Some(packet) = attached.held.hold(ranges) else { return FAILED };
+    // A range ends within 32 bits of the buffer's start, or its check had failed.
+    let place = Place { packet, offset: (offset + head) as u32, len: (len - head) as u32 };
+    if !sink.commit_held(head, place, message.meta) {
+        attached.held.unhold();
+        return Outcome::NoRoom;
+    }
+    stats.rx.packets += 1;
+    stats.rx.bytes += len as u64;
+    stats.extra.rx_multicast += u64::from(multicast);
+    stats.extra.rx_held += 1;
     Outcome::Frame { ranges: 1 }
 }
 

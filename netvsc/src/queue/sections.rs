@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering;
 
 use vmbus::memory::{Located, SharedMemory, SharedMemoryExt};
 
+use super::body::{Body, NotWritten, Piece};
 use super::error::QueueError;
 use super::settings::SendBuffer;
 
@@ -100,17 +101,25 @@ impl<M: SharedMemory> Sections<M> {
         debug_assert!(inside.is_ok(), "section {section} at {at}, {} bytes", bytes.len());
     }
 
-    /// Writes a message into a section, and zeros up to the next multiple of 8 behind it; `false` if that cannot be.
+    /// Writes a piece of a frame into a section.
     #[inline(always)]
-    pub(super) fn write_headed<const N: usize>(
+    pub(super) fn write_piece(&self, section: u32, at: usize, piece: impl Piece) -> Result<(), NotWritten> {
+        let written = piece.write(&self.memory, self.place(section, at));
+        debug_assert!(written != Err(NotWritten::NoPlace), "section {section} at {at}, {} bytes", piece.len());
+        written
+    }
+
+    /// Writes a message into a section, and zeros up to the next multiple of 8 behind it.
+    #[inline(always)]
+    pub(super) fn write_headed<'a, const N: usize>(
         &self,
         section: u32,
         at: usize,
         head: [u64; N],
         frame_at: usize,
-        frame: &[u8],
-    ) -> bool {
-        self.memory.write_headed(self.place(section, at), head, frame_at, frame).is_ok()
+        frame: impl Body<'a>,
+    ) -> Result<(), NotWritten> {
+        frame.rest().write_headed(&self.memory, self.place(section, at), head, frame_at, frame.head())
     }
 
     /// Writes a little-endian word into a section.

@@ -16,6 +16,9 @@ pub struct QueueSettings {
     /// Longest frame that is copied into a send section where there is direct memory as well; longer ones are sent from
     /// there. Default: no limit, what fits into a section goes into one. DPDK's is 512 (`tx_copybreak`).
     pub tx_copybreak: usize,
+    /// Longest frame that [`receive_held`](super::Queue::receive_held) copies whole, and how much it copies of longer ones: at least
+    /// [`MIN_RX_COPYBREAK`](crate::config::MIN_RX_COPYBREAK), into which the headers go that are looked at. Default 256, as in DPDK.
+    pub rx_copybreak: usize,
     /// Whether an 802.1Q tag that a frame to be sent has in band stays there. Default false: it is moved beside the frame, as
     /// in Linux and DPDK, since hosts expect none in band.
     pub tags_in_band: bool,
@@ -33,6 +36,7 @@ impl Default for QueueSettings {
             control_outstanding: 32,
             max_direct_pages: nvsp::MAX_PAGE_BUFFERS,
             tx_copybreak: usize::MAX,
+            rx_copybreak: crate::config::DEFAULT_RX_COPYBREAK,
             tags_in_band: false,
             reinsert_tags: false,
             check_verdicts: false,

@@ -21,10 +21,11 @@ use vmbus::memory::{PAGE_SIZE, SharedMemory};
 use vmbus::packet::{DESCRIPTOR_BYTES, PacketType, TRAILER_BYTES, TransactionId};
 use vmbus::ring::Outgoing;
 
-use super::body::{Body, Parts};
+use super::body::{Body, Parts, Piece};
 use super::control::ControlToken;
 use super::cutting::Cutting;
 use super::error::{QueueError, SendError};
+use super::held::Rest;
 use super::in_flight::{Cargo, InFlight, Lent, Sent};
 use super::outbound::{Outbound, SECTION_PACKET_BYTES};
 use super::pages::{self, Chain, Pages, Pinned};
@@ -270,7 +271,7 @@ impl<M: SharedMemory> Transmit<M> {
     /// Puts a frame without elements into the section that is being filled, in whole words; `false` if it does not fit, or not
     /// that way.
     #[inline(always)]
-    fn add_plain(&mut self, frame: &[u8]) -> bool {
+    fn add_plain<'a>(&mut self, frame: impl Body<'a>) -> bool {
         let (Some(open), Some(sections)) = (&mut self.open, &self.sections) else { return false };
         let at = open.used.next_multiple_of(WORD);
         let end = at + PACKET_HEADER_LEN + frame.len();
@@ -278,7 +279,8 @@ impl<M: SharedMemory> Transmit<M> {
             return false;
         }
         let Ok(head) = TxHeader::plain_words(frame.len() as u32) else { return false };
-        if !sections.write_headed(open.section, at, head, PACKET_HEADER_LEN, frame) {
+        // What is gone is found out once more by whoever tries another way.
+        if sections.write_headed(open.section, at, head, PACKET_HEADER_LEN, frame).is_err() {
             return false;
         }
         sections.fetch_next(at, end - at);
@@ -328,9 +330,8 @@ impl<M: SharedMemory> Transmit<M> {
         let bytes = frame.len() as u32;
         let padded = self.by_words
             && len == PACKET_HEADER_LEN + frame.len()
-            && frame.head().is_empty()
             && TxHeader::plain_words(bytes)
-                .is_ok_and(|head| sections.write_headed(section, 0, head, PACKET_HEADER_LEN, frame.rest()));
+                .is_ok_and(|head| sections.write_headed(section, 0, head, PACKET_HEADER_LEN, frame).is_ok());
         if !padded && let Err(error) = put_message(sections, section, 0, 0, header, frame) {
             sections.give_back(section);
             return Err(error);
@@ -369,7 +370,7 @@ impl<M: SharedMemory> Transmit<M> {
         self.close(&mut with)?;
         let bytes = frame.len() as u32;
         let cargo = Cargo::Frames { frames: 1, bytes };
-        self.write_pages([&head[..head_len], frame.head(), frame.rest()], ChannelType::DATA, cargo, &mut with)?;
+        self.write_pages([&head[..head_len], frame.head()], frame.rest(), ChannelType::DATA, cargo, &mut with)?;
         with.stats.extra.tx_direct += 1;
         self.went_on(with);
         Ok(())
@@ -421,17 +422,46 @@ impl<M: SharedMemory> Transmit<M> {
         Ok(())
     }
 
+    /// Takes a frame whose rest is held.
+    #[inline]
+    pub(super) fn send_held<D: Doorbell>(
+        &mut self,
+        head: &[u8],
+        rest: Rest<'_>,
+        meta: &TxMeta,
+        mut with: With<'_, M, D>,
+    ) -> Result<(), SendError> {
+        if head.len() < MIN_FRAME_LEN as usize {
+            return Err(SendError::TooShort { len: head.len(), minimum: MIN_FRAME_LEN as usize });
+        }
+        let frame = Parts { head, rest };
+        let plain = shape::is_plain(head, meta);
+        if plain && frame.len() <= self.usual_limit && meta.hash.is_none() && meta.vlan.is_none() && self.add_plain(frame)
+        {
+            return Ok(());
+        }
+        if !self.go_on(&mut with)? {
+            return Err(SendError::Full);
+        }
+        if !plain || frame.len() > self.frame_limit {
+            return self.send_gathered(frame, meta, with);
+        }
+        let header = TxHeader { hash_value: meta.hash, vlan: meta.vlan, offload: TxOffload::None };
+        self.put_or_lend(frame, &header, with)
+    }
+
     /// Writes a GPA-direct packet, for which there is room.
     fn write_pages<D: Doorbell>(
         &mut self,
-        pieces: [&[u8]; 3],
+        pieces: [&[u8]; 2],
+        rest: impl Piece,
         channel_type: ChannelType,
         cargo: Cargo,
         with: &mut With<'_, M, D>,
     ) -> Result<(), SendError> {
         let Some(pages) = &mut self.pages else { return Err(SendError::NotAttached) };
-        let lent = pages.lend(pieces);
-        self.write_lent(lent, channel_type, cargo, with)
+        let lent = pages.lend(pieces, rest)?;
+        self.write_lent(Some(lent), channel_type, cargo, with)
     }
 
     /// Writes the packet that lists what was lent, if anything was.
@@ -511,7 +541,7 @@ impl<M: SharedMemory> Transmit<M> {
         self.close(&mut with)?;
         let cargo = Cargo::Control(token);
         if in_page && self.pages.as_ref().is_some_and(|pages| pages.free() > 0) {
-            return self.write_pages([message, &[], &[]], ChannelType::CONTROL, cargo, &mut with);
+            return self.write_pages([message, &[]], &[][..], ChannelType::CONTROL, cargo, &mut with);
         }
         let Some(sections) = &mut self.sections else { return Err(SendError::Full) };
         if len > section_bytes {
@@ -733,6 +763,5 @@ fn put_message<'a, M: SharedMemory, B: Body<'a>>(
     if B::HAS_HEAD {
         sections.write(section, at, frame.head());
     }
-    sections.write(section, at + frame.head().len(), frame.rest());
-    Ok(())
+    Ok(sections.write_piece(section, at + frame.head().len(), frame.rest())?)
 }

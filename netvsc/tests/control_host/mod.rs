@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use netvsc::control::{Action, Control, Event, Input};
-use netvsc::queue::{ControlToken, QueueError};
+use netvsc::queue::{ControlToken, HeldReceives, QueueError};
 use netvsc::{Config, DeviceInfo, Instant};
 use nvsp::{
     InitComplete, Message, ReceiveSection, RndisPacketComplete, SendReceiveBufferComplete, SendSendBufferComplete,
@@ -85,7 +85,7 @@ impl Fed {
             Self::Completed(token, payload) => Input::Completed { token: *token, payload },
             Self::Nvsp(payload) => Input::Nvsp { payload },
             Self::Rndis(payload) => Input::Rndis { payload },
-            Self::Outstanding(sends, receives) => Input::Outstanding { sends: *sends, receives: *receives },
+            Self::Outstanding(sends, receives) => Input::Outstanding { sends: *sends, receives: *receives, held: HeldReceives::default() },
             Self::Detached(sends, receives) => Input::Detached { sends: *sends, receives: *receives },
         }
     }
@@ -166,7 +166,7 @@ impl Rig {
             } else if let Some(fed) = self.feed.pop_front() {
                 self.control.handle(self.now, fed.input());
             } else if self.control.is_draining() && self.outstanding == (0, 0) {
-                self.control.handle(self.now, Input::Outstanding { sends: 0, receives: 0 });
+                self.control.handle(self.now, Input::Outstanding { sends: 0, receives: 0, held: HeldReceives::default() });
             } else {
                 return;
             }
@@ -188,7 +188,7 @@ impl Rig {
             } else if let Some(fed) = self.feed.pop_front() {
                 self.control.handle(self.now, fed.input());
             } else if self.control.is_draining() && self.outstanding == (0, 0) {
-                self.control.handle(self.now, Input::Outstanding { sends: 0, receives: 0 });
+                self.control.handle(self.now, Input::Outstanding { sends: 0, receives: 0, held: HeldReceives::default() });
             } else {
                 return;
             }

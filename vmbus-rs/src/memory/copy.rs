@@ -1,4 +1,4 @@
-//! Copies between private and shared memory, byte runs of any length and alignment.
+//! Copies between private and shared memory, and from shared to shared memory: byte runs of any length and alignment.
 //!
 //! Public for `benches/` only.
 
@@ -46,6 +46,28 @@ pub unsafe fn store(to: *mut u8, from: *const u8, len: usize) {
     // SAFETY: passed on from the caller.
     unsafe {
         words::store(to, from, len);
+    }
+}
+
+/// Copies `len` bytes from shared memory to shared memory. Where the two overlap, it is not said which bytes come to be there.
+///
+/// # Safety
+/// * `from` has `len` initialised bytes, writable as far as the language knows (no read-only memory), which other
+///   threads or the host may write meanwhile, but this process through atomics or this module only;
+/// * `to` has `len` such bytes.
+#[inline]
+pub unsafe fn transfer(to: *mut u8, from: *const u8, len: usize) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: passed on from the caller. The moves are relaxed atomic accesses on both sides, so it does not matter who else
+    // accesses either; bytes that are moved twice, because moves overlap each other, are read twice, and any of the values read
+    // is one that was there.
+    unsafe {
+        x86_64::copy(to, from, len);
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    // SAFETY: passed on from the caller.
+    unsafe {
+        words::transfer(to, from, len);
     }
 }
 
@@ -122,6 +144,8 @@ mod tests {
     fn every_length_and_alignment_is_copied_and_neighbours_are_left() {
         moves_exactly_these_bytes(load, lengths());
         moves_exactly_these_bytes(store, lengths());
+        #[cfg(not(miri))]
+        moves_exactly_these_bytes(transfer, lengths());
     }
 
     #[test]
@@ -137,6 +161,15 @@ mod tests {
             unsafe { words::load(to, shared, len) };
         };
         moves_exactly_these_bytes(copy_of_source, lengths());
+        let transfer_of_source: Copy = |to, from, len| {
+            let mut shared = [0u64; 512];
+            let shared = shared.as_mut_ptr().cast::<u8>().wrapping_add(from.addr() % 8);
+            // SAFETY: as above.
+            unsafe { core::ptr::copy_nonoverlapping(from, shared, len) };
+            // SAFETY: both have these bytes and are writable.
+            unsafe { words::transfer(to, shared, len) };
+        };
+        moves_exactly_these_bytes(transfer_of_source, lengths());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The portable form: relaxed atomics on the shared side, plain accesses on the private one.
+//! The portable form: relaxed atomics on a shared side, plain accesses on a private one.
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
@@ -40,6 +40,28 @@ pub unsafe fn store(to: *mut u8, from: *const u8, len: usize) {
         // SAFETY: eight of the `len` bytes, private.
         let value = unsafe { from.wrapping_add(at).cast::<u64>().read_unaligned() };
         // SAFETY: eight of the `len` bytes, aligned after the edge, of memory that may be written.
+        unsafe { AtomicU64::from_ptr(to.wrapping_add(at).cast()) }.store(value, Relaxed);
+    }
+}
+
+/// Copies `len` bytes from shared memory to shared memory: by words where both are aligned alike.
+///
+/// # Safety
+/// As [`super::transfer`].
+#[inline]
+pub unsafe fn transfer(to: *mut u8, from: *const u8, len: usize) {
+    let alike = to.addr() % 8 == from.addr() % 8;
+    let (edge, words_end) = if alike { split(to, len) } else { (len, len) };
+    for at in (0..edge).chain(words_end..len) {
+        // SAFETY: byte `at` of `len`, of memory that may be written.
+        let value = unsafe { AtomicU8::from_ptr(from.wrapping_add(at).cast_mut()) }.load(Relaxed);
+        // SAFETY: as above.
+        unsafe { AtomicU8::from_ptr(to.wrapping_add(at)) }.store(value, Relaxed);
+    }
+    for at in (edge..words_end).step_by(8) {
+        // SAFETY: eight of the `len` bytes, aligned after the edge, as `to` is, of memory that may be written.
+        let value = unsafe { AtomicU64::from_ptr(from.wrapping_add(at).cast_mut().cast()) }.load(Relaxed);
+        // SAFETY: as above.
         unsafe { AtomicU64::from_ptr(to.wrapping_add(at).cast()) }.store(value, Relaxed);
     }
 }
