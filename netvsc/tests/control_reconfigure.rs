@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use control_host::{React, Rig};
 use netvsc::config::ConfigError;
-use netvsc::control::{Cause, Event, Limits, NotAccepted, Parameters, ReconfigureError, Step};
+use netvsc::control::{Cause, Event, Input, Limits, NotAccepted, Parameters, ReconfigureError, Step};
+use netvsc::queue::HeldReceives;
 use netvsc::rss::RssError;
 use netvsc::{Config, PacketFilter, RssSettings};
 
@@ -309,6 +310,38 @@ fn sends_that_are_never_completed_leave_all_as_it_is() {
     rig.outstanding = (0, 0);
     rig.events.clear();
     change(&mut rig, Parameters::default().mtu(9000));
+    assert_eq!((result(&rig), rig.info().mtu), (Ok(()), 9000));
+}
+
+#[test]
+fn received_frames_that_are_held_too_long_leave_all_as_it_is() {
+    let (mut rig, _) = up(Config::default());
+    rig.outstanding = (0, 2);
+    change(&mut rig, Parameters::default().mtu(9000));
+    let held = HeldReceives { packets: 2, sections: 40 };
+    let outstanding = |sends, receives| Input::Outstanding { sends, receives, held };
+    // The host is waited for as long as it may take; the application, once there is nothing else, for a second.
+    for (sends, receives) in [(1, 2), (0, 3)] {
+        rig.control.handle(rig.now, outstanding(sends, receives));
+        assert_eq!(rig.control.poll_timeout(), Some(rig.now + Duration::from_secs(10)));
+    }
+    let since = rig.now;
+    for _ in 0..3 {
+        rig.control.handle(rig.now, outstanding(0, 2));
+        assert_eq!(rig.control.poll_timeout(), Some(since + Duration::from_secs(1)));
+        rig.now += Duration::from_millis(100);
+    }
+    assert!(rig.time_out());
+    let cause = Cause::Held(held);
+    assert_eq!(result(&rig), Err(ReconfigureError::NotDetached { cause }));
+    assert_eq!(cause.to_string(), "frames of 2 receive packets (40 sections) are held");
+    assert_eq!(rig.labels, ["pause", "filter 0", "resume", "filter 13"]);
+    // Let go of in time, they are no hindrance.
+    rig.events.clear();
+    change(&mut rig, Parameters::default().mtu(9000));
+    rig.control.handle(rig.now, outstanding(0, 2));
+    rig.outstanding = (0, 0);
+    rig.settle();
     assert_eq!((result(&rig), rig.info().mtu), (Ok(()), 9000));
 }
 

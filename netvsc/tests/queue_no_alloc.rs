@@ -7,7 +7,7 @@ use netvsc::checksum;
 use netvsc::frame::Headers;
 use netvsc::gro::{BurstMerger, GroConfig, Received};
 use netvsc::meta::{IpVersion, RxMeta, Segmentation, TxMeta};
-use netvsc::queue::{Burst, FrameSink};
+use netvsc::queue::{Burst, FrameSink, HeldBurst};
 use netvsc::segment::Segments;
 use netvsc_allocations::{Counting, count_here};
 use nvsp::{ChannelType, RndisPacket, RndisPacketComplete, Status};
@@ -69,6 +69,57 @@ fn frames_allocate_nothing() {
     assert_eq!(allocated, 0, "{sent} frames sent and {got} received");
     assert_eq!((queue.stats().tx.packets, queue.stats().rx.packets), (sent, got as u64));
     assert_eq!((sent, got), (21_000, 32_000));
+}
+
+#[test]
+fn held_frames_allocate_nothing() {
+    let (mut from, mut host) = pair(Setup { ring_bytes: 16384, ..Setup::default() });
+    let (mut to, mut to_host) = pair(Setup { direct_pages: 16, ring_bytes: 16384, ..Setup::default() });
+    from.set_most_held(80);
+    let mut burst = HeldBurst::new(64, 256 * 1024);
+    let received = frame(1, 1500);
+    let ranges: Vec<_> = (0..32).map(|section| host.put_frame(section, &received).to_bytes()).collect();
+    let mut header = TransferPages::fixed_header(SET_ID, ranges.len() as u32).to_vec();
+    header.extend(ranges.concat());
+    let transfer: [u8; 40] = RndisPacket::without_section(ChannelType::DATA).to_array();
+    let completion: [u8; 8] = RndisPacketComplete { status: Status::SUCCESS }.to_array();
+    let mut body = vec![0; 8192];
+    let mut ids = Vec::with_capacity(64);
+    let mut kept = Vec::with_capacity(64);
+
+    let before = allocations();
+    for turn in 0..1000u64 {
+        let id = TransactionId(turn + 1);
+        let packet =
+            Outgoing { packet_type: PacketType::TRANSFER_PAGES, header: &header, ..Outgoing::request(id, &transfer) };
+        host.producer.write(&packet).unwrap();
+        let _ = host.producer.publish().unwrap();
+        assert_eq!(from.receive_held(&mut burst, 64).unwrap(), 32);
+        // Those of the turn before: at most two packets are held, and never more than may be.
+        kept.clear();
+        for at in 0..32 {
+            let frame = burst.get(at).unwrap();
+            let _ = to.send_held(frame.head, frame.rest, &TxMeta::default());
+            kept.extend(burst.take_rest(at).filter(|_| at % 3 == 0));
+        }
+        burst.clear();
+        to.flush().unwrap();
+        while let Some(incoming) = to_host.consumer.take(&mut body).unwrap() {
+            ids.push(incoming.descriptor.transaction_id);
+        }
+        let _ = to_host.consumer.commit().unwrap();
+        for id in ids.drain(..) {
+            to_host.producer.write(&Outgoing::completion(id, &completion)).unwrap();
+        }
+        let _ = to_host.producer.publish().unwrap();
+        to.pump().unwrap();
+        while host.consumer.take(&mut body).unwrap().is_some() {}
+        let _ = host.consumer.commit().unwrap();
+    }
+    let allocated = allocations() - before;
+    assert_eq!(allocated, 0);
+    let stats = (from.stats().rx.packets, from.stats().extra.rx_held, to.stats().tx.packets);
+    assert_eq!(stats, (32_000, 32_000, 32_000));
 }
 
 #[test]

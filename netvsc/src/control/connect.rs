@@ -175,7 +175,8 @@ impl Control {
         match self.read_receive_buffer_answer(bytes, payload) {
             Ok(receive) => {
                 let Sections { section_bytes, count: sections, .. } = receive;
-                self.rx_watermark = self.config.rx_watermark_of(self.receive_limit.map_or(sections, |limit| limit.min(sections)));
+                self.rx_watermark =
+                    self.config.rx_watermark_of(self.receive_limit.map_or(sections, |limit| limit.min(sections)));
                 // There may be fewer: that is told then.
                 let (most_waiting, most_held) = (self.most_waiting(1), self.most_held(self.config.queues));
                 self.actions.push_back(Action::AttachReceive { section_bytes, sections, most_waiting, most_held });

@@ -278,7 +278,10 @@ impl<M: SharedMemory> Receive<M> {
     #[inline]
     pub(super) fn held(&self) -> HeldReceives {
         let held = self.attached.as_ref().map(|attached| &attached.held);
-        held.map_or_else(HeldReceives::default, |held| HeldReceives { packets: held.packets(), sections: held.sections() })
+        held.map_or_else(HeldReceives::default, |held| HeldReceives {
+            packets: held.packets(),
+            sections: held.sections(),
+        })
     }
 
     /// Acknowledges what was let go.

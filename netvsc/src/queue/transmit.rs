@@ -436,7 +436,11 @@ impl<M: SharedMemory> Transmit<M> {
         }
         let frame = Parts { head, rest };
         let plain = shape::is_plain(head, meta);
-        if plain && frame.len() <= self.usual_limit && meta.hash.is_none() && meta.vlan.is_none() && self.add_plain(frame)
+        if plain
+            && frame.len() <= self.usual_limit
+            && meta.hash.is_none()
+            && meta.vlan.is_none()
+            && self.add_plain(frame)
         {
             return Ok(());
         }

@@ -85,7 +85,9 @@ impl Fed {
             Self::Completed(token, payload) => Input::Completed { token: *token, payload },
             Self::Nvsp(payload) => Input::Nvsp { payload },
             Self::Rndis(payload) => Input::Rndis { payload },
-            Self::Outstanding(sends, receives) => Input::Outstanding { sends: *sends, receives: *receives, held: HeldReceives::default() },
+            Self::Outstanding(sends, receives) => {
+                Input::Outstanding { sends: *sends, receives: *receives, held: HeldReceives::default() }
+            }
             Self::Detached(sends, receives) => Input::Detached { sends: *sends, receives: *receives },
         }
     }
@@ -166,7 +168,8 @@ impl Rig {
             } else if let Some(fed) = self.feed.pop_front() {
                 self.control.handle(self.now, fed.input());
             } else if self.control.is_draining() && self.outstanding == (0, 0) {
-                self.control.handle(self.now, Input::Outstanding { sends: 0, receives: 0, held: HeldReceives::default() });
+                let held = HeldReceives::default();
+                self.control.handle(self.now, Input::Outstanding { sends: 0, receives: 0, held });
             } else {
                 return;
             }
@@ -188,7 +191,8 @@ impl Rig {
             } else if let Some(fed) = self.feed.pop_front() {
                 self.control.handle(self.now, fed.input());
             } else if self.control.is_draining() && self.outstanding == (0, 0) {
-                self.control.handle(self.now, Input::Outstanding { sends: 0, receives: 0, held: HeldReceives::default() });
+                let held = HeldReceives::default();
+                self.control.handle(self.now, Input::Outstanding { sends: 0, receives: 0, held });
             } else {
                 return;
             }

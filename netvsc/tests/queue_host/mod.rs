@@ -119,6 +119,22 @@ pub(crate) fn pair(setup: Setup) -> (TestQueue, Host) {
 }
 
 pub(crate) fn pair_with(setup: Setup, settings: QueueSettings) -> (TestQueue, Host) {
+    let (channel, host) = channel(setup);
+    let mut queue = Queue::new(channel, settings).unwrap();
+    attach(&mut queue, &host);
+    (queue, host)
+}
+
+/// Has a queue whose buffers were detached go over to a new channel, with buffers of its own.
+pub(crate) fn reopen(queue: &mut TestQueue, setup: Setup) -> Host {
+    let (channel, host) = channel(setup);
+    queue.reopen(channel, QueueSettings::default()).unwrap();
+    attach(queue, &host);
+    queue.resume();
+    host
+}
+
+fn channel(setup: Setup) -> (TestChannel, Host) {
     let to_host = HeapMemory::zeroed(4096 + setup.ring_bytes);
     let to_guest = HeapMemory::zeroed(4096 + setup.ring_bytes);
     let receive = HeapMemory::zeroed((setup.receive_sections * setup.receive_section_bytes).max(1) as usize);
@@ -134,13 +150,20 @@ pub(crate) fn pair_with(setup: Setup, settings: QueueSettings) -> (TestQueue, Ho
         doorbell: bell.clone(),
         interrupt: Silent,
     };
-    let mut queue = Queue::new(channel, settings).unwrap();
+    let mut consumer = Consumer::new(MappedRing::new(to_host, 4096).unwrap());
+    assert!(!consumer.unmask().unwrap());
+    let producer = Producer::new(MappedRing::new(to_guest, 4096).unwrap());
+    (channel, Host { consumer, producer, receive, send, direct, setup, bell, body: vec![0; 65536] })
+}
+
+fn attach(queue: &mut TestQueue, host: &Host) {
+    let setup = host.setup;
     if setup.direct_pages > 0 {
-        queue.attach_direct(direct.clone()).unwrap();
+        queue.attach_direct(host.direct.clone()).unwrap();
     }
     if setup.receive_sections > 0 {
         let buffer = ReceiveBuffer {
-            memory: receive.clone(),
+            memory: host.receive.clone(),
             set_id: SET_ID,
             section_bytes: setup.receive_section_bytes,
             sections: setup.receive_sections,
@@ -149,17 +172,13 @@ pub(crate) fn pair_with(setup: Setup, settings: QueueSettings) -> (TestQueue, Ho
     }
     if setup.send_sections > 0 {
         let buffer = SendBuffer {
-            memory: send.clone(),
+            memory: host.send.clone(),
             section_bytes: setup.send_section_bytes,
             sections: 0..setup.send_sections,
         };
         queue.attach_send(buffer).unwrap();
     }
     queue.attach_limits(setup.limits);
-    let mut consumer = Consumer::new(MappedRing::new(to_host, 4096).unwrap());
-    assert!(!consumer.unmask().unwrap());
-    let producer = Producer::new(MappedRing::new(to_guest, 4096).unwrap());
-    (queue, Host { consumer, producer, receive, send, direct, setup, bell, body: vec![0; 65536] })
 }
 
 impl Host {
