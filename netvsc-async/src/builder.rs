@@ -131,6 +131,23 @@ impl NicBuilder {
         self
     }
 
+    /// Longest frame that [`RxHalf::recv_held`](crate::RxHalf::recv_held) copies whole, and how many bytes it copies of longer ones;
+    /// default 256, from 128. Nothing to other ways of receiving, which copy every frame. See [`Config::rx_copybreak`].
+    #[must_use]
+    pub fn rx_copybreak(mut self, bytes: usize) -> Self {
+        self.config = self.config.rx_copybreak(bytes);
+        self
+    }
+
+    /// How many receive sections held frames may pin at a time, all queues together; default half of those there are. Beyond that,
+    /// frames are copied whole (`rx_copied_watermark` counts them), so that no receiver leaves the host without sections. See
+    /// [`Config::rx_watermark`].
+    #[must_use]
+    pub fn rx_watermark(mut self, sections: u32) -> Self {
+        self.config = self.config.rx_watermark(sections);
+        self
+    }
+
     /// Whether the 802.1Q tags of received frames are put back into them; default false: they come beside the frames, in
     /// [`RxMeta`](netvsc::RxMeta).
     #[must_use]

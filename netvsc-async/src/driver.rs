@@ -514,7 +514,7 @@ impl<B: Bus> Driver<B> {
                     debug_assert!(unasked.is_empty(), "nobody takes them");
                 }
                 // Who asked may have gone.
-                let _ = answer.send(Err(result.err().map_or(ReconfigureError::Closed, ReconfigureError::Device)));
+                let _ = answer.send(Err(result.err().map_or(ReconfigureError::Closed, ReconfigureError::from)));
             }
         }
     }

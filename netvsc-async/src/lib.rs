@@ -16,6 +16,8 @@
 //! # Three ways to use a queue
 //! * **Bursts** ([`Queue::rx`], [`Queue::tx`]): received frames are lent, as many as there are; sent frames are batched.
 //!   No allocation, no lock and no system call a frame. For appliances.
+//!   Who decides by headers receives [held](RxHalf::recv_held) bursts, of which the heads are copied, and sends frames on
+//!   ([`TxBatch::push_held`]) with one copy of their payload, from the host's buffer to the host's buffer, or none if they are dropped.
 //! * **`Stream` and `Sink`** of [`Packet`]s ([`Queue::into_split`]): owned packets from a pool.
 //! * **A TCP/IP stack** (module and feature `smoltcp`): a `phy::Device` over a queue.
 //!
@@ -76,7 +78,7 @@ pub use nic::Nic;
 pub use open::{CloseError, OpenError, RequestError};
 pub use packet::Packet;
 pub use port::PacketPort;
-pub use queue::{PacketSink, PacketStream, Queue, RxBurst, RxHalf, TxBatch, TxHalf};
+pub use queue::{HeldPacket, HeldRxBurst, PacketSink, PacketStream, Queue, RxBurst, RxHalf, TxBatch, TxHalf};
 pub use reconfigure::{Channels, ReconfigureError, Ring, RingParams};
 #[cfg(feature = "uio")]
 pub use reopen::{ReopenError, ReopenPolicy, ReopeningNic};
@@ -85,6 +87,6 @@ pub use wait::{SpinBudget, WaitMode};
 
 pub use netvsc::gro::{FlushReason, GroConfig, GroStats, Received};
 pub use netvsc::meta::{RxMeta, TxMeta};
-pub use netvsc::queue::{Frame, FrameMut, Pinned};
+pub use netvsc::queue::{Frame, FrameMut, HeldFrame, HeldFrameMut, Pinned, Rest, RestError};
 pub use netvsc::steering::{HashLevel, HashProtocol};
 pub use netvsc::{CloseReport, Config, DeviceInfo, OffloadSettings, Offloads, RssSettings};

@@ -3,7 +3,8 @@
 //! The adapter is taken down and brought up again for each ([`netvsc::control`] has the steps). The application's queues,
 //! streams and sinks stay what they are: meanwhile receivers get what was received before and then wait, senders wait for room.
 //! Nothing that was accepted is lost, in either direction: received packets are copies and pin nothing, so it does not
-//! matter how many are held.
+//! matter how many there are. Only frames that are [held](crate::RxHalf::recv_held) have to be let go before: who holds some while
+//! it waits for a change waits for itself, and is told so after a second ([`ReconfigureError::HeldFrames`]).
 //!
 //! On `uio_hv_generic` the kernel has fixed rings and buffers: there the device file is closed and opened again. The receive
 //! sections stay what the host makes of 31 MiB, but no more of them wait for receivers than are wished
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use netvsc::config::ConfigError;
 use netvsc::control::{Limits, Parameters};
+use netvsc::queue::HeldReceives;
 use netvsc::rss::RssError;
 use netvsc::{DeviceInfo, control};
 use tokio::sync::oneshot;
@@ -73,6 +75,14 @@ pub enum ReconfigureError {
         /// Frames in it.
         packets: u32,
     },
+    /// Received frames were held for a second after everything else was done: a [`HeldRxBurst`](crate::HeldRxBurst) or
+    /// [`HeldPacket`](crate::HeldPacket)s, perhaps of the very task that waits here. The adapter goes on as it was.
+    HeldFrames {
+        /// Receive packets that they belong to.
+        packets: usize,
+        /// Sections that those pin.
+        sections: usize,
+    },
     /// The virtual function cannot be so: it is asked first. Nothing was done.
     VirtualFunction {
         /// What its backend says.
@@ -89,7 +99,11 @@ impl ReconfigureError {
     #[must_use]
     pub const fn is_restored(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Rss(_) | Self::Held { .. } | Self::VirtualFunction { .. } => true,
+            Self::Config(_)
+            | Self::Rss(_)
+            | Self::Held { .. }
+            | Self::HeldFrames { .. }
+            | Self::VirtualFunction { .. } => true,
             Self::Device(error) => error.is_restored(),
             Self::Closed => false,
         }
@@ -102,6 +116,9 @@ impl std::fmt::Display for ReconfigureError {
             Self::Config(error) => error.fmt(f),
             Self::Rss(error) => error.fmt(f),
             Self::Held { queue, packets } => write!(f, "a batch of {packets} frames is open on queue {queue}"),
+            Self::HeldFrames { packets, sections } => {
+                write!(f, "frames of {packets} receive packets ({sections} sections) are held")
+            }
             Self::VirtualFunction { kind } => write!(f, "the virtual function cannot be so: {kind}"),
             Self::Device(error) => error.fmt(f),
             Self::Closed => f.write_str("the network adapter is closed"),
@@ -115,7 +132,7 @@ impl std::error::Error for ReconfigureError {
             Self::Config(error) => Some(error),
             Self::Rss(error) => Some(error),
             Self::Device(error) => Some(error),
-            Self::Held { .. } | Self::VirtualFunction { .. } | Self::Closed => None,
+            Self::Held { .. } | Self::HeldFrames { .. } | Self::VirtualFunction { .. } | Self::Closed => None,
         }
     }
 }
@@ -123,10 +140,21 @@ impl std::error::Error for ReconfigureError {
 impl vmbus::Error for ReconfigureError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Config(_) | Self::Rss(_) | Self::Held { .. } => ErrorKind::Misuse,
+            Self::Config(_) | Self::Rss(_) | Self::Held { .. } | Self::HeldFrames { .. } => ErrorKind::Misuse,
             Self::VirtualFunction { .. } => ErrorKind::System,
             Self::Device(error) => error.kind(),
             Self::Closed => ErrorKind::Gone,
+        }
+    }
+}
+
+impl From<control::ReconfigureError> for ReconfigureError {
+    fn from(error: control::ReconfigureError) -> Self {
+        match error {
+            control::ReconfigureError::NotDetached {
+                cause: control::Cause::Held(HeldReceives { packets, sections }),
+            } => Self::HeldFrames { packets, sections },
+            error => Self::Device(error),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A queue: one channel's worth of receiving and sending.
 
 mod gro;
+mod held;
 mod rx;
 mod shared;
 mod stream;
@@ -15,6 +16,7 @@ use netvsc::gro::GroConfig;
 use netvsc::queue::Burst;
 use vmbus::bus::Channel;
 
+pub use held::{HeldPacket, HeldRxBurst};
 pub use rx::{RxBurst, RxHalf};
 pub use stream::{PacketSink, PacketStream};
 pub use tx::{TxBatch, TxHalf};

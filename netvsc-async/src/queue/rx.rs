@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use netvsc::gro::{GroConfig, Received};
-use netvsc::queue::{Burst, Frame, FrameMut, FrameSink, Frames};
+use netvsc::queue::{Burst, Frame, FrameMut, FrameSink, Frames, HeldBurst};
 use vmbus::bus::Channel;
 
 use super::gro::{GroCounters, LentMerger};
@@ -19,14 +19,16 @@ use crate::wait::Waiter;
 /// The receiving half of a [`Queue`](crate::Queue).
 pub struct RxHalf<C: Channel> {
     pub(super) shared: Arc<Shared<C>>,
-    burst: Burst,
+    pub(super) burst: Burst,
+    /// What [`recv_held`](Self::recv_held) receives into; made at its first call.
+    pub(super) held: Option<HeldBurst>,
     /// The burst holds frames that were received by [`poll_ready`](Self::poll_ready) and not handed out yet.
-    filled: bool,
-    waiter: Waiter,
+    pub(super) filled: bool,
+    pub(super) waiter: Waiter,
     pub(crate) pool: PacketPool,
     /// What [`recv`](Self::recv) receives into; made at its first call.
     one: Option<PacketQueue>,
-    ended: bool,
+    pub(super) ended: bool,
     /// What merges bursts, if that is wished.
     pub(super) gro: Option<LentMerger>,
 }
@@ -119,7 +121,7 @@ impl<C: Channel> RxHalf<C> {
         gro: Option<GroConfig>,
     ) -> Self {
         let gro = gro.map(LentMerger::new);
-        Self { shared, burst, filled: false, waiter, pool, one: None, ended: false, gro }
+        Self { shared, burst, held: None, filled: false, waiter, pool, one: None, ended: false, gro }
     }
 
     /// Ready once [`try_recv_burst`](Self::try_recv_burst) has frames, or the queue has ended.
@@ -219,7 +221,7 @@ impl<C: Channel> RxHalf<C> {
 
     /// Frames that [`recv`](Self::recv) took over from a burst and did not need: back into the burst, lest later ones
     /// overtake them.
-    fn take_back_single(&mut self) {
+    pub(super) fn take_back_single(&mut self) {
         let Some(one) = self.one.as_mut().filter(|one| one.len() > 0 && !self.filled) else { return };
         self.burst.clear();
         while let Some(packet) = one.pop() {

@@ -26,7 +26,7 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 use netvsc::Instant;
 use netvsc::meta::TxMeta;
-use netvsc::queue::{FrameSink, Pinned, QueueError, SendError};
+use netvsc::queue::{FrameSink, HeldBurst, Pinned, QueueError, Rest, SendError};
 use netvsc::vf::Way;
 use vmbus::bus::Channel;
 use vmbus::mem::Latch;
@@ -70,6 +70,15 @@ impl<C: Channel> Core<C> {
         match &mut self.vf {
             None => self.queue.receive(sink, max),
             Some(vf) => vf.receive(&mut self.queue, sink, max),
+        }
+    }
+
+    /// As [`receive`](Self::receive), but that longer frames of the rings are held.
+    #[inline]
+    pub(super) fn receive_held(&mut self, burst: &mut HeldBurst, max: usize) -> Result<usize, QueueError> {
+        match self.vf.as_mut().filter(|vf| !vf.is_idle()) {
+            None => self.queue.receive_held(burst, max),
+            Some(vf) => vf.receive(&mut self.queue, burst, max),
         }
     }
 
@@ -238,6 +247,18 @@ impl<C: Channel> Shared<C> {
         sink: &mut S,
         max: usize,
     ) -> Poll<Result<usize, Error>> {
+        self.poll_receive_by(cx, waiter, sink, max, Core::receive)
+    }
+
+    /// As [`poll_receive`](Self::poll_receive), by other means.
+    pub(super) fn poll_receive_by<S: FrameSink>(
+        &self,
+        cx: &mut Context<'_>,
+        waiter: &mut Waiter,
+        sink: &mut S,
+        max: usize,
+        receive: impl Fn(&mut Core<C>, &mut S, usize) -> Result<usize, QueueError>,
+    ) -> Poll<Result<usize, Error>> {
         self.receiver_looked.store(true, Ordering::Relaxed);
         let mut has_armed = false;
         loop {
@@ -246,7 +267,7 @@ impl<C: Channel> Shared<C> {
             if let Some(left) = self.after_end(core, sink, max) {
                 return Poll::Ready(left);
             }
-            let received = self.check(core.receive(sink, max))?;
+            let received = self.check(receive(core, sink, max))?;
             self.after_pump(core);
             if received > 0 {
                 waiter.found();
@@ -488,6 +509,29 @@ impl<C: Channel> Shared<C> {
             return Err(end.err().unwrap_or(Error::Closed));
         }
         let sent = core.queue.send_pinned(head, pinned, meta);
+        self.after_send(core, sent, true)
+    }
+
+    /// As [`send_before_flush`](Self::send_before_flush), of a frame whose rest is held. A virtual function takes whole frames: to
+    /// one it goes out of memory of its own.
+    pub(super) fn send_held_before_flush(
+        &self,
+        core: &mut Core<C>,
+        head: &[u8],
+        rest: Rest<'_>,
+        meta: &TxMeta,
+    ) -> Result<(), Error> {
+        if core.vf.as_ref().is_some_and(|vf| !vf.is_idle()) {
+            let mut frame = vec![0; head.len() + rest.len()];
+            let (into_head, into_rest) = frame.split_at_mut(head.len());
+            into_head.copy_from_slice(head);
+            rest.read(0, into_rest).map_err(|_| Error::Send(SendError::Gone))?;
+            return self.send_before_flush(core, &frame, meta);
+        }
+        if let Some(end) = self.ended() {
+            return Err(end.err().unwrap_or(Error::Closed));
+        }
+        let sent = core.queue.send_held(head, rest, meta);
         self.after_send(core, sent, true)
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll};
 
 use netvsc::meta::TxMeta;
-use netvsc::queue::Pinned;
+use netvsc::queue::{Pinned, Rest};
 use vmbus::bus::Channel;
 
 use super::shared::{Core, Shared};
@@ -159,6 +159,20 @@ impl<C: Channel> TxBatch<'_, C> {
     /// As [`push`](Self::push).
     pub fn push_pinned(&mut self, head: &[u8], pinned: &Pinned, meta: &TxMeta) -> Result<(), Error> {
         self.shared.send_pinned_before_flush(&mut self.core, head, pinned, meta)?;
+        self.frames = self.frames.wrapping_add(1);
+        self.shared.batch_grew(self.frames);
+        Ok(())
+    }
+
+    /// Hands over one frame whose rest is held, by whatever queue of whatever adapter it was received
+    /// ([`RxHalf::recv_held`](crate::RxHalf::recv_held)): `head`, which may have been changed and may have another length, and the rest,
+    /// which is copied once, from the host's buffer to the host's buffer. See [`netvsc::Queue::send_held`].
+    ///
+    /// # Errors
+    /// As [`push`](Self::push): nothing was taken, and the frame is still held. [`Error::Send`] with
+    /// [`SendError::Gone`](netvsc::SendError::Gone) if the session in which it was received has ended.
+    pub fn push_held(&mut self, head: &[u8], rest: Rest<'_>, meta: &TxMeta) -> Result<(), Error> {
+        self.shared.send_held_before_flush(&mut self.core, head, rest, meta)?;
         self.frames = self.frames.wrapping_add(1);
         self.shared.batch_grew(self.frames);
         Ok(())
