@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::process::{Command, ExitCode};
 
 use netvsc::meta::TxMeta;
-use netvsc::queue::Burst;
+use netvsc::queue::{Burst, HeldBurst};
 use netvsc_async::{Nic, Packet, PacketSink, PacketStream, RxHalf};
 use netvsc_benches::frames::{LENGTHS, frame, message};
 use netvsc_benches::link::{BATCH, HeapChannel, TURN, link};
@@ -27,8 +27,11 @@ struct Path {
     run: fn(frames: usize, len: usize),
 }
 
-const PATHS: [Path; 6] = [
+const PATHS: [Path; 9] = [
     Path { name: "burst receive", run: receive },
+    Path { name: "burst receive held", run: receive_held },
+    Path { name: "burst forward", run: forward },
+    Path { name: "burst forward held", run: forward_held },
     Path { name: "burst transmit", run: transmit },
     Path { name: "burst reclaim", run: reclaim },
     Path { name: "async burst receive", run: recv_burst },
@@ -113,6 +116,75 @@ fn guest_receive(queue: &mut Queue, burst: &mut Burst) {
     assert_eq!(got, TURN);
     black_box(&*burst);
     burst.clear();
+}
+
+fn receive_held(frames: usize, len: usize) {
+    let (mut queue, mut host) = link();
+    host.fill(&message(&frame(len)));
+    let mut burst = HeldBurst::new(TURN, 256 * 1024);
+    for _ in 0..frames / TURN {
+        host.deliver();
+        guest_receive_held(&mut queue, &mut burst);
+        host.answer();
+    }
+}
+
+#[expect(unsafe_code, reason = "a name that callgrind finds")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+fn guest_receive_held(queue: &mut Queue, burst: &mut HeldBurst) {
+    let got = queue.receive_held(burst, TURN).expect("a good host");
+    assert_eq!(got, TURN);
+    black_box(&*burst);
+    burst.clear();
+}
+
+fn forward(frames: usize, len: usize) {
+    let (mut queue, mut host) = link();
+    host.fill(&message(&frame(len)));
+    let mut burst = Burst::new(TURN, 256 * 1024);
+    for _ in 0..frames / TURN {
+        host.deliver();
+        guest_forward(&mut queue, &mut burst);
+        host.answer();
+    }
+}
+
+#[expect(unsafe_code, reason = "a name that callgrind finds")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+fn guest_forward(queue: &mut Queue, burst: &mut Burst) {
+    let got = queue.receive(burst, TURN).expect("a good host");
+    assert_eq!(got, TURN);
+    for frame in burst.frames() {
+        queue.send(black_box(frame.bytes), &TxMeta::default()).expect("room");
+    }
+    burst.clear();
+    queue.flush().expect("a good host");
+}
+
+fn forward_held(frames: usize, len: usize) {
+    let (mut queue, mut host) = link();
+    host.fill(&message(&frame(len)));
+    let mut burst = HeldBurst::new(TURN, 256 * 1024);
+    for _ in 0..frames / TURN {
+        host.deliver();
+        guest_forward_held(&mut queue, &mut burst);
+        host.answer();
+    }
+}
+
+#[expect(unsafe_code, reason = "a name that callgrind finds")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+fn guest_forward_held(queue: &mut Queue, burst: &mut HeldBurst) {
+    let got = queue.receive_held(burst, TURN).expect("a good host");
+    assert_eq!(got, TURN);
+    for frame in burst.frames() {
+        queue.send_held(black_box(frame.head), frame.rest, &TxMeta::default()).expect("room");
+    }
+    burst.clear();
+    queue.flush().expect("a good host");
 }
 
 fn transmit(frames: usize, len: usize) {

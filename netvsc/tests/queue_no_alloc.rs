@@ -87,7 +87,7 @@ fn held_frames_allocate_nothing() {
     let mut ids = Vec::with_capacity(64);
     let mut kept = Vec::with_capacity(64);
 
-    let before = allocations();
+    let before = count_here();
     for turn in 0..1000u64 {
         let id = TransactionId(turn + 1);
         let packet =
@@ -116,7 +116,7 @@ fn held_frames_allocate_nothing() {
         while host.consumer.take(&mut body).unwrap().is_some() {}
         let _ = host.consumer.commit().unwrap();
     }
-    let allocated = allocations() - before;
+    let allocated = count_here() - before;
     assert_eq!(allocated, 0);
     let stats = (from.stats().rx.packets, from.stats().extra.rx_held, to.stats().tx.packets);
     assert_eq!(stats, (32_000, 32_000, 32_000));
