@@ -79,7 +79,9 @@ mod tests {
         let row = |name: &str, rates: [[f64; 2]; 2], cpu: Option<f64>| {
             let sample = |mpps| Sample { run: Run { mpps, cycles: None, cpu }, round_trips_ns: [65.0; 2] };
             let mut row = Row::new(name.into());
-            rates.map(|[ours, dpdk]| row.add(Pair { ours: sample(ours), dpdk: sample(dpdk) }));
+            for [ours, dpdk] in rates {
+                row.add(Pair { ours: sample(ours), dpdk: sample(dpdk) });
+            }
             row
         };
         let moving = row("txonly 64 B", [[15.5, 9.1], [14.5, 9.3]], None);
