@@ -2,7 +2,7 @@
 //! checksums, and without. Needs root.
 #![cfg(all(feature = "tap", target_os = "linux"))]
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -112,11 +112,7 @@ fn end_of_a_connection() {
     let Ok(role) = std::env::var("TAP_OFFLOAD_ROLE") else { return };
     let address: IpAddr = std::env::var("TAP_OFFLOAD_ADDRESS").expect("an address").parse().expect("an address");
     let address = SocketAddr::new(address, PORT);
-    let (stream, seed) = if role == "server" {
-        (TcpListener::bind(address).expect("a listener").accept().expect("a connection").0, 7)
-    } else {
-        (connect(address), 1)
-    };
+    let (stream, seed) = if role == "server" { (accept(address), 7) } else { (connect(address), 1) };
     stream.set_read_timeout(Some(DEADLINE)).expect("not zero");
     stream.set_write_timeout(Some(DEADLINE)).expect("not zero");
     let mut writing = stream.try_clone().expect("a second handle");
@@ -132,6 +128,22 @@ fn end_of_a_connection() {
     println!("received {:x}", digest(&received));
     assert_eq!(received.len(), BYTES);
     println!("errors {}", checksum_errors());
+}
+
+fn accept(address: SocketAddr) -> TcpStream {
+    let listener = TcpListener::bind(address).expect("a listener");
+    listener.set_nonblocking(true).expect("a socket of this process");
+    let started = Instant::now();
+    let stream = loop {
+        match listener.accept() {
+            Ok((stream, _)) => break stream,
+            Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{address}: {error}"),
+            Err(_) => assert!(started.elapsed() < DEADLINE, "{address}: nobody connects"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    stream.set_nonblocking(false).expect("a socket of this process");
+    stream
 }
 
 fn connect(address: SocketAddr) -> TcpStream {

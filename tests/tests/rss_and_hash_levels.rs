@@ -85,6 +85,16 @@ impl Rig {
         .await
     }
 
+    /// Waits until `count` frames have arrived, and no more: each is given to `see`, with its queue.
+    async fn arrive(&mut self, count: usize, mut see: impl FnMut(u16, &[u8])) {
+        let mut left = count;
+        while left > 0 {
+            let (queue, frames) = self.arrivals().await;
+            frames.iter().for_each(|frame| see(queue, frame));
+            left -= frames.len();
+        }
+    }
+
     /// Sends one frame to the adapter; the queue on which it arrives.
     async fn arrives_on(&mut self, frame: &[u8]) -> u16 {
         self.far.send(frame).expect("room");
@@ -261,25 +271,16 @@ fn key_and_table_change_while_frames_arrive() {
             let settings = RssSettings { key, table, ..rig.settings() };
             rig.nic.set_rss(settings.clone()).await.expect("the host takes them");
             assert_eq!(rig.settings(), settings);
-            let mut left = flows.len();
-            while left > 0 {
-                let (_, frames) = rig.arrivals().await;
-                assert!(frames.iter().all(|frame| read_round(&flows, frame).1 == change * 2));
-                left -= frames.len();
-            }
+            rig.arrive(flows.len(), |_, frame| assert_eq!(read_round(&flows, frame).1, change * 2)).await;
             // From now on by the new ones.
             for frame in round(&flows, rig.mac, change * 2 + 1) {
                 rig.far.send(&frame).expect("room");
             }
-            let mut left = flows.len();
-            while left > 0 {
-                let (queue, frames) = rig.arrivals().await;
-                for frame in &frames {
-                    let (flow, _) = read_round(&flows, frame);
-                    assert_eq!(queue, expected_queue(&settings, &flows[flow]), "{:?}", flows[flow]);
-                }
-                left -= frames.len();
-            }
+            let see = |queue, frame: &[u8]| {
+                let flow = flows[read_round(&flows, frame).0];
+                assert_eq!(queue, expected_queue(&settings, &flow), "{flow:?}");
+            };
+            rig.arrive(flows.len(), see).await;
         }
         rig.close().await;
     });
@@ -298,18 +299,15 @@ fn a_flow_arrives_in_order_on_one_queue() {
                 rig.far.send(&frame).expect("room");
             }
             // Now and then all that has gathered is taken.
-            let mut left = if number % 4 == 3 { 4 * flows.len() } else { 0 };
-            while left > 0 {
-                let (queue, frames) = rig.arrivals().await;
-                left -= frames.len();
-                for frame in &frames {
-                    let (flow, number) = read_round(&flows, frame);
-                    let (on, expected) = &mut next[flow];
-                    assert_eq!(*on.get_or_insert(queue), queue, "{:?} on one queue", flows[flow]);
-                    assert_eq!(number, *expected, "{:?} in order", flows[flow]);
-                    *expected += 1;
-                }
-            }
+            let gathered = if number % 4 == 3 { 4 * flows.len() } else { 0 };
+            let see = |queue, frame: &[u8]| {
+                let (flow, number) = read_round(&flows, frame);
+                let (on, expected) = &mut next[flow];
+                assert_eq!(*on.get_or_insert(queue), queue, "{:?} on one queue", flows[flow]);
+                assert_eq!(number, *expected, "{:?} in order", flows[flow]);
+                *expected += 1;
+            };
+            rig.arrive(gathered, see).await;
         }
         assert!(next.iter().all(|(_, number)| *number == ROUNDS));
         let queues: HashSet<_> = next.iter().map(|(on, _)| on).collect();
@@ -373,12 +371,7 @@ fn ten_thousand_random_flows_share_four_queues_equally() {
             for flow in chunk {
                 rig.far.send(&flow.frame(rig.mac, FAR, b"in")).expect("room");
             }
-            let mut left = chunk.len();
-            while left > 0 {
-                let (queue, frames) = rig.arrivals().await;
-                *arrived.entry(queue).or_default() += frames.len() as u64;
-                left -= frames.len();
-            }
+            rig.arrive(chunk.len(), |queue, _| *arrived.entry(queue).or_default() += 1).await;
         }
         assert_shared_equally(&arrived, 4, FLOWS);
         let frames: Vec<_> = flows.iter().map(|flow| flow.frame(FAR, rig.mac, b"out")).collect();
