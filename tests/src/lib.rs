@@ -14,12 +14,17 @@
 //! | `offload_matrix` | the kernel's TCP/IP between two namespaces through the forwarder, under every offload |
 //! | `gro_round_trip` | segments merged on receive, forwarded, and cut again; a stack over merged segments |
 //! | `appliance` | the example program, reached by the kernel's TCP/IP stack over a TAP interface |
+//! | `offloads` | whatever is granted, the frames on the wire are the same |
+//! | `close_any_time` | a device that is closed between any two steps of its life |
 //! | `reconfigure_under_load` | sections, queues and MTU changed fifty times under TCP |
 //! | `uio_nic` | the adapter on the Linux backend, files and sockets in place of a kernel |
 //! | `uio_reconfigure` | sections, queues and MTU changed there |
 //! | `shim_client` | our driver in a process of its own, against the host in another |
 //! | `appliance_device` | the example program on such a device, reached over a TAP interface, its host killed |
 //! | `idle` | adapters that sleep, and what wakes them |
+//! | `vf_schedules`, `vf_async` | the life of a virtual function by thousands of seeds: the driver's core; the public API |
+//! | `vf_sockets`, `vf_veth` | functions by their kernel interface; what the host does with veth pairs |
+//! | `vf_failover` | the example program: TCP while a function comes and goes |
 //! | `dpdk` | the host, judged by DPDK's driver |
 //! | `hostile` | bytes that no host should send |
 #![forbid(unsafe_code)]

@@ -84,12 +84,15 @@ fn what_the_host_merged_passes() {
         ..RxMeta::default()
     });
     assert_eq!(out.len(), 3);
-    let (out, _) = run_with(GroConfig::default(), &frames, |_| {
-        let mut meta = RxMeta::default();
-        meta.checksum.transport_stale = true;
-        meta
-    });
-    assert_eq!(out.len(), 3, "with a stale sum");
+    for of_ip in [false, true] {
+        let (out, _) = run_with(GroConfig::default(), &frames, |_| {
+            let mut meta = RxMeta::default();
+            meta.checksum.ip_stale = of_ip;
+            meta.checksum.transport_stale = !of_ip;
+            meta
+        });
+        assert_eq!(out.len(), 3, "with a stale sum, of IP: {of_ip}");
+    }
 }
 
 #[test]
