@@ -36,6 +36,9 @@ pub struct Pair {
 ///
 /// # Errors
 /// [`OpenError`].
+///
+/// # Cancel safety
+/// When the future is dropped, the adapter is closed in the background, and the host ends with it.
 pub async fn pair() -> Result<Pair, OpenError> {
     pair_with(Host::builder(), Nic::builder()).await
 }
@@ -44,6 +47,9 @@ pub async fn pair() -> Result<Pair, OpenError> {
 ///
 /// # Errors
 /// [`OpenError`].
+///
+/// # Cancel safety
+/// As [`pair`].
 pub async fn pair_with(host: HostBuilder, nic: NicBuilder) -> Result<Pair, OpenError> {
     let host = host.build();
     let far = host.memory_pair();
@@ -59,6 +65,9 @@ impl Pair {
     ///
     /// # Errors
     /// [`CloseError`](crate::CloseError).
+    ///
+    /// # Cancel safety
+    /// The adapter is closed all the same when the future is dropped; nothing is asserted then.
     ///
     /// # Panics
     /// With the host's report, if the guest broke the protocol or did not give everything back.

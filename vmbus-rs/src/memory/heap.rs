@@ -101,6 +101,9 @@ impl HeapMemory {
     }
 
     /// A part of this memory: `len` bytes from `offset`, a multiple of 8. It keeps the whole alive and has no GPADL of its own.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`]: it is not inside, or does not start there.
     pub fn slice(&self, offset: usize, len: usize) -> Result<Self, OutOfBounds> {
         use super::SharedMemoryExt;
         self.check(offset, len)?;
