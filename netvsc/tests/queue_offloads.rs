@@ -582,6 +582,20 @@ fn a_frame_that_is_being_cut_goes_on_when_the_ring_has_room() {
 }
 
 #[test]
+fn a_frame_that_is_being_cut_goes_out_whole_though_its_queue_pauses() {
+    let (mut queue, mut host) = pair(Setup { send_sections: 2, ..Setup::default() });
+    queue.attach_mtu(1500);
+    let description = Description::new(ipv4(), tcp(1, ACK), payload(60_000, 1, 7));
+    let frame = description.build();
+    queue.send(&frame, &cut(&frame, 1460)).unwrap();
+    queue.pause().unwrap();
+    let expected: Vec<_> = description.cut(1460, false).iter().map(Description::build).collect();
+    assert_eq!(run(&mut queue, &mut host), expected);
+    assert!(queue.is_paused() && !queue.can_send(60));
+    assert_eq!(queue.outstanding(), 0);
+}
+
+#[test]
 fn what_is_left_of_a_frame_is_lost_with_the_buffers_and_counted() {
     let (mut queue, _host) = pair(Setup { send_sections: 1, ..Setup::default() });
     queue.attach_mtu(1500);
