@@ -96,6 +96,11 @@ pub trait Port: Send {
         let _ = now;
         None
     }
+
+    /// Whether nothing will ever come by it any more, and all that came was given: what is at the far end is gone.
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 impl<P: Port + ?Sized> Port for Box<P> {
@@ -125,5 +130,9 @@ impl<P: Port + ?Sized> Port for Box<P> {
 
     fn next_timeout(&self, now: Duration) -> Option<Duration> {
         (**self).next_timeout(now)
+    }
+
+    fn is_over(&self) -> bool {
+        (**self).is_over()
     }
 }

@@ -17,17 +17,20 @@
 use core::fmt;
 use core::task::Waker;
 use core::time::Duration;
+use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
+use nix::net::if_::if_indextoname;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recvfrom, send, setsockopt, socket,
-    sockopt,
+    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recvmsg, send,
+    setsockopt, socket, sockopt,
 };
 
 use super::{Frame, Port};
@@ -63,10 +66,14 @@ pub struct PacketPort {
     watcher: Option<JoinHandle<()>>,
     /// The frame that is being read, and one byte more: the kernel cuts what does not fit, and there that shows.
     buffer: Vec<u8>,
+    /// What the kernel says beside it.
+    beside: Vec<u8>,
+    /// Frames that the kernel had no room for so far, as it said last.
+    dropped: u32,
     /// The interface's.
     index: usize,
-    /// The interface is gone: what was received by then can still be read.
-    gone: bool,
+    /// The interface went down, and may be gone: what was received by then can still be read.
+    down: Option<Down>,
     interface: String,
 }
 
@@ -87,6 +94,8 @@ impl PacketPort {
         if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BYTES).is_err() {
             setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BYTES).map_err(at(PacketStep::Buffer))?;
         }
+        // Has it say with each frame how many it had no room for before.
+        setsockopt(&socket, sockopt::RxqOvfl, &1).map_err(at(PacketStep::Buffer))?;
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let bell = Arc::new(bell.map_err(at(PacketStep::Watcher))?);
         let shared = Arc::<Mutex<Shared>>::default();
@@ -102,8 +111,10 @@ impl PacketPort {
             bell,
             watcher: Some(thread),
             buffer: vec![0; usize::from(config.mtu) + ETHERNET_AND_VLAN_BYTES + 1],
+            beside: cmsg_space!(u32),
+            dropped: 0,
             index: address.ifindex(),
-            gone: false,
+            down: None,
             interface: config.interface,
         })
     }
@@ -140,29 +151,42 @@ impl Port for PacketPort {
 
     fn poll(&mut self, _now: Duration, budget: usize, out: &mut dyn FnMut(Frame<'_>)) -> usize {
         let limit = self.buffer.len() - 1;
-        let (mut given, mut too_long) = (0, 0);
-        while given < budget {
-            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut self.buffer) {
-                Ok((_, Some(from))) if from.ifindex() != self.index || from.pkttype() == OUTGOING => {}
-                Ok((len, _)) if len > limit => too_long += 1,
-                Ok((len, _)) => {
+        let (mut given, mut skipped, mut too_long) = (0, 0, 0);
+        let mut end = None;
+        while given + skipped < budget && end.is_none() {
+            match self.read() {
+                Ok(Read::Foreign) => skipped += 1,
+                Ok(Read::Frame(len)) if len > limit => {
+                    skipped += 1;
+                    too_long += 1;
+                }
+                Ok(Read::Frame(len)) => {
+                    // Nothing of before was left, so it is up again.
+                    self.down = self.down.filter(|down| !down.emptied);
                     given += 1;
                     out(Frame::new(&self.buffer[..len]));
                 }
                 Err(Errno::EINTR) => {}
                 // Said once, when the interface goes down or away; what was received by then can still be read.
-                Err(Errno::ENETDOWN | Errno::ENODEV | Errno::ENXIO) => self.gone |= link_is_gone(self.index),
-                Err(error) => {
-                    let mut shared = lock(&self.shared);
-                    shared.stats.over |= self.gone || error != Errno::EAGAIN;
-                    break;
+                Err(Errno::ENETDOWN | Errno::ENODEV | Errno::ENXIO) => {
+                    self.down = Some(Down { emptied: false });
                 }
+                Err(error) => end = Some(error),
             }
+        }
+        // Whether it is gone, or only down, is asked when nothing is left: it takes the kernel a while.
+        let gone = end.is_some() && self.down.is_some() && !exists(self.index);
+        if let Some(down) = &mut self.down {
+            down.emptied |= end.is_some();
         }
         let mut shared = lock(&self.shared);
         shared.stats.read += given as u64;
         shared.stats.read_too_long += too_long;
-        given
+        shared.stats.read_full = u64::from(self.dropped);
+        shared.stats.over |= gone || end.is_some_and(|error| error != Errno::EAGAIN);
+        drop(shared);
+        // Those passed over count as well: there may be more, and the budget is what the caller has time for.
+        if end.is_none() { budget } else { given }
     }
 
     fn register_waker(&mut self, waker: &Waker) {
@@ -177,6 +201,52 @@ impl Port for PacketPort {
             let _ = self.bell.write(1);
         }
     }
+
+    /// While the interface is down: nothing tells when it goes.
+    fn next_timeout(&self, _now: Duration) -> Option<Duration> {
+        (self.down.is_some() && !self.is_over()).then_some(DOWN_LOOK)
+    }
+
+    fn is_over(&self) -> bool {
+        lock(&self.shared).stats.over
+    }
+}
+
+/// What was read.
+enum Read {
+    /// A frame of so many bytes, or of more than there is room for.
+    Frame(usize),
+    /// Of another interface, or one that the kernel sends.
+    Foreign,
+}
+
+impl PacketPort {
+    /// Reads a frame into the buffer.
+    fn read(&mut self) -> Result<Read, Errno> {
+        let mut buffer = [IoSliceMut::new(&mut self.buffer)];
+        let message =
+            recvmsg::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer, Some(&mut self.beside), MsgFlags::MSG_DONTWAIT)?;
+        for said in message.cmsgs().into_iter().flatten() {
+            if let ControlMessageOwned::RxqOvfl(dropped) = said {
+                self.dropped = dropped;
+            }
+        }
+        let foreign = message.address.is_some_and(|from| from.ifindex() != self.index || from.pkttype() == OUTGOING);
+        Ok(if foreign { Read::Foreign } else { Read::Frame(message.bytes) })
+    }
+}
+
+/// An interface that went down.
+#[derive(Debug, Clone, Copy)]
+struct Down {
+    /// All that had been received by then was read.
+    emptied: bool,
+}
+
+/// Whether there is an interface of this index, be it down or up. The kernel looks without waiting for whoever is changing its
+/// interfaces, as it would before listing them.
+fn exists(index: usize) -> bool {
+    u32::try_from(index).is_ok_and(|index| if_indextoname(index).is_ok())
 }
 
 impl Drop for PacketPort {
@@ -206,6 +276,8 @@ pub struct PacketStats {
     pub read: u64,
     /// Frames received and dropped: longer than the MTU.
     pub read_too_long: u64,
+    /// Frames that the kernel dropped because they were not read in time; known once a later one was read.
+    pub read_full: u64,
     /// Frames given to the kernel.
     pub written: u64,
     /// Frames that the kernel had no room for.
@@ -344,14 +416,6 @@ fn wait_for(sources: &mut [PollFd<'_>]) -> bool {
     }
 }
 
-/// Whether there is no interface of this index any more, and not only one that is down.
-fn link_is_gone(index: usize) -> bool {
-    let Ok(mut interfaces) = getifaddrs() else { return false };
-    !interfaces.any(|entry| {
-        entry.address.is_some_and(|address| address.as_link_addr().is_some_and(|link| link.ifindex() == index))
-    })
-}
-
 /// Locks; nothing panics under this lock, so poisoned state is still whole.
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
@@ -361,5 +425,7 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 const ETHERNET_AND_VLAN_BYTES: usize = 18;
 /// What the kernel keeps while the reader does not run.
 const RECEIVE_BYTES: usize = 16 << 20;
+/// Between two looks whether an interface that is down is gone.
+const DOWN_LOOK: Duration = Duration::from_millis(20);
 /// `PACKET_OUTGOING`: a frame of this machine's.
 const OUTGOING: u8 = 4;

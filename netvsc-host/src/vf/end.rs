@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::memory::Device;
 use crate::port::{Frame, Port};
 
-/// How long the end of a device that was taken away is still listened to: what it sent before may be on its way through a
+/// How long the end of a device that was taken away is listened to at most: what it sent before may be on its way through a
 /// kernel.
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(5);
 
 /// The host's end of one VF.
 pub(crate) struct VfEnd {
@@ -91,7 +91,7 @@ impl VfEnd {
     pub(crate) fn is_over(&self, now: Duration) -> bool {
         match &self.wire {
             Wire::Memory(device) => device.is_empty(),
-            Wire::Port(_) => self.until.is_some_and(|until| now >= until),
+            Wire::Port(port) => self.until.is_some_and(|until| port.is_over() || now >= until),
         }
     }
 

@@ -13,10 +13,13 @@
 //! | `script` | what happens to a VF over time, by a seed |
 //! | `servicing` | what plays a script |
 //! | `veth` | VFs that are interfaces of the kernel's |
+//! | `limbo` | where such an interface goes when it is taken away |
 //!
 //! Source: OpenVMM `netvsp/src/lib.rs` (`GuestVfState`) for what a host does with a switch and at a removal.
 
 mod end;
+#[cfg(all(feature = "veth", target_os = "linux"))]
+mod limbo;
 mod memory;
 mod script;
 mod servicing;
@@ -69,8 +72,8 @@ impl Host {
     /// As [`plug_vf`](Self::plug_vf), with the guest's end elsewhere: the host delivers to `port` what comes by the VF, and polls
     /// it for what the guest sends by it. False if there is no such NIC, or it has a VF.
     ///
-    /// What the guest's end sent before [`unplug_vf`](Self::unplug_vf) may still come by the port: it is polled for a second
-    /// longer, and dropped then.
+    /// What the guest's end sent before [`unplug_vf`](Self::unplug_vf) may still come by the port: it is polled until it
+    /// [is over](Port::is_over), for some seconds at most, and dropped then.
     pub fn plug_vf_port(&self, nic: NicId, port: impl Port + 'static) -> bool {
         let mut plugged = false;
         self.with_nic(nic, |nic| plugged = nic.plug_vf_port(Box::new(port)));

@@ -6,21 +6,30 @@
 //! guest sees its own; one that is moved to another namespace has to be set up there. There is no PCI slot, so the guest cannot read a serial number: it finds the interface by its
 //! MAC address. [`Scene::OtherSerial`](super::Scene::OtherSerial) means nothing here.
 //!
-//! A veth hands a frame to its other end while it is sent, so that very little is inside: a frame that was sent before the
-//! pair was removed has arrived at the host, which delivers it.
+//! # Taking one away
+//! Only the guest's end goes: it is moved to a [namespace](super::limbo) where nobody is, and its driver sees an interface vanish.
+//! The host's end lives on, as the host's side of a real device does, until it has read what the guest's end had sent. Only
+//! then is the pair deleted. (Were it deleted at once, frames on their way between the ends would die in the kernel, although they
+//! had left the guest.) Nothing is held meanwhile: by surprise the host learns of it last, and what it sends into an end that
+//! is not there is lost.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fmt, fs, io};
 
 use super::VfDevices;
+use super::limbo::{Limbo, within};
 use crate::host::{Host, NicId};
 use crate::port::{PacketConfig, PacketHandle, PacketPort, PacketPortError};
 
 /// A pair is up within so long, or something is wrong with it.
 const CARRIER: Duration = Duration::from_secs(30);
-/// Between two looks whether it is.
+/// So long the host's end of a VF that was taken away is left to read what was sent to it.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Between two looks at either.
 const LOOK: Duration = Duration::from_millis(2);
+/// Between two looks whether the guest's end is there.
+const GLANCE: Duration = Duration::from_micros(100);
 
 /// Settings of [`VethVfs`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +71,8 @@ impl VethConfig {
 pub struct VethVfs {
     config: VethConfig,
     port: Option<PacketHandle>,
+    /// Made when the first VF is taken away.
+    limbo: Option<Limbo>,
 }
 
 /// Why there is no veth pair, or it is not gone.
@@ -92,6 +103,11 @@ pub enum VethError {
     },
     /// The pair does not come up.
     NoCarrier,
+    /// There is no namespace to take the guest's end away to, or none to take it from.
+    Namespace {
+        /// Why.
+        source: io::Error,
+    },
     /// The NIC has a VF, or there is no such NIC.
     Taken,
 }
@@ -104,6 +120,7 @@ impl fmt::Display for VethError {
             Self::Ipv6 { .. } => f.write_str("veth: cannot turn ipv6 off"),
             Self::Port { .. } => f.write_str("veth: cannot open the host's end"),
             Self::NoCarrier => f.write_str("veth: the pair does not come up"),
+            Self::Namespace { .. } => f.write_str("veth: cannot enter or make a network namespace"),
             Self::Taken => f.write_str("veth: there is no such nic, or it has a vf"),
         }
     }
@@ -112,7 +129,7 @@ impl fmt::Display for VethError {
 impl std::error::Error for VethError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NoTool { source } | Self::Ipv6 { source } => Some(source),
+            Self::NoTool { source } | Self::Ipv6 { source } | Self::Namespace { source } => Some(source),
             Self::Port { source } => Some(source),
             Self::Tool { .. } | Self::NoCarrier | Self::Taken => None,
         }
@@ -123,7 +140,7 @@ impl VethVfs {
     /// Nothing is made yet.
     #[must_use]
     pub fn new(config: VethConfig) -> Self {
-        Self { config, port: None }
+        Self { config, port: None, limbo: None }
     }
 
     /// The counters of the host's end of the last pair.
@@ -175,6 +192,53 @@ impl VethVfs {
         }
     }
 
+    /// Takes the guest's end away; calls `gone` once it is, be it before all is done about it.
+    fn take_away(&mut self, gone: impl FnOnce() + Send) -> Result<(), VethError> {
+        let in_namespace = |source| VethError::Namespace { source };
+        let limbo = match &self.limbo {
+            Some(limbo) => limbo,
+            None => self.limbo.insert(Limbo::new().map_err(in_namespace)?),
+        };
+        let VethConfig { guest, netns, .. } = &self.config;
+        let arguments = format!("link set {guest} netns {}", limbo.path());
+        let away = move || {
+            let mut moving = start_ip(&arguments)?;
+            // The kernel takes its time for the rest, in which the host would go on sending.
+            while counters_of(guest).is_some() && matches!(moving.try_wait(), Ok(None)) {
+                std::thread::sleep(GLANCE);
+            }
+            gone();
+            finish_ip(moving, arguments).map(drop)
+        };
+        match netns {
+            Some(netns) => within(netns, away).map_err(in_namespace)?,
+            None => away(),
+        }
+    }
+
+    /// Frames that have come to the host's end.
+    fn come(&self) -> Option<u64> {
+        counters_of(&self.config.host)?.split_whitespace().nth(RECEIVED_PACKETS)?.parse().ok()
+    }
+
+    /// Waits until the host has read what came, if somebody drives it.
+    fn drain(&self) {
+        let Some((port, come)) = self.port.as_ref().zip(self.come()) else { return };
+        let since = Instant::now();
+        loop {
+            let stats = port.stats();
+            let read = stats.read + stats.read_too_long + stats.read_full;
+            if read >= come {
+                return;
+            }
+            if since.elapsed() > DRAIN {
+                tracing::warn!(frames = come - read, "sent by a virtual function, and not read by the host");
+                return;
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
     /// Removes the pair: one end takes the other with it.
     fn remove(&mut self) -> Result<(), VethError> {
         self.port = None;
@@ -207,13 +271,25 @@ impl VfDevices for VethVfs {
     }
 
     fn unplug(&mut self, host: &Host, nic: NicId, surprise: bool) -> Result<(), VethError> {
-        // First: what the host would give to a pair that is gone would be lost.
-        if surprise {
-            host.remove_vf_by_surprise(nic)
+        let away = if surprise {
+            // Whoever is to be surprised must not hear of it before.
+            let mut host_knows = false;
+            let away = self.take_away(|| {
+                host.remove_vf_by_surprise(nic);
+                host_knows = true;
+            });
+            if !host_knows {
+                host.remove_vf_by_surprise(nic);
+            }
+            away
         } else {
-            host.unplug_vf(nic)
-        }
-        self.remove()
+            host.unplug_vf(nic);
+            self.take_away(|| ())
+        };
+        self.drain();
+        // It goes also if it could not be taken away first.
+        self.remove()?;
+        away
     }
 }
 
@@ -226,13 +302,32 @@ impl Drop for VethVfs {
     }
 }
 
+/// Its place among the counters of an interface in `/proc/net/dev` (`proc(5)`).
+const RECEIVED_PACKETS: usize = 1;
+
+/// The counters of an interface of this thread's namespace; `None` if there is none of that name.
+fn counters_of(interface: &str) -> Option<String> {
+    let all = fs::read_to_string("/proc/thread-self/net/dev").ok()?;
+    let of = |line: &str| line.trim_start().strip_prefix(interface)?.strip_prefix(':').map(str::to_owned);
+    all.lines().find_map(of)
+}
+
 /// `ip(8)`, its arguments separated by spaces.
 fn ip(arguments: &str) -> Result<String, VethError> {
-    let output = Command::new("ip").args(arguments.split_whitespace()).stdin(Stdio::null()).output();
-    let output = output.map_err(|source| VethError::NoTool { source })?;
+    finish_ip(start_ip(arguments)?, arguments.into())
+}
+
+fn start_ip(arguments: &str) -> Result<Child, VethError> {
+    let mut command = Command::new("ip");
+    command.args(arguments.split_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().map_err(|source| VethError::NoTool { source })
+}
+
+fn finish_ip(running: Child, arguments: String) -> Result<String, VethError> {
+    let output = running.wait_with_output().map_err(|source| VethError::NoTool { source })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
-    Err(VethError::Tool { arguments: arguments.into(), said })
+    Err(VethError::Tool { arguments, said })
 }
