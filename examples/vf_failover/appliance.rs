@@ -5,7 +5,7 @@ use netvsc::PacketFilter;
 use netvsc_async::{Nic, NicBuilder};
 use netvsc_host::port::Port;
 use netvsc_host::switch::SwitchConfig;
-use netvsc_host::{Host, HostThread, NicOptions};
+use netvsc_host::{Host, HostThread, NicId, NicOptions};
 use tokio::task::JoinHandle;
 use vmbus::mem::MemBus;
 
@@ -24,6 +24,16 @@ pub(crate) struct Appliance {
     nics: [Nic<MemBus>; 2],
     forwarders: Vec<JoinHandle<Result<(), netvsc_async::Error>>>,
     reader: JoinHandle<()>,
+}
+
+/// Frames that one side of virtual functions has counted and the other has not: those that are under way, and in the end those
+/// that were lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Inside {
+    /// Sent by the driver, and not received by the host.
+    pub(crate) from_guest: u64,
+    /// The opposite: the driver cannot know of them.
+    pub(crate) to_guest: u64,
 }
 
 impl Appliance {
@@ -75,6 +85,16 @@ impl Appliance {
             synthetic_bytes: rings(|queue| queue.rx.bytes + queue.tx.bytes),
             vf_packets: vf.vf_rx_packets + vf.vf_tx_packets,
             vf_bytes: vf.vf_rx_bytes + vf.vf_tx_bytes,
+        }
+    }
+
+    /// What went into virtual functions and did not come out.
+    pub(crate) fn inside(&self) -> Inside {
+        let vf = self.nics[1].vf_stats();
+        let host = self.host().nic_report(NicId(0)).map(|report| report.counters).unwrap_or_default();
+        Inside {
+            from_guest: vf.vf_tx_packets.saturating_sub(host.vf_tx_frames),
+            to_guest: (host.vf_rx_frames + host.vf_rx_dropped).saturating_sub(vf.vf_rx_packets),
         }
     }
 

@@ -100,3 +100,12 @@ pub(crate) struct Outcome {
     /// Segments that TCP sent again; `None` where nobody counts them.
     pub(crate) retransmissions: Option<u64>,
 }
+
+/// The ends once they are silent: what they have counted, of frames of every kind.
+pub(crate) trait Counted {
+    /// Frames that either end has sent, and the other has not received so far.
+    ///
+    /// # Errors
+    /// If it cannot be known.
+    fn missing(&mut self) -> anyhow::Result<u64>;
+}

@@ -13,7 +13,7 @@ use anyhow::Context;
 use netvsc_host::port::{TapConfig, TapPort};
 use netvsc_tests::netns::Netns;
 
-use crate::ends::{Common, Drain, Outcome, Source, Transferred};
+use crate::ends::{Common, Counted, Drain, Outcome, Source, Transferred};
 use crate::flow;
 
 /// The interfaces' names. Each is in a namespace of its own soon.
@@ -26,14 +26,14 @@ const CHUNK: usize = 64 << 10;
 const LOOK: Duration = Duration::from_millis(50);
 /// What the namespaces' kernels are told. Windows are small, so that nothing is lost to crowding: queues on the way hold
 /// more. TCP does not send again because an answer is late on a busy machine, but for a loss alone.
-const SETTINGS: [(&str, &str); 6] = [
-    ("ipv6/conf/all/disable_ipv6", "1"),
-    ("ipv6/conf/default/disable_ipv6", "1"),
+const SETTINGS: [(&str, &str); 4] = [
     ("ipv4/tcp_rmem", "4096 131072 262144"),
     ("ipv4/tcp_wmem", "4096 131072 262144"),
     ("ipv4/tcp_early_retrans", "0"),
     ("ipv4/tcp_no_metrics_save", "1"),
 ];
+/// So that the kernel says nothing by itself; a kernel without IPv6 has no such files.
+const NO_IPV6: [&str; 2] = ["all", "default"];
 /// TCP sends again no sooner after it has heard nothing.
 const RETRANSMIT_AFTER: &str = "rto_min 20s";
 
@@ -44,10 +44,13 @@ pub(crate) struct Machines([Netns; 2]);
 impl Machines {
     /// Two machines, and the other ends of their interfaces. To be called in the namespace that is neither's.
     pub(crate) fn new() -> anyhow::Result<(Self, [TapPort; 2])> {
+        // An interface speaks as soon as it is made.
+        silence()?;
         let make = |end: usize| -> anyhow::Result<(Netns, TapPort)> {
             let name = TAPS[end];
             let tap = TapPort::open(TapConfig::new().name(name).capacity(8192)).context("make a TAP interface")?;
             let netns = Netns::new().context("make a network namespace")?;
+            netns.enter(silence)?;
             netns.adopt(name)?;
             netns.enter(|| {
                 let write = |(file, value)| fs::write(format!("/proc/sys/net/{file}"), value);
@@ -73,6 +76,20 @@ impl Machines {
             Ok(counter("TcpRetransSegs")?.saturating_sub(counter("TcpExtTCPSynRetrans")?))
         };
         self.0.iter().map(of).sum()
+    }
+}
+
+impl Counted for Machines {
+    /// By what the kernels have counted at their interfaces.
+    fn missing(&mut self) -> anyhow::Result<u64> {
+        let (mut sent, mut received) = (0, 0);
+        for (netns, name) in self.0.iter().zip(TAPS) {
+            let counters = netns.link_counters(name)?;
+            anyhow::ensure!(counters.tx_dropped == 0, "{name}: {counters:?}: a queue of the kernel's was too short");
+            sent += counters.tx_packets;
+            received += counters.rx_packets;
+        }
+        sent.checked_sub(received).with_context(|| format!("{sent} frames were sent and {received} received"))
     }
 }
 
@@ -127,7 +144,7 @@ impl Ends {
     }
 
     /// Has them stop, and waits for what is under way. Blocks.
-    pub(crate) fn finish(self) -> anyhow::Result<Outcome> {
+    pub(crate) fn finish(self) -> anyhow::Result<(Outcome, Machines)> {
         let panicked = |_| anyhow::anyhow!("an end panicked");
         self.common.stop();
         for sender in self.senders {
@@ -140,8 +157,20 @@ impl Ends {
         let [sent, received] = self.stream.map(JoinHandle::join);
         let sent = sent.map_err(panicked)?.context("send the stream")?;
         let received = received.map_err(panicked)?.context("receive the stream")?;
-        Ok(Outcome { sent, received, retransmissions: Some(self.machines.retransmissions()?) })
+        let retransmissions = Some(self.machines.retransmissions()?);
+        Ok((Outcome { sent, received, retransmissions }, self.machines))
     }
+}
+
+/// Turns IPv6 off in the namespace of this thread.
+fn silence() -> anyhow::Result<()> {
+    for at in NO_IPV6 {
+        match fs::write(format!("/proc/sys/net/ipv6/conf/{at}/disable_ipv6"), "1") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).context("turn IPv6 off"),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn address(end: usize) -> Ipv4Addr {

@@ -2,6 +2,8 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures::future::{Either, select};
@@ -13,7 +15,7 @@ use smoltcp::socket::tcp;
 use smoltcp::wire::{IpAddress, IpCidr};
 use tokio::task::JoinHandle;
 
-use crate::ends::{Common, Drain, Outcome, Source, Transferred};
+use crate::ends::{Common, Counted, Drain, Outcome, Source, Transferred};
 use crate::flow::Flow;
 
 /// MAC addresses of the ends: locally administered.
@@ -35,12 +37,64 @@ pub(crate) struct Ends {
     tasks: Vec<JoinHandle<Transferred>>,
     senders: Vec<std::thread::JoinHandle<()>>,
     common: Common,
+    ports: Ports,
+}
+
+/// The ports, and what was counted at them.
+#[derive(Debug, Clone)]
+pub(crate) struct Ports([Arc<CountedPort>; 2]);
+
+impl Counted for Ports {
+    fn missing(&mut self) -> anyhow::Result<u64> {
+        // Nobody else reads them any more.
+        for port in &self.0 {
+            while port.try_recv().is_some() {}
+        }
+        let sum = |of: fn(&CountedPort) -> &AtomicU64| -> u64 {
+            self.0.iter().map(|port| of(port).load(Ordering::Relaxed)).sum()
+        };
+        let (sent, received) = (sum(|port| &port.sent), sum(|port| &port.received));
+        sent.checked_sub(received).ok_or_else(|| anyhow::anyhow!("{sent} frames were sent and {received} received"))
+    }
+}
+
+/// A port that counts what goes by it.
+#[derive(Debug)]
+pub(crate) struct CountedPort {
+    port: MemoryPort,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl CountedPort {
+    fn new(port: MemoryPort) -> Arc<Self> {
+        Arc::new(Self { port, sent: AtomicU64::new(0), received: AtomicU64::new(0) })
+    }
+
+    /// False if there is no room now.
+    fn send(&self, frame: &[u8]) -> bool {
+        let result = self.port.send(frame);
+        self.sent.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
+        !matches!(result, Err(SendError::Full { .. }))
+    }
+
+    fn try_recv(&self) -> Option<ReceivedFrame> {
+        let frame = self.port.try_recv().ok()?;
+        self.received.fetch_add(1, Ordering::Relaxed);
+        Some(frame)
+    }
+
+    fn poll_recv(&self, cx: &mut std::task::Context<'_>) -> Poll<Option<ReceivedFrame>> {
+        let received = self.port.poll_recv(cx);
+        self.received.fetch_add(u64::from(matches!(received, Poll::Ready(Some(_)))), Ordering::Relaxed);
+        received
+    }
 }
 
 impl Ends {
     /// Begins to talk by the two ports.
     pub(crate) fn start(ports: [MemoryPort; 2], seed: u64, common: &Common) -> Self {
-        let ports = ports.map(Arc::new);
+        let ports = ports.map(CountedPort::new);
         let source = Source::new(seed, common);
         let near = device(&ports[0], common.flows[1].clone());
         let far = device(&ports[1], common.flows[0].clone());
@@ -56,15 +110,15 @@ impl Ends {
                 common.flows[from].send_until(stop, |payload| {
                     frame.truncate(HEADER);
                     frame.extend_from_slice(payload);
-                    !matches!(port.send(&frame), Err(SendError::Full { .. }))
+                    port.send(&frame)
                 });
             })
         });
-        Self { tasks, senders: senders.collect(), common: common.clone() }
+        Self { tasks, senders: senders.collect(), common: common.clone(), ports: Ports(ports.clone()) }
     }
 
     /// Has them stop, and waits for what is under way.
-    pub(crate) async fn finish(self) -> anyhow::Result<Outcome> {
+    pub(crate) async fn finish(self) -> anyhow::Result<(Outcome, Ports)> {
         self.common.stop();
         let mut ends = Vec::new();
         // Both flows are waited for while the stacks still run: they read the ports.
@@ -75,7 +129,7 @@ impl Ends {
         }
         senders.await?.map_err(|_| anyhow::anyhow!("a sender panicked"))?;
         let [sent, received] = <[Transferred; 2]>::try_from(ends).map_err(|_| anyhow::anyhow!("two ends"))?;
-        Ok(Outcome { sent, received, retransmissions: None })
+        Ok((Outcome { sent, received, retransmissions: None }, self.ports))
     }
 }
 
@@ -83,7 +137,7 @@ fn address(end: u8) -> IpAddress {
     IpAddress::v4(198, 51, 100, end)
 }
 
-fn device(port: &Arc<MemoryPort>, flow: Flow) -> SharedPort {
+fn device(port: &Arc<CountedPort>, flow: Flow) -> SharedPort {
     SharedPort { port: Arc::clone(port), next: None, outgoing: Vec::new(), stuck: false, flow }
 }
 
@@ -211,7 +265,7 @@ impl Application for Receiver {
 
 /// A memory port as the stack's device; numbered frames are counted on the way.
 struct SharedPort {
-    port: Arc<MemoryPort>,
+    port: Arc<CountedPort>,
     next: Option<ReceivedFrame>,
     /// The frame that is being sent: as long as the port is full, no other can be.
     outgoing: Vec<u8>,
@@ -231,7 +285,7 @@ impl SharedPort {
 
     fn has_room(&mut self) -> bool {
         if self.stuck {
-            self.stuck = matches!(self.port.send(&self.outgoing), Err(SendError::Full { .. }));
+            self.stuck = !self.port.send(&self.outgoing);
         }
         !self.stuck
     }
@@ -280,7 +334,7 @@ impl Device for SharedPort {
         }
         let mut next = self.next.take();
         while next.is_none() {
-            next = Self::for_stack(&self.flow, self.port.try_recv().ok()?);
+            next = Self::for_stack(&self.flow, self.port.try_recv()?);
         }
         let Self { port, outgoing, stuck, .. } = self;
         Some((Received(next?), Room { port, outgoing, stuck }))
@@ -311,7 +365,7 @@ impl phy::RxToken for Received {
 
 /// Room for a frame to the switch.
 struct Room<'a> {
-    port: &'a MemoryPort,
+    port: &'a CountedPort,
     outgoing: &'a mut Vec<u8>,
     stuck: &'a mut bool,
 }
@@ -321,7 +375,7 @@ impl phy::TxToken for Room<'_> {
         self.outgoing.clear();
         self.outgoing.resize(len, 0);
         let result = f(self.outgoing);
-        *self.stuck = matches!(self.port.send(self.outgoing), Err(SendError::Full { .. }));
+        *self.stuck = !self.port.send(self.outgoing);
         result
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::ends::{Common, Outcome};
 use crate::flow::Counts;
 use crate::picture::Told;
-use crate::{Backend, Options};
+use crate::{Losses, Options};
 
 /// The outcome of a run.
 #[derive(Debug)]
@@ -19,14 +19,13 @@ pub(crate) struct Report {
     stream: Outcome,
     /// Both flows together; the gap is the longest.
     flows: Counts,
-    lost_reported: u64,
+    losses: Losses,
+    /// Frames that the driver's events tell of.
+    lost_told: u64,
     /// How long switches to the VF took, and those back; the fastest first.
     switches: [Vec<Duration>; 2],
     not_drained: u64,
     events_missed: u64,
-    /// Where an interface of the kernel's vanishes, more is lost than is reported. Most likely the kernel drops what it was
-    /// given for an interface that is being closed (`dev_direct_xmit`) and says that it was sent; it was not traced.
-    loss_is_hidden: bool,
     wrong: Vec<String>,
 }
 
@@ -35,6 +34,7 @@ impl Report {
         options: &Options,
         cycles: u32,
         stream: Outcome,
+        losses: Losses,
         common: &Common,
         told: &Told,
         wrong: Vec<String>,
@@ -56,11 +56,11 @@ impl Report {
             cycles,
             stream,
             flows,
-            lost_reported: tale.lost,
+            losses,
+            lost_told: tale.lost,
             switches,
             not_drained: tale.not_drained,
             events_missed: tale.missed,
-            loss_is_hidden: options.surprise && options.backend != Backend::Memory,
             wrong,
         }
     }
@@ -69,12 +69,19 @@ impl Report {
         self.stream.sent == self.stream.received
     }
 
+    /// Frames that are known to be lost: by the driver those that it has sent, by the host those that it has.
+    fn lost_reported(&self) -> u64 {
+        self.lost_told + self.losses.inside.to_guest
+    }
+
     /// Whether all went as it should.
     pub(crate) fn is_good(&self) -> bool {
         self.hash_ok()
             && self.flows.duplicated == 0
             && self.flows.reordered == 0
-            && (self.flows.lost <= self.lost_reported || self.loss_is_hidden)
+            && self.losses.frames == self.lost_reported()
+            && self.losses.inside.from_guest == self.lost_told
+            && self.flows.lost <= self.losses.frames
             && self.wrong.is_empty()
     }
 
@@ -97,8 +104,12 @@ impl Report {
             "hash_ok": self.hash_ok(),
             "tcp_retransmissions": self.stream.retransmissions,
             "sent": self.flows.sent,
-            "lost": self.flows.lost,
-            "lost_reported": self.lost_reported,
+            "lost": self.losses.frames,
+            "lost_reported": self.lost_reported(),
+            "lost_by_guest": self.losses.inside.from_guest,
+            "lost_by_guest_reported": self.lost_told,
+            "lost_by_host_reported": self.losses.inside.to_guest,
+            "flow_lost": self.flows.lost,
             "duplicated": self.flows.duplicated,
             "reordered": self.flows.reordered,
             "switches": all.len(),
@@ -127,11 +138,19 @@ impl fmt::Display for Report {
         if let Some(segments) = self.stream.retransmissions {
             write!(f, ", {segments} segments sent again")?;
         }
+        let gap = gap.as_micros();
         write!(
             f,
-            "\nflow: {sent} frames, {lost} lost ({} reported), {duplicated} duplicated, {reordered} reordered, longest gap {} µs",
-            self.lost_reported,
-            gap.as_micros()
+            "\nflow: {sent} frames, {lost} lost, {duplicated} duplicated, {reordered} reordered, longest gap {gap} µs"
+        )?;
+        let Losses { frames, inside } = self.losses;
+        write!(
+            f,
+            "\nall: {frames} frames lost, {} reported: by the driver {} of {} that it had sent, by the host {}",
+            self.lost_reported(),
+            self.lost_told,
+            inside.from_guest,
+            inside.to_guest
         )?;
         self.wrong.iter().try_for_each(|wrong| write!(f, "\n{wrong}"))
     }
