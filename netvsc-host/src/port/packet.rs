@@ -246,7 +246,8 @@ struct Down {
 /// Whether there is an interface of this index, be it down or up. The kernel looks without waiting for whoever is changing its
 /// interfaces, as it would before listing them.
 fn exists(index: usize) -> bool {
-    u32::try_from(index).is_ok_and(|index| if_indextoname(index).is_ok())
+    // Of one that does not exist the name may be empty: not every release of `nix` makes an error of it.
+    u32::try_from(index).is_ok_and(|index| if_indextoname(index).is_ok_and(|name| !name.is_empty()))
 }
 
 impl Drop for PacketPort {
