@@ -285,6 +285,9 @@ fn a_merged_frame_that_goes_on_becomes_segments_again() {
             (vec![headers + 1200, 1200, 1200, 400], 1200),
             (vec![1600, 1600, whole.len() - 3200], most),
             (vec![headers + 1200, 1201, 1199, 400], most),
+            // The last is never longer; none is longer than the network's.
+            (vec![headers + 1200, 1200, 1600], most),
+            (vec![headers + 1500, 1500, 1000], most),
         ] {
             let (mut queue, mut host) = pair(Setup { direct_pages: 64, ..Setup::default() });
             queue.attach_mtu(1500);
