@@ -200,6 +200,9 @@ mod tests {
         let zero = "0".repeat(32);
         let line = format!("{zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200       lo");
         assert_eq!(Route::ipv6(&line), None);
+        // As `ip -6 route add unreachable default` makes it, on whatever interface.
+        let line = format!("{zero} 00 {zero} 00 {zero} 00000400 00000001 00000000 00000201     eth0");
+        assert_eq!(Route::ipv6(&line), None);
         let line = format!(
             "{zero} 00 {zero} 00 fe800000000000000000000000000001 00000400 00000001 00000000 00450003     eth0"
         );

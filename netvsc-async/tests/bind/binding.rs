@@ -244,6 +244,16 @@ fn failed_undo_is_told() {
 }
 
 #[test]
+fn one_write_that_cannot_be_undone_keeps_no_other_from_it() {
+    let kernel = FakeKernel::new(false);
+    kernel.refuse(2); // taking the device
+    kernel.refuse(3); // forgetting the id again
+    let error = binder(&kernel).bind(&eth1()).unwrap_err();
+    assert!(matches!(error, BindError::NotUndone { .. }), "{error:?}");
+    assert_eq!((kernel.tree.driver(NIC).as_deref(), kernel.ids()), (Some("hv_netvsc"), 1));
+}
+
+#[test]
 fn new_id_names_the_orphans_it_takes_and_undo_returns_them() {
     let kernel = FakeKernel::new(false);
     let orphan = "3333cccc-0000-4b2a-85af-bc9cfc11d6f3";

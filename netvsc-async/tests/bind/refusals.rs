@@ -139,6 +139,20 @@ fn session_is_found_by_its_own_address_and_by_its_way_back() {
 }
 
 #[test]
+fn session_through_a_bridge_counts() {
+    let kernel = FakeKernel::new(true);
+    kernel.tree.link("sys/devices/virtual/net/br0/lower_eth1", "sys/class/net/eth1");
+    kernel.tree.routes(&[("eth0", [0; 4], 0, 3), ("br0", [10, 0, 1, 0], 24, 1)]);
+    assert_eq!(needed(&kernel, "eth1", Some("203.0.113.9 50022 10.0.1.4 22")), Some((false, true)));
+}
+
+#[test]
+fn session_of_a_link_local_address_names_its_interface() {
+    let kernel = FakeKernel::new(true);
+    assert_eq!(needed(&kernel, "eth1", Some("fe80::9 50022 fe80::4%eth1 22")), Some((false, true)));
+}
+
+#[test]
 fn ipv6_session_is_found_by_its_owner() {
     let kernel = FakeKernel::new(true);
     kernel.tree.file("proc/net/if_inet6", "20010db8000000000000000000000004 03 40 00 80     eth1\n");
