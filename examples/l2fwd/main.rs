@@ -52,7 +52,7 @@ use netvsc_async::{GroConfig, OffloadSettings, SpinBudget, WaitMode};
 use netvsc_host::Profile;
 
 #[global_allocator]
-static ALLOCATOR: netvsc_benches::allocations::Counting = netvsc_benches::allocations::Counting;
+static ALLOCATOR: netvsc_allocations::Counting = netvsc_allocations::Counting;
 
 /// Moves Ethernet frames over a network adapter that is bound to uio_hv_generic, or between two, and says how fast.
 ///

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use futures::future::{Either, select, try_join};
 use netvsc::checksum;
 use netvsc::frame::Headers;
+use netvsc_allocations as allocations;
 use netvsc_async::{Error, Frame, Pinned, RxHalf, TxHalf, TxMeta};
-use netvsc_benches::allocations;
 use tokio::sync::watch;
 use vmbus::bus::Channel;
 
