@@ -329,12 +329,13 @@ impl Machine {
     }
 
     fn arrived(&mut self, now: Instant, serial: Option<u32>) {
-        let replaces = matches!(self.device, Device::Closed(_)) && !self.is_ours();
+        let found = Device::Closed(serial.map_or(Identity::Address, Identity::Serial));
+        let replaces = matches!(self.device, Device::Closed(_)) && self.device != found && !self.is_ours();
         if self.device != Device::None && !replaces {
             self.counters.ignored += 1;
             return;
         }
-        self.device = Device::Closed(serial.map_or(Identity::Address, Identity::Serial));
+        self.device = found;
         self.begin_anew(now);
         self.tell_other_serial();
     }
@@ -410,12 +411,13 @@ impl Machine {
                 self.asked = None;
                 self.receive_from_vf();
                 self.stage = Stage::OnVf;
-                self.on_vf_since = Some(now);
                 if core::mem::take(&mut self.taken_back) {
                     // Which of the two it did last is not known.
                     self.host_took_it(now, true);
                 } else if self.is_wanted() {
                     self.counters.switched_to_vf += 1;
+                    // What was not wanted any more when the host had done it is no flap: it was not used.
+                    self.on_vf_since = Some(now);
                     self.change_over(now, Path::VirtualFunction);
                 } else {
                     self.leave(now, true);
