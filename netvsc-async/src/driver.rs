@@ -295,16 +295,21 @@ impl<B: Bus> Driver<B> {
         {
             primary.receiver_may_go_on();
         }
-        let (Some(side), Some(machine)) = (&self.vf, self.nic.vf()) else { return };
-        if let Some(common) = self.running.as_ref().and_then(|running| running.common.upgrade()) {
-            let status = VfStatus {
-                stage: machine.stage(),
-                serial: machine.association(),
-                counters: *machine.counters(),
-                device: side.device().cloned(),
-            };
+        if let Some(status) = self.vf_status()
+            && let Some(common) = self.running.as_ref().and_then(|running| running.common.upgrade())
+        {
             *common.vf.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
         }
+    }
+
+    fn vf_status(&self) -> Option<VfStatus> {
+        let (side, machine) = (self.vf.as_ref()?, self.nic.vf()?);
+        Some(VfStatus {
+            stage: machine.stage(),
+            serial: machine.association(),
+            counters: *machine.counters(),
+            device: side.device().cloned(),
+        })
     }
 
     /// In order, if there is a virtual function to be cared for.
@@ -709,7 +714,7 @@ impl<B: Bus> Driver<B> {
             first_events: Mutex::new(Some(first)),
             steering: Steering::new(info.send_table),
             unclaimed: Mutex::new(Vec::new()),
-            vf: Mutex::new(None),
+            vf: Mutex::new(self.vf_status()),
             info: Mutex::new(info),
             queues: Mutex::new(self.lanes.iter().map(|lane| Arc::clone(&lane.shared)).collect()),
         });
