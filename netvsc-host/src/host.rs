@@ -604,6 +604,24 @@ impl Host {
         self.with_nic(nic, Nic::rescind);
     }
 
+    /// Offers a NIC again that its guest has let go of, as after a live migration or a change of its settings: what comes back
+    /// is the guest's end of a new VMBus connection. Nothing of the old one is kept, but what the NIC is, its VF and the
+    /// VF's association. `None` if there is no such NIC, or as long as its guest has not dropped the old end, see
+    /// [`rescind`](Self::rescind).
+    #[must_use]
+    pub fn offer_nic_again(&self, nic: NicId) -> Option<GuestPort> {
+        let mut guard = self.state();
+        let inline = guard.inline.clone();
+        let nic = guard.nic_mut(nic)?;
+        let guest = nic.offer_again()?;
+        if let Some(clock) = inline {
+            self.run_from(nic, clock);
+        }
+        drop(guard);
+        self.shared.bell.wake();
+        Some(guest)
+    }
+
     /// Takes one subchannel of the NIC back, as when a host reduces the queues of a machine; queue 0 stays.
     pub fn rescind_queue(&self, nic: NicId, queue: u16) {
         self.with_nic(nic, |nic| nic.rescind_subchannel(queue));

@@ -21,6 +21,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -62,10 +63,19 @@ impl MemoryBackend {
         Self::default()
     }
 
-    /// A device has shown up. One that the host takes away is seen to be gone by itself.
+    /// A device has shown up; one that has before is said to have [arrived](VfEvent::Arrived) once more. One that the host
+    /// takes away is seen to be gone by itself.
     pub fn insert(&self, device: GuestVf) {
-        self.devices().push(device);
+        let same =
+            |known: &GuestVf| known.is_present() && (known.mac(), known.serial()) == (device.mac(), device.serial());
+        let mut devices = self.devices();
+        let again = devices.iter().any(same);
+        if !again {
+            devices.push(device);
+        }
+        drop(devices);
         for watch in &*lock(&self.inner.watches) {
+            watch.again.fetch_or(again, Ordering::Relaxed);
             watch.events.wake();
         }
     }
@@ -97,6 +107,8 @@ impl VfBackend for MemoryBackend {
 /// A device has one waker; here are all who want to be woken.
 #[derive(Debug, Default)]
 struct Wakers {
+    /// What is there is to be said again.
+    again: AtomicBool,
     events: AtomicWaker,
     queues: Mutex<Vec<Arc<QueueWakers>>>,
 }
@@ -153,7 +165,11 @@ impl MemoryWatch {
                 self.arrived(device);
             }
         }
+        let again = self.wakers.again.swap(false, Ordering::Relaxed);
         let Some(known) = &self.known else { return };
+        if again {
+            self.events.push_back(VfEvent::Arrived { serial: Some(known.serial()) });
+        }
         let up = known.link_up();
         if std::mem::replace(&mut self.link, up) != up {
             self.events.push_back(VfEvent::Link(link_state(up)));

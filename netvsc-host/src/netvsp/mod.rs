@@ -42,7 +42,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use vmbus::gpadl::GpadlId;
-use vmbus::mem::HostPort;
+use vmbus::mem::{GuestPort, HostPort};
 use vmbus::packet::{PacketType, TransactionId};
 
 use crate::fault::{FaultPlan, Service};
@@ -102,6 +102,8 @@ pub(crate) struct Nic {
     now: Duration,
     did_work: bool,
     silent: bool,
+    /// The guest has dropped its end of the connection, and its last message was read.
+    guest_left: bool,
     /// The channel that is being read was closed.
     closed: bool,
     transmit: transmit::Scratch,
@@ -127,6 +129,7 @@ impl Nic {
             now: Duration::ZERO,
             did_work: false,
             silent: false,
+            guest_left: false,
             closed: false,
             transmit: transmit::Scratch::default(),
             receive: receive::Pending::default(),
@@ -171,6 +174,20 @@ impl Nic {
         self.close_all();
     }
 
+    /// A new connection for a guest that starts anew; `None` as long as the old one is in use.
+    pub(crate) fn offer_again(&mut self) -> Option<GuestPort> {
+        if !std::mem::take(&mut self.guest_left) {
+            return None;
+        }
+        self.close_all();
+        let (guest, host) = vmbus::mem::connection();
+        self.server = self.server.succeeded_by(host, self.config.settings.vmbus_max);
+        self.silent = false;
+        self.vf_follows();
+        self.did_work = true;
+        Some(guest)
+    }
+
     /// The host loses the receive buffer: nothing is delivered any more. What the guest still has comes back late.
     pub(crate) fn lose_receive_buffer(&mut self) {
         self.receive.clear();
@@ -204,8 +221,12 @@ impl Nic {
     }
 
     fn serve_bus(&mut self, out: &mut dyn FnMut(Frame<'_>)) {
+        let gone = self.server.port().guest_is_gone();
         for _ in 0..MESSAGES_A_STEP {
-            let Some(event) = self.server.next(&mut self.log) else { return };
+            let Some(event) = self.server.next(&mut self.log) else {
+                self.guest_left = gone;
+                return;
+            };
             self.did_work = true;
             match event {
                 Event::None => {}

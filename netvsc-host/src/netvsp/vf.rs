@@ -76,6 +76,11 @@ impl Nic {
         Some(device)
     }
 
+    /// The VF that is there, if it is in memory.
+    pub(crate) fn plugged_vf(&self) -> Option<Arc<Device>> {
+        self.vf.device.as_ref().and_then(VfEnd::device).cloned()
+    }
+
     /// A VF whose other end is elsewhere; false if there is one.
     pub(crate) fn plug_vf_port(&mut self, port: Box<dyn Port>) -> bool {
         let free = self.vf.device.is_none();
@@ -224,6 +229,7 @@ impl Nic {
         {
             self.flush_before(queue);
             let to_vf = to == nvsp::DataPath::VF;
+            // Whatever the manner: nothing is left on the VF that the guest leaves.
             self.vf.active = to_vf && self.vf.told.is_some() && manner == VfManner::Obliging;
             if to_vf
                 && self.vf.told.is_some()
@@ -304,6 +310,14 @@ impl Nic {
     pub(super) fn vf_deadline(&self) -> Option<Duration> {
         let devices = self.vf.leaving.iter().chain(&self.vf.device);
         devices.filter_map(|device| device.deadline(self.now)).min()
+    }
+
+    /// The guest has another connection.
+    pub(super) fn vf_follows(&mut self) {
+        let latch = self.server.port().latch();
+        for device in self.vf.leaving.iter().chain(&self.vf.device) {
+            device.follow(latch);
+        }
     }
 
     pub(super) fn register_vf_waker(&mut self, waker: &Waker) {

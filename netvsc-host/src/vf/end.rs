@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use vmbus::mem::Latch;
+
 use super::memory::Device;
 use crate::port::{Frame, Port};
 
@@ -43,6 +45,14 @@ impl VfEnd {
 
     pub(crate) fn port(port: Box<dyn Port>) -> Self {
         Self { wire: Wire::Port(port), allowed: false, until: None }
+    }
+
+    /// The device, if it is in memory.
+    pub(crate) fn device(&self) -> Option<&Arc<Device>> {
+        match &self.wire {
+            Wire::Memory(device) => Some(device),
+            Wire::Port(_) => None,
+        }
     }
 
     /// A frame for the guest; false if it was not taken.
@@ -105,6 +115,13 @@ impl VfEnd {
     pub(crate) fn set_link(&self, up: bool) {
         if let Wire::Memory(device) = &self.wire {
             device.set_link(up);
+        }
+    }
+
+    /// The NIC has another latch.
+    pub(crate) fn follow(&self, latch: &Latch) {
+        if let Wire::Memory(device) = &self.wire {
+            device.follow(latch.clone());
         }
     }
 

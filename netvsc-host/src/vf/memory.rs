@@ -178,8 +178,9 @@ impl GuestVf {
             return Err(VfSendError::Full);
         }
         pair.from_guest.push_back(frame.to_vec());
+        let host = wire.host.clone();
         drop(wire);
-        self.device.host.set();
+        host.set();
         Ok(())
     }
 
@@ -245,7 +246,6 @@ pub(crate) struct Device {
     rss: Option<Rss>,
     tells_hash: bool,
     wire: Mutex<Wire>,
-    host: Latch,
     guest: AtomicWaker,
 }
 
@@ -263,6 +263,8 @@ struct Wire {
     pairs: Vec<Pair>,
     /// The pair that is asked first for what the guest sends: none is served before the others have been.
     next: usize,
+    /// Told of frames that are to be sent.
+    host: Latch,
 }
 
 /// A pair of rings.
@@ -288,9 +290,9 @@ impl Device {
     pub(crate) fn new(options: VfOptions, mac: [u8; 6], host: Latch) -> Arc<Self> {
         let VfOptions { serial, capacity, queues, key, types, table, tells_hash } = options;
         let pairs = std::iter::repeat_with(Pair::default).take(queues).collect();
-        let wire = Mutex::new(Wire { present: true, open: false, link_up: true, pairs, next: 0 });
+        let wire = Mutex::new(Wire { present: true, open: false, link_up: true, pairs, next: 0, host });
         let rss = (!table.is_empty()).then(|| Rss::new(types, &key, table));
-        Arc::new(Self { serial, mac, capacity, queues, rss, tells_hash, wire, host, guest: AtomicWaker::new() })
+        Arc::new(Self { serial, mac, capacity, queues, rss, tells_hash, wire, guest: AtomicWaker::new() })
     }
 
     fn wire(&self) -> MutexGuard<'_, Wire> {
@@ -346,6 +348,13 @@ impl Device {
         drop(wire);
         self.guest.wake();
         lost
+    }
+
+    /// From now on the host hears of frames by `host`.
+    pub(super) fn follow(&self, host: Latch) {
+        // What was sent before was heard of by the other, or not at all.
+        host.set();
+        self.wire().host = host;
     }
 
     /// Whether nothing of the guest's is left in it.

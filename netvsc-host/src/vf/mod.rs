@@ -47,6 +47,9 @@ pub enum VfManner {
     Obliging,
     /// Completes the switch, and takes the traffic back at once.
     Refusing,
+    /// Completes the switch, and leaves the traffic where it is, as a host does whose own state has no place for a switch:
+    /// it cannot be told from an obliging one.
+    Ignoring,
     /// Does nothing, and completes nothing, whichever path is asked for, until its manner changes.
     Silent,
 }
@@ -67,6 +70,12 @@ impl Host {
         let mut device = None;
         self.with_nic(nic, |nic| device = nic.plug_vf(options));
         device.map(|device| GuestVf { device })
+    }
+
+    /// The VF of this NIC that [`plug_vf`](Self::plug_vf) made, if it is there.
+    #[must_use]
+    pub fn plugged_vf(&self, nic: NicId) -> Option<GuestVf> {
+        self.look_at_nic(nic, Nic::plugged_vf)?.map(|device| GuestVf { device })
     }
 
     /// As [`plug_vf`](Self::plug_vf), with the guest's end elsewhere: the host delivers to `port` what comes by the VF, and polls

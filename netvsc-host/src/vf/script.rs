@@ -30,7 +30,9 @@ pub enum Scene {
     Refusal,
     /// As [`Orderly`](Self::Orderly); then the host says nothing for a while when it is asked for another data path.
     Silence,
-    /// As [`Orderly`](Self::Orderly); then the host offers the VF twice.
+    /// As [`Orderly`](Self::Orderly); then the host completes switches, and leaves the traffic where it is.
+    Ignorance,
+    /// As [`Orderly`](Self::Orderly); then the host offers the VF twice, or the device shows up twice, or both.
     DoubleOffer,
     /// As [`Orderly`](Self::Orderly), twice: the second time while the guest waits for its switch to be completed.
     MidSwitch,
@@ -39,19 +41,28 @@ pub enum Scene {
     Migration,
     /// As [`Orderly`](Self::Orderly); then a device with another serial number shows up before the right one.
     OtherSerial,
+    /// As [`Orderly`](Self::Orderly); then the host offers a VF and takes it back before its device was there, which may come
+    /// all the same and goes again.
+    Withdrawal,
+    /// A migration in which everything is offered again: the VF is taken back, mostly, and the whole NIC taken away; both come
+    /// back. Only where [`VfDevices::offered_again`](super::VfDevices::offered_again) gives the NIC to a guest.
+    Reoffer,
 }
 
 impl Scene {
     /// All there are.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Orderly,
         Self::Surprise,
         Self::Refusal,
         Self::Silence,
+        Self::Ignorance,
         Self::DoubleOffer,
         Self::MidSwitch,
         Self::Migration,
         Self::OtherSerial,
+        Self::Withdrawal,
+        Self::Reoffer,
     ];
 
     /// Its name, as [`FromStr`] takes it.
@@ -66,6 +77,9 @@ impl Scene {
             Self::MidSwitch => "mid-switch",
             Self::Migration => "migration",
             Self::OtherSerial => "other-serial",
+            Self::Ignorance => "ignorance",
+            Self::Withdrawal => "withdrawal",
+            Self::Reoffer => "reoffer",
         }
     }
 }
@@ -123,6 +137,13 @@ pub enum Step {
     Link(bool),
     /// The network behind the link is another one.
     NetworkChange,
+    /// The guest sees the device that is plugged in once more.
+    ShowAgain,
+    /// Takes the whole NIC from the guest.
+    TakeNic,
+    /// Offers it again, as soon as the guest has let go of it. It is waited for that no longer than
+    /// [`ScriptOptions::patience`].
+    OfferNic,
 }
 
 impl fmt::Display for Step {
@@ -136,6 +157,9 @@ impl fmt::Display for Step {
             Self::Manner(manner) => write!(f, "host is {manner:?}"),
             Self::Link(up) => write!(f, "link {}", if *up { "up" } else { "down" }),
             Self::NetworkChange => f.write_str("network changed"),
+            Self::ShowAgain => f.write_str("vf shown again"),
+            Self::TakeNic => f.write_str("nic taken away"),
+            Self::OfferNic => f.write_str("nic offered again"),
         }
     }
 }
@@ -159,6 +183,7 @@ pub struct ScriptOptions {
     in_use: RangeInclusive<Duration>,
     grace: RangeInclusive<Duration>,
     away: RangeInclusive<Duration>,
+    unwilling: RangeInclusive<Duration>,
     patience: Duration,
     first_serial: u32,
 }
@@ -172,6 +197,7 @@ impl Default for ScriptOptions {
             in_use: millis(50)..=millis(200),
             grace: millis(0)..=millis(500),
             away: millis(0)..=millis(100),
+            unwilling: millis(0)..=millis(500),
             patience: Duration::from_secs(30),
             first_serial: 1,
         }
@@ -211,6 +237,13 @@ impl ScriptOptions {
     #[must_use]
     pub fn away(mut self, time: RangeInclusive<Duration>) -> Self {
         self.away = time;
+        self
+    }
+
+    /// How long a host refuses, is silent, or ignores what it is asked for. Default 0–500 ms.
+    #[must_use]
+    pub fn unwilling(mut self, time: RangeInclusive<Duration>) -> Self {
+        self.unwilling = time;
         self
     }
 
@@ -315,18 +348,30 @@ impl Writer<'_> {
 
     fn scene(&mut self, scene: Scene) {
         let away = &self.options.away;
+        if scene == Scene::Reoffer {
+            return self.reoffer();
+        }
         self.take(if scene == Scene::Surprise { Step::Vanish } else { Step::Revoke });
         match scene {
             Scene::Orderly | Scene::Surprise => self.bring_next(),
-            Scene::Refusal | Scene::Silence => {
-                let manner = if scene == Scene::Refusal { VfManner::Refusing } else { VfManner::Silent };
-                self.at_once(Step::Manner(manner));
+            Scene::Refusal => self.unwilling(VfManner::Refusing),
+            Scene::Silence => self.unwilling(VfManner::Silent),
+            Scene::Ignorance => {
+                self.unwilling(VfManner::Ignoring);
+                // The guest believes that it has what it asked for: without this nothing would move the traffic.
+                self.after(away, Step::Revoke);
+                self.after(&self.options.grace, Step::Unplug);
                 self.bring_next();
-                self.after(&self.options.grace, Step::Manner(VfManner::Obliging));
             }
             Scene::DoubleOffer => {
                 self.bring_next();
-                self.after(away, Step::Associate { serial: self.serial });
+                let twice = self.random.random_range(0..3);
+                if twice != 1 {
+                    self.after(away, Step::Associate { serial: self.serial });
+                }
+                if twice != 0 {
+                    self.after(away, Step::ShowAgain);
+                }
             }
             Scene::MidSwitch => {
                 self.at_once(Step::Manner(VfManner::Silent));
@@ -350,7 +395,38 @@ impl Writer<'_> {
                 self.after(away, Step::Unplug);
                 self.after(away, Step::Plug { serial });
             }
+            Scene::Withdrawal => {
+                self.serial = self.serial.wrapping_add(1) % OTHER_SERIALS;
+                let serial = self.serial;
+                self.after(away, Step::Associate { serial });
+                self.after(away, Step::Revoke);
+                if self.random.random() {
+                    self.after(away, Step::Plug { serial });
+                    self.after(&self.options.grace, Step::Unplug);
+                }
+                self.bring_next();
+            }
+            Scene::Reoffer => {}
         }
+    }
+
+    fn unwilling(&mut self, manner: VfManner) {
+        self.at_once(Step::Manner(manner));
+        self.bring_next();
+        self.after(&self.options.unwilling, Step::Manner(VfManner::Obliging));
+    }
+
+    /// Hosts take the VF first, mostly; the device goes with the old machine, before the NIC or after it.
+    fn reoffer(&mut self) {
+        let (grace, away) = (&self.options.grace, &self.options.away);
+        let vf_first = self.random.random_range(0..4) > 0;
+        self.take(if vf_first { Step::Revoke } else { Step::TakeNic });
+        self.after(grace, if vf_first { Step::TakeNic } else { Step::Revoke });
+        if !vf_first {
+            self.after(grace, Step::Unplug);
+        }
+        self.after(away, Step::OfferNic);
+        self.bring_next();
     }
 }
 

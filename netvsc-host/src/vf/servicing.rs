@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use vmbus::mem::GuestPort;
+
 use super::GuestVf;
 use super::script::{Script, Step, Wait};
 use crate::host::{Host, NicId};
@@ -37,12 +39,28 @@ pub trait VfDevices {
     /// # Errors
     /// If it cannot be removed.
     fn unplug(&mut self, host: &Host, nic: NicId, surprise: bool) -> Result<(), Self::Error>;
+
+    /// Has the guest see the device that is plugged in once more. Default: nothing.
+    ///
+    /// # Errors
+    /// If it cannot.
+    fn show_again(&mut self, host: &Host, nic: NicId) -> Result<(), Self::Error> {
+        let _ = (host, nic);
+        Ok(())
+    }
+
+    /// The NIC was taken from the guest, which has let go of it, and is offered again: `guest` is its new connection. Default:
+    /// the guest does not take it, and stays without the NIC.
+    fn offered_again(&mut self, guest: GuestPort) {
+        drop(guest);
+    }
 }
 
 /// VFs in memory; each is handed to a closure.
 pub struct MemoryVfs<F> {
     frames: usize,
     show: F,
+    offer: Option<Box<dyn FnMut(GuestPort) + Send>>,
 }
 
 impl<F> fmt::Debug for MemoryVfs<F> {
@@ -55,7 +73,14 @@ impl<F: FnMut(GuestVf)> MemoryVfs<F> {
     /// Devices that hold `frames` each way. `show` is how the guest gets to see one; that it is gone can be seen by the
     /// device.
     pub fn new(frames: usize, show: F) -> Self {
-        Self { frames, show }
+        Self { frames, show, offer: None }
+    }
+
+    /// How the guest gets to see its NIC again after it was taken away. Without, it does not.
+    #[must_use]
+    pub fn offer_by(mut self, offer: impl FnMut(GuestPort) + Send + 'static) -> Self {
+        self.offer = Some(Box::new(offer));
+        self
     }
 }
 
@@ -67,6 +92,19 @@ impl<F: FnMut(GuestVf)> VfDevices for MemoryVfs<F> {
             (self.show)(device);
         }
         Ok(())
+    }
+
+    fn show_again(&mut self, host: &Host, nic: NicId) -> Result<(), Infallible> {
+        if let Some(device) = host.plugged_vf(nic) {
+            (self.show)(device);
+        }
+        Ok(())
+    }
+
+    fn offered_again(&mut self, guest: GuestPort) {
+        if let Some(offer) = &mut self.offer {
+            offer(guest);
+        }
     }
 
     fn unplug(&mut self, host: &Host, nic: NicId, surprise: bool) -> Result<(), Infallible> {
@@ -137,6 +175,14 @@ impl<D: VfDevices> Servicing<D> {
         if now < due {
             return Ok(Turn::Wait(due));
         }
+        if step == Step::OfferNic {
+            match self.host.offer_nic_again(self.nic) {
+                Some(guest) => self.devices.offered_again(guest),
+                // The guest has not let go of it yet.
+                None if now < due + self.script.patience => return Ok(Turn::Wait(now + LOOK)),
+                None => {}
+            }
+        }
         self.script.steps.pop_front();
         (self.since, self.in_use) = (Some(now), false);
         self.step(step)?;
@@ -154,6 +200,10 @@ impl<D: VfDevices> Servicing<D> {
             Step::Manner(manner) => host.set_vf_manner(nic, manner),
             Step::Link(up) => host.set_link(nic, up),
             Step::NetworkChange => host.network_change(nic),
+            Step::ShowAgain => self.devices.show_again(host, nic)?,
+            Step::TakeNic => host.rescind(nic),
+            // Done by who waits for the guest.
+            Step::OfferNic => {}
         }
         Ok(())
     }

@@ -66,6 +66,11 @@ impl Server {
         }
     }
 
+    /// The server of a later connection of the same device's. What the guest held at the end of this one it has left behind.
+    pub(crate) fn succeeded_by(&self, port: HostPort, vmbus_max: vmbus::protocol::Version) -> Self {
+        Self { left_behind: self.leaks(), ..Self::new(port, self.nic, vmbus_max) }
+    }
+
     pub(crate) fn port(&self) -> &HostPort {
         &self.port
     }
