@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use netvsc::meta::TxMeta;
-use netvsc::queue::Burst;
+use netvsc::queue::{Burst, HeldBurst};
 use netvsc_benches::frames::{LENGTHS, frame, message};
 use netvsc_benches::link::{BATCH, TURN, link};
 use netvsc_benches::turns::time_of;
@@ -72,9 +72,57 @@ fn transmit(c: &mut Criterion) {
     }
 }
 
+/// Receiving, and sending on what was received: copied twice, or held and copied once.
+fn forward(c: &mut Criterion) {
+    let mut group = c.benchmark_group("nic/forward");
+    for len in LENGTHS {
+        group.throughput(Throughput::Bytes(len as u64));
+        let (mut queue, mut host) = link();
+        host.fill(&message(&frame(len)));
+        let mut burst = Burst::new(TURN, 256 * 1024);
+        group.bench_function(BenchmarkId::new("copied", len), |b| {
+            b.iter_custom(|frames| {
+                time_of(frames, || {
+                    host.deliver();
+                    let start = Instant::now();
+                    let got = queue.receive(&mut burst, TURN).expect("a good host");
+                    for frame in &burst {
+                        queue.send(black_box(frame.bytes), &TxMeta::default()).expect("room");
+                    }
+                    burst.clear();
+                    queue.flush().expect("a good host");
+                    let took = start.elapsed();
+                    assert_eq!(got, TURN);
+                    host.answer();
+                    took
+                })
+            });
+        });
+        let mut burst = HeldBurst::new(TURN, 256 * 1024);
+        group.bench_function(BenchmarkId::new("held", len), |b| {
+            b.iter_custom(|frames| {
+                time_of(frames, || {
+                    host.deliver();
+                    let start = Instant::now();
+                    let got = queue.receive_held(&mut burst, TURN).expect("a good host");
+                    for frame in &burst {
+                        queue.send_held(black_box(frame.head), frame.rest, &TxMeta::default()).expect("room");
+                    }
+                    burst.clear();
+                    queue.flush().expect("a good host");
+                    let took = start.elapsed();
+                    assert_eq!(got, TURN);
+                    host.answer();
+                    took
+                })
+            });
+        });
+    }
+}
+
 criterion_group! {
     name = benches;
     config = config::short();
-    targets = receive, transmit
+    targets = receive, transmit, forward
 }
 criterion_main!(benches);

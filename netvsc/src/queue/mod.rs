@@ -75,7 +75,7 @@ use self::in_flight::{Cargo, InFlight, Lent, Sent};
 use self::kept::Kept;
 use self::outbound::Outbound;
 use self::pages::Pages;
-use self::receive::{Copies, Receive, Taker};
+use self::receive::{Copying, Holding, Receive, Taking};
 use self::sections::Sections;
 use self::transmit::Transmit;
 use crate::meta::TxMeta;
@@ -560,7 +560,7 @@ impl<C: Channel> Queue<C> {
     /// [`QueueError`]; the queue is unusable afterwards. Frames that were copied before are in the sink.
     #[inline]
     pub fn receive<S: FrameSink>(&mut self, sink: &mut S, max_frames: usize) -> Result<usize, QueueError> {
-        self.take(&mut Copies(sink), max_frames)
+        self.take::<S, Copying>(sink, max_frames)
     }
 
     /// As [`receive`](Self::receive), but that of frames longer than [`rx_copybreak`](QueueSettings::rx_copybreak) only so many
@@ -576,11 +576,11 @@ impl<C: Channel> Queue<C> {
     pub fn receive_held(&mut self, burst: &mut HeldBurst, max_frames: usize) -> Result<usize, QueueError> {
         // What was let go makes room for what is to be held.
         self.receive.take_let_go(&mut self.outbound, &mut self.stats)?;
-        self.take(burst, max_frames)
+        self.take::<_, Holding>(burst, max_frames)
     }
 
     #[inline(always)]
-    fn take<S: Taker>(&mut self, sink: &mut S, max_frames: usize) -> Result<usize, QueueError> {
+    fn take<S: FrameSink, T: Taking<S>>(&mut self, sink: &mut S, max_frames: usize) -> Result<usize, QueueError> {
         if self.kept.len() > 0 {
             return Ok(self.receive_kept(sink, max_frames));
         }
@@ -588,7 +588,7 @@ impl<C: Channel> Queue<C> {
             self.drain(max_frames)?;
         }
         let waiting = self.receive.backlog();
-        let frames = self.receive.deliver(sink, max_frames, &mut receive_with!(self))?;
+        let frames = self.receive.deliver::<S, T, _>(sink, max_frames, &mut receive_with!(self))?;
         self.ranges_out += (waiting - self.receive.backlog()) as u64;
         self.flush_acks()?;
         Ok(frames)

@@ -9,7 +9,7 @@
 //! makes no sense: it is counted and dropped, as in Linux.
 //!
 //! Received so that frames are [held](super::held), a packet is acknowledged when its last frame was let go as well. How frames are
-//! taken is known when the program is compiled ([`Taker`]): copying all of them costs nothing more than if that were all there is.
+//! taken is known when the program is compiled ([`Taking`]): copying all of them costs nothing more than if that were all there is.
 //!
 //! Source: Linux `drivers/net/hyperv/netvsc.c` (`netvsc_receive`), `rndis_filter.c` (`rndis_filter_receive_data`). Stricter
 //! than Linux: see [`PacketHeader`].
@@ -127,61 +127,47 @@ pub(super) struct With<'a, M, D> {
     pub(super) stats: &'a mut QueueStats,
 }
 
-/// Where frames go, and how.
-pub(super) trait Taker: FrameSink {
+/// How frames go into a sink: known when the program is compiled.
+pub(super) trait Taking<S> {
     /// Whether frames may be held.
     const HOLDS: bool;
 
-    /// Whether it takes frames that this ledger holds.
-    fn holds_for(&mut self, ledger: &Arc<Ledger>) -> bool;
+    /// Whether the sink takes frames that this ledger holds.
+    fn holds_for(sink: &mut S, ledger: &Arc<Ledger>) -> bool;
 
-    /// The head of a frame is in the buffer that was given last; whether that was taken.
-    fn commit_held(&mut self, head: usize, place: Place, meta: RxMeta) -> bool;
+    /// The head of a frame is in the buffer that the sink gave last; whether it took that.
+    fn commit_held(sink: &mut S, head: usize, place: Place, meta: RxMeta) -> bool;
 }
 
-/// Takes copies of whole frames.
-pub(super) struct Copies<'a, S>(pub(super) &'a mut S);
+/// All of them are copied whole.
+pub(super) struct Copying;
 
-impl<S: FrameSink> FrameSink for Copies<'_, S> {
-    #[inline]
-    fn buffer(&mut self, len: usize) -> Option<&mut [u8]> {
-        self.0.buffer(len)
-    }
-
-    #[inline]
-    fn commit(&mut self, len: usize, meta: RxMeta) {
-        self.0.commit(len, meta);
-    }
-
-    #[inline]
-    fn max_frame(&self) -> usize {
-        self.0.max_frame()
-    }
-}
-
-impl<S: FrameSink> Taker for Copies<'_, S> {
+impl<S> Taking<S> for Copying {
     const HOLDS: bool = false;
 
-    fn holds_for(&mut self, _ledger: &Arc<Ledger>) -> bool {
+    fn holds_for(_sink: &mut S, _ledger: &Arc<Ledger>) -> bool {
         false
     }
 
-    fn commit_held(&mut self, _head: usize, _place: Place, _meta: RxMeta) -> bool {
+    fn commit_held(_sink: &mut S, _head: usize, _place: Place, _meta: RxMeta) -> bool {
         false
     }
 }
 
-impl Taker for HeldBurst {
+/// Longer ones are held.
+pub(super) struct Holding;
+
+impl Taking<HeldBurst> for Holding {
     const HOLDS: bool = true;
 
     #[inline]
-    fn holds_for(&mut self, ledger: &Arc<Ledger>) -> bool {
-        HeldBurst::holds_for(self, ledger)
+    fn holds_for(sink: &mut HeldBurst, ledger: &Arc<Ledger>) -> bool {
+        sink.holds_for(ledger)
     }
 
     #[inline]
-    fn commit_held(&mut self, head: usize, place: Place, meta: RxMeta) -> bool {
-        HeldBurst::commit_held(self, head, place, meta)
+    fn commit_held(sink: &mut HeldBurst, head: usize, place: Place, meta: RxMeta) -> bool {
+        sink.commit_held(head, place, meta)
     }
 }
 
@@ -393,7 +379,7 @@ impl<M: SharedMemory> Receive<M> {
     }
 
     /// Gives at most `max_frames` frames to `sink`, and acknowledges the packets whose last range was consumed.
-    pub(super) fn deliver<S: Taker, D: Doorbell>(
+    pub(super) fn deliver<S: FrameSink, T: Taking<S>, D: Doorbell>(
         &mut self,
         sink: &mut S,
         max_frames: usize,
@@ -416,9 +402,9 @@ impl<M: SharedMemory> Receive<M> {
                     attached.buffer.memory.prefetch(ahead.byte_offset as usize, AHEAD_BYTES);
                 }
                 let outcome = match attached.message(range) {
-                    Ok(message) if message.plain && S::HOLDS && message.data.len > self.copybreak => {
+                    Ok(message) if message.plain && T::HOLDS && message.data.len > self.copybreak => {
                         let head = self.copybreak;
-                        held(attached, &message, head, u32::from(packet.ranges), sink, with.stats)
+                        held::<_, _, T>(attached, &message, head, packet.ranges.into(), sink, with.stats)
                     }
                     Ok(message) if message.plain => whole(attached, &message, sink, with.stats),
                     Ok(message) if message.part.is_none() => {
@@ -628,7 +614,7 @@ fn whole<M: SharedMemory, S: FrameSink>(
 /// Delivers the first `head` bytes of a longer frame that is whole in its range, and has its rest held, if that may be: otherwise
 /// all of it. Its packet has `ranges` ranges.
 #[inline]
-fn held<M: SharedMemory, S: Taker>(
+fn held<M: SharedMemory, S: FrameSink, T: Taking<S>>(
     attached: &mut Attached<M>,
     message: &Message,
     head: usize,
@@ -639,7 +625,7 @@ fn held<M: SharedMemory, S: Taker>(
     let Fragment { offset, len } = message.data;
     let checksum = &message.meta.checksum;
     // What is to be mended is mended here, or where it is sent: either looks at all of it.
-    if checksum.ip_stale || checksum.transport_stale || !sink.holds_for(attached.held.ledger()) {
+    if checksum.ip_stale || checksum.transport_stale || !T::holds_for(sink, attached.held.ledger()) {
         return whole(attached, message, sink, stats);
     }
     if !attached.held.has_room(ranges) {
@@ -657,7 +643,7 @@ fn held<M: SharedMemory, S: Taker>(
     let Some(packet) = attached.held.hold(ranges) else { return FAILED };
     // A range ends within 32 bits of the buffer's start, or its check had failed.
     let place = Place { packet, offset: (offset + head) as u32, len: (len - head) as u32 };
-    if !sink.commit_held(head, place, message.meta) {
+    if !T::commit_held(sink, head, place, message.meta) {
         attached.held.unhold();
         return Outcome::NoRoom;
     }
