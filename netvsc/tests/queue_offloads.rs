@@ -10,11 +10,11 @@ use netvsc::checksum;
 use netvsc::frame::Headers;
 use netvsc::meta::{IpVersion, Segmentation, TxChecksum, TxMeta, Verdict, Vlan};
 use netvsc::offload::{Checksums, OffloadSettings, Offloads};
-use netvsc::queue::SendError;
+use netvsc::queue::{QueueSettings, SendError};
 use nvsp::{Status, Version};
 use packets::{ACK, CWR, Description, FIN, PSH, Transport, ipv4, ipv6, payload, tcp};
 use proptest::prelude::*;
-use queue_host::{FromGuest, Host, Setup, TestQueue, hex, pair};
+use queue_host::{FromGuest, Host, Setup, TestQueue, hex, pair, pair_with};
 use rndis::offload::{LsoTaskV2, Offload};
 use rndis::packet::{Batch, BatchLimits, PacketMsg};
 use rndis::ppi::PpiType;
@@ -470,6 +470,24 @@ fn tags_go_beside_the_frame_and_the_inner_one_stays() {
     // A tag that is cut off.
     assert!(queue.send(&tagged[..17], &TxMeta::default()).is_err());
     assert_eq!(queue.stats().global.vlan_error, 1);
+}
+
+#[test]
+fn a_frame_may_be_longer_by_two_tags_that_stay_in_it() {
+    let mut settings = QueueSettings::default();
+    settings.tags_in_band = true;
+    for tags in 0..=3 {
+        let (mut queue, mut host) = pair_with(Setup::default(), settings);
+        queue.attach_mtu(1500);
+        let mut description = datagram(1472);
+        description.tags = vec![(0x8100, 100); tags];
+        let frame = description.build();
+        assert_eq!(frame.len(), 1514 + 4 * tags);
+        match queue.send(&frame, &TxMeta::default()) {
+            Ok(()) => assert_eq!((tags <= 2, run(&mut queue, &mut host)), (true, vec![frame])),
+            Err(error) => assert_eq!((tags, error), (3, SendError::TooLong { len: 1526, limit: 1522 })),
+        }
+    }
 }
 
 #[test]
