@@ -237,10 +237,12 @@ where
     pub fn spawn_thread(mut self, mut tell: impl FnMut(Step) + Send + 'static) -> ServicingThread<D> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let failed = Arc::new(AtomicBool::new(false));
+        let has_failed = Arc::clone(&failed);
         let play = move || {
             let start = Instant::now();
             while !stopped.load(Ordering::Acquire) {
-                match self.poll(start.elapsed())? {
+                match self.poll(start.elapsed()).inspect_err(|_| has_failed.store(true, Ordering::Release))? {
                     Turn::Did(step) => tell(step),
                     Turn::Wait(until) => std::thread::sleep(until.saturating_sub(start.elapsed()).min(STOP_LOOK)),
                     Turn::Over => break,
@@ -249,7 +251,7 @@ where
             Ok(self)
         };
         let thread = std::thread::Builder::new().name("netvsc-host-vf".into()).spawn(play);
-        ServicingThread { stop, thread: Some(thread.expect("a thread can be started")) }
+        ServicingThread { stop, failed, thread: Some(thread.expect("a thread can be started")) }
     }
 }
 
@@ -257,6 +259,7 @@ where
 #[derive(Debug)]
 pub struct ServicingThread<D: VfDevices> {
     stop: Arc<AtomicBool>,
+    failed: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<Servicing<D>, D::Error>>>,
 }
 
@@ -265,6 +268,12 @@ impl<D: VfDevices> ServicingThread<D> {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Whether it has failed: [`join`](Self::join) says why.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
     /// Ends it after the step that it is at. The devices live as long as what comes back.

@@ -1,6 +1,9 @@
 //! A simulated Hyper-V host as a process: its NICs as `uio_hv_generic` devices for unmodified clients.
 #![forbid(unsafe_code)]
 
+mod vf;
+
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -18,8 +21,10 @@ use netvsc_host::port::{
 };
 use netvsc_host::profile::VlanTags;
 use netvsc_host::switch::{PortOptions, SwitchConfig};
-use netvsc_host::{Host, NicOptions, Profile};
+use netvsc_host::vf::{ServicingThread, VethVfs};
+use netvsc_host::{Host, NicId, NicOptions, Profile};
 use serde_json::json;
+use vf::VfChoice;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -86,6 +91,18 @@ struct Arguments {
     /// capture file, once for each device.
     #[arg(long, value_name = "PORT", verbatim_doc_comment)]
     port: PortChoice,
+
+    /// A virtual function of each device, and what happens to it: veth:NAME[,OPTION...]. Needs CAP_NET_ADMIN and CAP_NET_RAW
+    ///
+    /// A veth pair is made as a VF: the interface NAME has the device's MAC address and is the client's, NAMEh is the
+    /// host's. With several devices their numbers follow NAME. Options: scenes=A+B... what happens, by chance: orderly,
+    /// surprise, refusal, silence, ignorance, double-offer, mid-switch, migration, withdrawal [default: none, it comes and
+    /// stays]; cycles=N how many [10]; seed=N [1]; serial=N of the first [1]; in milliseconds, N or N-M: period, how long it
+    /// is in use before the next [50-200], grace, how long the interface stays after it was revoked [0-500], away, how long
+    /// it is away [0-100], unwilling, how long the host refuses or is silent [0-500]; netns=NAME where the client's end
+    /// goes; mtu=N [1500]. The host is to be ended by a signal that it hears of, or the last pair stays.
+    #[arg(long, value_name = "VF", verbatim_doc_comment)]
+    vf: Option<VfChoice>,
 
     /// With --port loopback: keep N frames under way in a closed loop, and check each that comes back
     #[arg(long, value_name = "N")]
@@ -276,12 +293,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let options = ExportOptions::new(&arguments.root).kernel(arguments.kernel).monitored(!arguments.unmonitored);
     let mut export = Export::new(options)?;
-    let sinks = plug(arguments, &mut export)?;
+    let (sinks, mut servicings) = plug(arguments, &mut export)?;
     let reports = export.reports();
     for report in &reports {
         eprintln!("device {} below {}", report.instance, arguments.root.display());
     }
     let mut before = (Duration::ZERO, reports);
+    let mut failed: Option<Failure> = None;
     export.run(stop.as_fd(), Duration::from_secs(1), |export, now| {
         let reports = export.reports();
         if !arguments.quiet {
@@ -291,7 +309,16 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             }
         }
         before = (now, reports);
+        let failure = ended(&mut servicings).err();
+        if failure.is_some() && failed.is_none() {
+            failed = failure;
+            // As if it were signalled.
+            let _ = (&signalled).write_all(&[0]);
+        }
     })?;
+    for servicing in servicings.into_iter().flatten() {
+        servicing.stop()?;
+    }
     let reports = export.finish();
     if arguments.json {
         let corrupt = |number| sinks.get(number).map_or(0, |sink: &Arc<SinkCounters>| sink.corrupt());
@@ -299,12 +326,34 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             reports.iter().enumerate().map(|(number, report)| summary(report, corrupt(number))).collect();
         println!("{}", json!({ "devices": devices }));
     }
+    failed.map_or(Ok(()), Err)
+}
+
+/// Looks for scripts that have failed. One that is over keeps its device.
+fn ended(servicings: &mut [Option<ServicingThread<VethVfs>>]) -> Result<(), Failure> {
+    for servicing in servicings {
+        if let Some(over) = servicing.take_if(|servicing| servicing.has_failed()) {
+            over.join()?;
+        }
+    }
     Ok(())
 }
 
+/// What was plugged in: counters of sinks, and what plays with virtual functions.
+type Plugged = (Vec<Arc<SinkCounters>>, Vec<Option<ServicingThread<VethVfs>>>);
+
 /// Makes hosts, ports and devices.
-fn plug(arguments: &Arguments, export: &mut Export) -> Result<Vec<Arc<SinkCounters>>, Failure> {
-    let mut sinks = Vec::new();
+fn plug(arguments: &Arguments, export: &mut Export) -> Result<Plugged, Failure> {
+    let (mut sinks, mut servicings) = (Vec::new(), Vec::new());
+    if arguments.vf.is_some() {
+        VfChoice::check_capabilities()?;
+    }
+    let mut service = |host: &Host, nic: NicId, mac: [u8; 6], number: u16| -> Result<(), Failure> {
+        if let Some(vf) = &arguments.vf {
+            servicings.push(Some(vf.play((host, nic), mac, (number, arguments.devices))?));
+        }
+        Ok(())
+    };
     let shared = match &arguments.port {
         PortChoice::Tap(tap) => {
             let host = host(arguments, false);
@@ -319,7 +368,10 @@ fn plug(arguments: &Arguments, export: &mut Export) -> Result<Vec<Arc<SinkCounte
         let mac = [0x00, 0x15, 0x5d, 0x01, high, low];
         let nic = NicOptions::new().mac(mac).queues(arguments.queues);
         match &shared {
-            Some(host) => export.add(host, nic, None)?,
+            Some(host) => {
+                export.add(host, nic, None)?;
+                service(host, NicId(number.into()), mac, number)?;
+            }
             None => {
                 let host = host(arguments, true);
                 if arguments.port == PortChoice::Null {
@@ -327,15 +379,16 @@ fn plug(arguments: &Arguments, export: &mut Export) -> Result<Vec<Arc<SinkCounte
                     sinks.push(sink.counters());
                     host.try_add_port(sink, PortOptions::trunk())?;
                     export.add(&host, nic, None)?;
-                    continue;
+                } else {
+                    let (port, closed_loop) = port(arguments, mac)?;
+                    host.try_add_port(port, PortOptions::trunk())?;
+                    export.add(&host, nic, closed_loop)?;
                 }
-                let (port, closed_loop) = port(arguments, mac)?;
-                host.try_add_port(port, PortOptions::trunk())?;
-                export.add(&host, nic, closed_loop)?;
+                service(&host, NicId(0), mac, number)?;
             }
         }
     }
-    Ok(sinks)
+    Ok((sinks, servicings))
 }
 
 fn host(arguments: &Arguments, cable: bool) -> Host {
@@ -431,6 +484,10 @@ fn summary(report: &DeviceReport, corrupt: u64) -> serde_json::Value {
         "lso_segments": counters.lso_segments,
         "rsc_frames": counters.rsc_frames,
         "rsc_segments": counters.rsc_segments,
+        "vf_rx_packets": counters.vf_tx_frames,
+        "vf_tx_packets": counters.vf_rx_frames,
+        "vf_messages": counters.vf_messages,
+        "vf_lost": counters.vf_lost,
         "rx_vlan": counters.tx_vlan,
         "tx_vlan": counters.rx_vlan,
         "events": report.events,
