@@ -32,6 +32,35 @@ impl SocketError {
     }
 }
 
+/// An MTU that the sockets of an interface cannot serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MtuTooLarge {
+    /// The L3 MTU that was asked for.
+    pub mtu: u32,
+    /// The largest one.
+    pub limit: u32,
+}
+
+impl MtuTooLarge {
+    /// If `mtu` is larger than `limit`.
+    pub(super) fn check(mtu: u32, limit: u32) -> Result<(), SocketError> {
+        if mtu <= limit {
+            return Ok(());
+        }
+        let error = io::Error::new(io::ErrorKind::InvalidInput, Self { mtu, limit });
+        Err(SocketError::new("receive frames of this mtu by AF_XDP", error))
+    }
+}
+
+impl fmt::Display for MtuTooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mtu of {} bytes exceeds the limit of {}", self.mtu, self.limit)
+    }
+}
+
+impl std::error::Error for MtuTooLarge {}
+
 /// Whether this says that an interface is not there any longer: no such device, or no such address.
 pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO))

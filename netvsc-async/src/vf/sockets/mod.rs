@@ -60,7 +60,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use error::SocketError;
+pub use error::{MtuTooLarge, SocketError};
 pub use packet::PacketSettings;
 pub use xdp::XdpSettings;
 

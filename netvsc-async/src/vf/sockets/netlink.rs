@@ -12,7 +12,7 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
@@ -24,6 +24,8 @@ use super::error::SocketError;
 
 /// `RTNLGRP_LINK`, as a bit.
 const LINK_GROUP: u32 = 1;
+/// How often interfaces are listed at most until the kernel was not interrupted in it.
+const DUMPS: usize = 16;
 /// Bytes that the kernel may keep for a monitor that is slow: some thousand events.
 const MONITOR_BYTES: u32 = 1 << 20;
 
@@ -118,6 +120,13 @@ impl Links {
     /// # Errors
     /// What the kernel says.
     pub fn list(&mut self) -> Result<Vec<Link>, SocketError> {
+        for _ in 1..DUMPS {
+            let message = RouteNetlinkMessage::GetLink(LinkMessage::default());
+            match self.request(message, NLM_F_DUMP) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result.map_err(SocketError::when("list the network interfaces")),
+            }
+        }
         let message = RouteNetlinkMessage::GetLink(LinkMessage::default());
         self.request(message, NLM_F_DUMP).map_err(SocketError::when("list the network interfaces"))
     }
@@ -195,6 +204,7 @@ impl Links {
 
     fn answer(&mut self) -> io::Result<Vec<Link>> {
         let mut links = Vec::new();
+        let mut whole = true;
         loop {
             let (bytes, _) = self.socket.recv_from_full()?;
             for message in messages(&bytes) {
@@ -202,7 +212,10 @@ impl Links {
                     // Of a request that was given up.
                     continue;
                 }
+                // Something changed while the kernel was at it: what it has listed may lack interfaces.
+                whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
                 match message.payload {
+                    NetlinkPayload::Done(_) if !whole => return Err(io::ErrorKind::Interrupted.into()),
                     NetlinkPayload::Done(_) => return Ok(links),
                     NetlinkPayload::Error(error) => {
                         return if error.code.is_some() { Err(error.to_io()) } else { Ok(links) };

@@ -8,6 +8,7 @@ use futures::FutureExt;
 use futures::future::{self, BoxFuture};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
+use super::error::MtuTooLarge;
 use super::netlink::{Link, Links};
 use super::queue::Elsewhere;
 use super::state::State;
@@ -23,9 +24,9 @@ const ALL_MULTICAST: u32 = 2;
 /// Opens an interface. Rings are large, so that happens on a thread that may wait.
 pub(super) async fn open(config: Arc<Config>, index: u32, state: Arc<State>, wish: VfWish) -> io::Result<OpenedVf> {
     let opened = tokio::task::spawn_blocking(move || {
-        let device = Device::open(index, state, wish)?;
+        let mut device = Device::open(index, state, wish)?;
         // What was changed about the interface is put back if it cannot be used.
-        let queues = queues(&config, &device, wish).inspect_err(|_| device.close())?;
+        let queues = queues(&config, &mut device, wish).inspect_err(|_| device.close())?;
         let link = device.state.tell();
         Ok(OpenedVf { device: Arc::new(device), queues, link })
     });
@@ -34,7 +35,7 @@ pub(super) async fn open(config: Arc<Config>, index: u32, state: Arc<State>, wis
 }
 
 /// Opens its queues.
-fn queues(config: &Config, device: &Device, wish: VfWish) -> Result<Vec<BoxVf>, SocketError> {
+fn queues(config: &Config, device: &mut Device, wish: VfWish) -> Result<Vec<BoxVf>, SocketError> {
     let by_packet = || {
         let queues = packet::open(device.index, &device.state, usize::from(wish.queues), &config.packet)?;
         Ok(queues.into_iter().map(|queue| BoxVf::new(Elsewhere::new(queue))).collect())
@@ -44,14 +45,20 @@ fn queues(config: &Config, device: &Device, wish: VfWish) -> Result<Vec<BoxVf>, 
         let queues = xdp::open(&link, &device.state, &config.xdp)?;
         Ok(queues.into_iter().map(|queue| BoxVf::new(Elsewhere::new(queue))).collect())
     };
-    match config.method {
-        Method::AfPacket => by_packet(),
-        Method::AfXdp => by_xdp(),
-        Method::Best => by_xdp().or_else(|error: SocketError| {
-            tracing::info!(interface = %device.name, error = &error as &dyn std::error::Error, "by AF_PACKET");
-            by_packet()
-        }),
-    }
+    let (queues, largest_mtu) = match config.method {
+        Method::AfPacket => (by_packet()?, u32::MAX),
+        Method::AfXdp => (by_xdp()?, xdp::LARGEST_MTU),
+        Method::Best => match by_xdp() {
+            Ok(queues) => (queues, xdp::LARGEST_MTU),
+            Err(error) => {
+                let error: SocketError = error;
+                tracing::info!(interface = %device.name, error = &error as &dyn std::error::Error, "by AF_PACKET");
+                (by_packet()?, u32::MAX)
+            }
+        },
+    };
+    device.largest_mtu = largest_mtu;
+    Ok(queues)
 }
 
 /// An interface that is open.
@@ -62,6 +69,8 @@ struct Device {
     state: Arc<State>,
     /// What it was before.
     mtu: u32,
+    /// Its queues receive nothing longer.
+    largest_mtu: u32,
     /// `None` once it is closed.
     open: Mutex<Option<Open>>,
 }
@@ -94,7 +103,7 @@ impl Device {
         // Whoever opened it before and did not close it has taken its filters along.
         state.set_promiscuous(false);
         let open = Mutex::new(Some(Open { links, filters }));
-        let device = Self { name: link.name, index, state, mtu: link.mtu, open };
+        let device = Self { name: link.name, index, state, mtu: link.mtu, largest_mtu: u32::MAX, open };
         device.set_promiscuous_now(wish.promiscuous)?;
         Ok(device)
     }
@@ -104,6 +113,7 @@ impl Device {
     }
 
     fn set_mtu_now(&self, mtu: u32) -> Result<(), SocketError> {
+        MtuTooLarge::check(mtu, self.largest_mtu)?;
         let mut open = self.lock();
         let Open { links, .. } = open.as_mut().ok_or_else(closed)?;
         links.set_mtu(self.index, mtu)?;

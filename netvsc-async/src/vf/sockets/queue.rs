@@ -9,6 +9,7 @@ use std::{fmt, io};
 use netvsc::queue::FrameSink;
 use netvsc::vf::{VfQueue, VfSendError};
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
 use crate::vf::backend::AsyncVfQueue;
@@ -21,6 +22,8 @@ pub(super) struct Socket {
     descriptor: AsyncFd<OwnedFd>,
     /// The kernel told of an error, after which it seems writable for ever.
     failed: bool,
+    /// Has the timer, wherever this is polled.
+    runtime: Handle,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -33,8 +36,9 @@ impl fmt::Debug for Socket {
 impl Socket {
     /// Inside of a tokio runtime.
     pub(super) fn new(descriptor: OwnedFd) -> io::Result<Self> {
+        let runtime = Handle::try_current().map_err(io::Error::other)?;
         #[allow(deprecated, reason = "unsound for types that lend a descriptor they do not keep: this one does")]
-        Ok(Self { descriptor: AsyncFd::new(descriptor)?, failed: false, timer: None })
+        Ok(Self { descriptor: AsyncFd::new(descriptor)?, failed: false, runtime, timer: None })
     }
 
     pub(super) fn get(&self) -> &OwnedFd {
@@ -62,7 +66,12 @@ impl Socket {
             ready.clear_ready();
             return Poll::Ready(());
         }
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
+        let runtime = &self.runtime;
+        let timer = self.timer.get_or_insert_with(|| {
+            // Whoever polls may be outside of it, where there is no timer.
+            let _inside = runtime.enter();
+            Box::pin(tokio::time::sleep(LOOK))
+        });
         std::task::ready!(timer.as_mut().poll(cx));
         self.timer = None;
         Poll::Ready(())
@@ -93,7 +102,7 @@ impl<Q: Send + 'static> Elsewhere<Q> {
 impl<Q: Send + 'static> Drop for Elsewhere<Q> {
     fn drop(&mut self) {
         let queue = self.0.take();
-        match tokio::runtime::Handle::try_current() {
+        match Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(move || drop(queue))),
             Err(_) => drop(queue),
         }

@@ -8,7 +8,7 @@ use netvsc::LinkState;
 use super::netlink::Link;
 
 /// Ethernet header, and a tag.
-const FRAMING: u32 = 18;
+pub(super) const FRAMING: u32 = 18;
 
 const UP: u8 = 0;
 const DOWN: u8 = 1;
@@ -98,6 +98,11 @@ impl State {
 
     pub(super) fn set_mtu(&self, mtu: u32) {
         self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// Its L3 MTU.
+    pub(super) fn mtu(&self) -> u32 {
+        self.mtu.load(Ordering::Relaxed)
     }
 
     /// Longest frame that may be sent.

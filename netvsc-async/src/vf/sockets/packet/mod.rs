@@ -8,10 +8,11 @@
 //! | `unfinished` | checksums and segments that the kernel left to be done |
 //!
 //! # Slots of one size
-//! Both rings are `TPACKET_V2`. Version 3 packs frames into blocks of which the kernel shows none before it is full or some
+//! Both rings are `TPACKET_V2`, the receive ring although version 3 is the newer one: that packs frames into blocks of which the kernel shows none before it is full or some
 //! milliseconds old. That delays frames when there are few, and when the path changes over, frames would still be on their way
 //! in a ring that looks empty: their order could not be kept. The price is memory: each slot has to have room for the largest
 //! frame that may come, which on interfaces that merge frames is 64 KiB. Only the pages that are used cost cache.
+//! The send ring gains nothing by version 3, where its slots are of one size as well; a socket has one version for both.
 //!
 //! # What the kernel does to frames
 //! Frames that it has merged, or not cut yet, are cut here, and checksums that it has left open are computed: the application

@@ -89,6 +89,8 @@ impl Receiver {
     /// Frames for others come only if `promiscuous`: hardware filters them, virtual interfaces do not.
     pub(super) fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize, promiscuous: bool) -> usize {
         let mut got = 0;
+        // Each slot once: those that are passed over cost time, too, and the kernel may fill them as fast as they are given back.
+        let mut slots = self.slots.len();
         while got < max {
             if let Some(cutting) = self.cutting {
                 let (frames, rest) = cut(&self.large, cutting, sink, max - got, &mut self.dropped);
@@ -100,9 +102,10 @@ impl Receiver {
                 continue;
             }
             let status = self.slots.status(self.next);
-            if status & OURS == 0 {
+            if status & OURS == 0 || slots == 0 {
                 break;
             }
+            slots -= 1;
             self.slots.prefetch(self.slots.after(self.next));
             match self.slots.byte(self.next, PACKET_TYPE) {
                 Some(OTHER_HOST) if promiscuous => {}

@@ -19,6 +19,8 @@
 //! * Tags that the hardware takes out of frames are lost: `ethtool -K … rxvlan off` where tagged frames are expected.
 //! * Merging: it is the driver's (LRO) that has to be off, which most drivers see to.
 //! * Frames that wait in the send ring while somebody takes the interface down are sent when it is up again.
+//! * Where the driver has zero copy, nobody tells whether a frame that was completed has left. (Where the kernel copies, it says of
+//!   each that it completed and the driver did not take; those are counted, and told of as lost.)
 //!
 //! Between virtual interfaces (veth) frames come without their checksum, and nothing tells so. There a frame whose checksum
 //! field has the sum of its pseudo header is completed.
@@ -35,11 +37,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::error::SocketError;
+use super::error::{MtuTooLarge, SocketError};
 use super::netlink::Link;
-use super::state::State;
+use super::state::{FRAMING, State};
 use program::Program;
 
+/// Largest L3 MTU whose frames fit.
+pub(super) const LARGEST_MTU: u32 = LONGEST_FRAME as u32 - FRAMING;
 /// Most queues of an interface.
 const QUEUES: u32 = 256;
 /// How long a socket that was closed a moment ago is waited for: the kernel finishes that by and by.
@@ -65,9 +69,7 @@ impl Default for XdpSettings {
 
 /// Opens all queues of an interface. May wait.
 pub(super) fn open(link: &Link, state: &Arc<State>, settings: &XdpSettings) -> Result<Vec<XdpQueue>, SocketError> {
-    if state.longest_frame() > LONGEST_FRAME {
-        return Err(SocketError::new("receive frames of this MTU by AF_XDP", io::ErrorKind::InvalidInput));
-    }
+    MtuTooLarge::check(state.mtu(), LARGEST_MTU)?;
     let program = Arc::new(patiently(|| Program::attach(link.index, QUEUES))?);
     let mut queues = Vec::new();
     for number in 0..QUEUES {

@@ -47,6 +47,9 @@ pub struct XdpStats {
     pub missed: u64,
     /// Received frames that were dropped: longer than the reader's buffers.
     pub dropped: u64,
+    /// Frames taken to be sent that never were, because the interface was down or had no carrier. Where the kernel does not copy
+    /// frames it does not say so.
+    pub withdrawn: u64,
     /// The kernel does not copy frames.
     pub zero_copy: bool,
 }
@@ -78,6 +81,9 @@ pub struct XdpQueue {
     partial: bool,
     zero_copy: bool,
     dropped: u64,
+    withdrawn: u64,
+    /// Of those, how many were told of as lost.
+    told: u64,
     state: Arc<State>,
     memory: HeapMemory,
     _program: Arc<Program>,
@@ -147,6 +153,8 @@ impl XdpQueue {
             partial: link.kind.is_some(),
             zero_copy,
             dropped: 0,
+            withdrawn: 0,
+            told: 0,
             state: Arc::clone(state),
             memory,
             _program: Arc::clone(program),
@@ -159,7 +167,7 @@ impl XdpQueue {
         let missed = sockopt::xdp_statistics(self.socket.get()).map_or(0, |counted| {
             counted.rx_dropped + counted.rx_ring_full.unwrap_or(0) + counted.rx_fill_ring_empty_descs.unwrap_or(0)
         });
-        XdpStats { missed, dropped: self.dropped, zero_copy: self.zero_copy }
+        XdpStats { missed, dropped: self.dropped, withdrawn: self.withdrawn, zero_copy: self.zero_copy }
     }
 
     /// Chunks that were sent are free again.
@@ -193,6 +201,9 @@ impl XdpQueue {
                 Err(Errno::NXIO | Errno::NODEV) if !self.zero_copy => self.state.set_gone(),
                 Err(Errno::NETDOWN) if std::mem::take(&mut old) => {}
                 Err(Errno::INTR) => {}
+                // `xsk_generic_xmit`: a frame was completed that the interface did not take (`NET_XMIT_DROP`); it looked at no
+                // other. The ring has fewer each time, even if that is shown later.
+                Err(Errno::BUSY) if !self.zero_copy => self.withdrawn += 1,
                 _ if self.zero_copy || self.send.consumed() == before => return,
                 _ => {}
             }
@@ -324,6 +335,10 @@ impl VfQueue for XdpQueue {
         self.push();
         self.reclaim();
         self.chunks - self.free.len()
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        self.withdrawn - std::mem::replace(&mut self.told, self.withdrawn)
     }
 
     #[inline]
