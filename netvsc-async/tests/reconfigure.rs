@@ -454,7 +454,9 @@ async fn a_send_that_is_never_completed_leaves_all_as_it_was() {
     rig.queues[0].tx.send(&ours(0, 60)).await.unwrap();
     rig.far.recv().await.unwrap();
     let error = rig.nic.set_mtu(9000).await.unwrap_err();
-    let ReconfigureError::Device(DeviceError::NotDetached { cause: Cause::TimedOut { .. } }) = error else {
+    let ReconfigureError::Device(DeviceError::NotDetached { cause: Cause::NotCompleted { sends: 1, receives: 0 } }) =
+        error
+    else {
         panic!("{error:?}")
     };
     assert_eq!(rig.nic.info().mtu, 1500);

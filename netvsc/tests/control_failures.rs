@@ -148,7 +148,7 @@ fn older_hosts_have_the_gpadls_torn_down_before_the_close() {
     rig.settle();
     assert_eq!(
         rig.since("revoke send"),
-        ["revoke send", "detach", "release Receive", "release Send", "release Direct", "close"]
+        ["revoke send", "detach", "release Receive", "release Send", "close", "release Direct"]
     );
 }
 

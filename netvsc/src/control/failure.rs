@@ -67,6 +67,14 @@ pub enum Cause {
         /// Set if there are so few receive sections that some hosts fall silent.
         few_receive_sections: Option<FewSections>,
     },
+    /// The host has neither completed these sends nor taken these acknowledgments in time. What it still holds could be read or
+    /// written by it after it was taken away: to go on without, close the device and open it anew.
+    NotCompleted {
+        /// Sends.
+        sends: usize,
+        /// Receive packets.
+        receives: usize,
+    },
     /// The host refused every version.
     NoVersion {
         /// Its answer to the last one.
@@ -137,7 +145,7 @@ impl Cause {
     pub const fn kind(&self) -> vmbus::ErrorKind {
         use vmbus::ErrorKind;
         match self {
-            Self::TimedOut { .. } | Self::Violation(_) => ErrorKind::HostViolation,
+            Self::TimedOut { .. } | Self::NotCompleted { .. } | Self::Violation(_) => ErrorKind::HostViolation,
             Self::NoMemory { .. } => ErrorKind::System,
             Self::Held(_) => ErrorKind::Misuse,
             Self::Queue(QueueError::Doorbell { kind })
@@ -170,6 +178,9 @@ impl fmt::Display for Cause {
         match self {
             Self::TimedOut { few_receive_sections: None } => f.write_str("the host did not answer in time"),
             Self::TimedOut { few_receive_sections: Some(few) } => write!(f, "the host did not answer in time; {few}"),
+            Self::NotCompleted { sends, receives } => {
+                write!(f, "the host left {sends} sends and {receives} receive packets unfinished")
+            }
             Self::NoVersion { status } => write!(f, "the host refused every NVSP version, the last with {status}"),
             Self::TooOld { minimum } => write!(f, "the host has no NVSP {minimum}, which an isolated guest needs"),
             Self::Refused { status } => write!(f, "the host refused: {status}"),

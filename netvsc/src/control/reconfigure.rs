@@ -225,6 +225,8 @@ pub(super) struct Reconfiguration {
     scaling: Option<RssSettings>,
     link_speed: Option<LinkSpeed>,
     virtual_function: Option<VirtualFunction>,
+    /// Sends and receive packets that were left when this was last asked.
+    left: (usize, usize),
 }
 
 impl Control {
@@ -252,6 +254,7 @@ impl Control {
             scaling: info.scaling.clone().filter(|_| self.scaling_by_user),
             link_speed: info.link_speed,
             virtual_function: info.virtual_function,
+            left: (0, 0),
         };
         let request = reconfiguration.request;
         self.last_handle = request.0;
@@ -346,12 +349,22 @@ impl Control {
         }
     }
 
+    /// What the queues have not finished.
+    pub(super) fn still_outstanding(&mut self, sends: usize, receives: usize) {
+        if let Some(change) = &mut self.reconfiguration {
+            change.left = (sends, receives);
+        }
+    }
+
     /// The queues did not finish in time.
     pub(super) fn not_quiet(&mut self) {
         if self.is_quiescing() {
             let held = core::mem::take(&mut self.held);
-            self.stay(match held.packets {
-                0 => Cause::TimedOut { few_receive_sections: self.few_receive_sections() },
+            let left = self.reconfiguration.as_ref().map_or((0, 0), |change| change.left);
+            self.stay(match (held.packets, left) {
+                // It is the virtual function that is not closed.
+                (0, (0, 0)) => Cause::TimedOut { few_receive_sections: self.few_receive_sections() },
+                (0, (sends, receives)) => Cause::NotCompleted { sends, receives },
                 _ => Cause::Held(held),
             });
         }

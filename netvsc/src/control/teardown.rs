@@ -10,7 +10,8 @@
 //! | close (subchannels first), GPADL teardown | | GPADLs torn down |
 //!
 //! Hosts older than VMBus 4.0 want the GPADLs torn down before the close
-//! ([`GpadlTeardown::BeforeClose`](crate::config::GpadlTeardown)). A step that takes too long is skipped, and what it would
+//! ([`GpadlTeardown::BeforeClose`](crate::config::GpadlTeardown)). The memory of direct sends has no GPADL: a host that has not
+//! completed all of them may read it until the channel is closed, so that it is given back after that. A step that takes too long is skipped, and what it would
 //! have cleaned up stands in the [`CloseReport`]; all up to "revoke" together have one deadline. After a rescind there is no host to talk to: it begins with "detach".
 //!
 //! Source: Linux `netvsc.c` (`netvsc_device_remove`), `rndis_filter.c` (`rndis_filter_halt_device`).
@@ -177,6 +178,7 @@ impl Control {
         if !self.is_draining() {
             return;
         }
+        self.still_outstanding(sends, receives.saturating_sub(held.packets));
         let by_host = sends > 0 || receives > held.packets;
         self.held = if by_host { HeldReceives::default() } else { held };
         if self.held.packets > 0 {
@@ -231,14 +233,15 @@ impl Control {
         if self.config.gpadl_teardown == GpadlTeardown::AfterClose {
             self.close_channel();
         }
-        for (purpose, held) in [
-            (Purpose::Receive, &mut self.holdings.receive.memory),
-            (Purpose::Send, &mut self.holdings.send.memory),
-            (Purpose::Direct, &mut self.holdings.direct),
-        ] {
+        for (purpose, held) in
+            [(Purpose::Receive, &mut self.holdings.receive.memory), (Purpose::Send, &mut self.holdings.send.memory)]
+        {
             if core::mem::take(held) {
                 self.actions.push_back(Action::Release(purpose));
             }
+        }
+        if self.config.gpadl_teardown == GpadlTeardown::AfterClose {
+            self.release_direct();
         }
         self.phase(now, Phase::Releasing);
         let host_gone = matches!(&self.state, State::Closing(closing) if closing.report.host_gone);
@@ -282,9 +285,17 @@ impl Control {
         }
     }
 
+    /// Nobody reads it any more: the channel is closed.
+    fn release_direct(&mut self) {
+        if core::mem::take(&mut self.holdings.direct) {
+            self.actions.push_back(Action::Release(Purpose::Direct));
+        }
+    }
+
     /// Nothing is left to be done: the last event, unless the device comes up again.
     fn finish(&mut self, now: Instant) {
         self.close_channel();
+        self.release_direct();
         self.deadline = None;
         let unreleased = self.gpadls_held();
         if let State::Closing(Closing { why, mut report, .. }) = core::mem::replace(&mut self.state, State::Over) {
