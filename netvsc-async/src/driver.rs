@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -46,6 +47,13 @@ type Answer = oneshot::Sender<Result<Vec<u8>, RequestError>>;
 /// What a virtual function's device does about a wish.
 type Asked = BoxFuture<'static, io::Result<()>>;
 type Opened<B> = (Nic<B>, Vec<Queue<<B as Bus>::Channel>>);
+
+/// What the host was asked for by the handle.
+struct Request {
+    answer: Answer,
+    /// It sets what the virtual function was set to before.
+    mirrored: bool,
+}
 
 /// Brings an adapter up.
 pub(crate) async fn open<B: Bus>(builder: NicBuilder, clock: Arc<dyn Clock>, bus: B) -> Result<Opened<B>, OpenError> {
@@ -134,7 +142,7 @@ struct Driver<B: Bus> {
     sleep: Pin<Box<Sleep>>,
     opened: Option<oneshot::Sender<Result<Opened<B>, OpenError>>>,
     running: Option<Running<B>>,
-    requests: HashMap<RequestHandle, Answer>,
+    requests: HashMap<RequestHandle, Request>,
     /// Not begun yet, as the adapter is being changed.
     waiting: VecDeque<Command<B::Channel>>,
     change: Option<Changing<B::Channel>>,
@@ -147,9 +155,14 @@ struct Driver<B: Bus> {
 }
 
 impl<B: Bus> Drop for Driver<B> {
-    /// The task may be dropped with its runtime, or panic: whoever uses a queue on another runtime must not wait for ever.
+    /// The task may be dropped with its runtime, or panic: whoever uses a queue on another runtime must not wait for ever. Nor may
+    /// this: a lock may be held, as by an open batch, by who drops the runtime.
     fn drop(&mut self) {
-        self.give_vf_up();
+        let lanes = self.shared_lanes();
+        if let Some(side) = &mut self.vf {
+            side.give_up_at_once(&lanes);
+        }
+        self.forget_device();
         for lane in &self.lanes {
             // Nothing if it has ended in order.
             lane.shared.close(Some(Error::Gone));
@@ -328,6 +341,11 @@ impl<B: Bus> Driver<B> {
         if let Some(side) = &mut self.vf {
             side.give_up(&lanes);
         }
+        self.forget_device();
+    }
+
+    /// The virtual function's device is closed.
+    fn forget_device(&self) {
         if let Some(common) = self.running.as_ref().and_then(|running| running.common.upgrade())
             && let Some(status) = &mut *common.vf.lock().unwrap_or_else(PoisonError::into_inner)
         {
@@ -367,8 +385,8 @@ impl<B: Bus> Driver<B> {
             }
         }
         let nic = &mut self.nic;
-        self.requests.retain(|&handle, answer| {
-            let wanted = !answer.is_closed();
+        self.requests.retain(|&handle, request| {
+            let wanted = !request.answer.is_closed();
             if !wanted {
                 nic.abandon(handle);
             }
@@ -412,7 +430,9 @@ impl<B: Bus> Driver<B> {
 
     /// Puts back what was set on the virtual function for an adapter that is not so.
     fn vf_is_as_the_adapter(&mut self) {
-        if self.first_vf.is_none()
+        let is_set = self.requests.values().all(|request| !request.mirrored);
+        if is_set
+            && self.first_vf.is_none()
             && self.change.is_none()
             && let (Some(side), Some(info)) = (&mut self.vf, self.nic.info())
         {
@@ -424,6 +444,7 @@ impl<B: Bus> Driver<B> {
 
     /// Does what the handle asks for; false if it has to wait.
     fn execute(&mut self, now: netvsc::Instant, command: Command<B::Channel>) -> bool {
+        let mirrored = matches!(command, Command::SetPacketFilter(..));
         let (request, answer) = match command {
             Command::SetPacketFilter(filter, answer) => (self.nic.set_packet_filter(now, filter), answer),
             Command::Query(oid, answer) => (self.nic.query(now, oid), answer),
@@ -445,7 +466,7 @@ impl<B: Bus> Driver<B> {
         };
         match request {
             Ok(handle) => {
-                self.requests.insert(handle, answer);
+                self.requests.insert(handle, Request { answer, mirrored });
             }
             Err(error) => {
                 self.vf_is_as_the_adapter();
@@ -481,8 +502,12 @@ impl<B: Bus> Driver<B> {
     }
 
     /// The adapter is up again: queues beyond its number end in order, after what they have received.
-    fn attached(&mut self, queues: u16) {
+    fn attached(&mut self, queues: u16, mtu: u32) {
         self.lanes.sort_by_key(|lane| lane.index);
+        let frame_bytes = self.builder.queue_options(mtu).room_for_frame();
+        for lane in &self.lanes {
+            lane.shared.frame_bytes.store(frame_bytes, Ordering::Relaxed);
+        }
         for lane in self.lanes.extract_if(.., |lane| lane.index >= queues) {
             lane.shared.close(None);
         }
@@ -577,8 +602,9 @@ impl<B: Bus> Driver<B> {
             E::Answered { request, result } => {
                 // What was set stands in there.
                 self.update_info();
+                let asked = self.requests.remove(&request);
                 self.vf_is_as_the_adapter();
-                if let Some(answer) = self.requests.remove(&request) {
+                if let Some(Request { answer, .. }) = asked {
                     // Who asked may have gone.
                     let _ = answer.send(result.map_err(RequestError::Request));
                 }
@@ -651,7 +677,7 @@ impl<B: Bus> Driver<B> {
                 Event::Detached(report)
             }
             E::Attached(info) => {
-                self.attached(info.queues);
+                self.attached(info.queues, info.mtu);
                 Event::Attached
             }
             E::Reconfigured { request, result } => {
@@ -764,8 +790,8 @@ impl<B: Bus> Driver<B> {
         for answer in self.closing.drain(..) {
             let _ = answer.send(result);
         }
-        for (_, answer) in self.requests.drain() {
-            let _ = answer.send(Err(RequestError::Closed));
+        for (_, request) in self.requests.drain() {
+            let _ = request.answer.send(Err(RequestError::Closed));
         }
         if let Some(change) = self.change.take() {
             let _ = change.answer.send(Err(ReconfigureError::Closed));

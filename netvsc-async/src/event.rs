@@ -108,6 +108,12 @@ pub enum Event {
         /// Frames whose sending was not completed: at most these are lost. They are not sent again, as they may have left.
         frames: u64,
     },
+    /// Frames for us were lost with the virtual function: it had received them when it vanished, or nobody had room for them.
+    /// Said by devices that know; what the others lose of these frames nobody counts.
+    VfReceivedLost {
+        /// How many.
+        frames: u64,
+    },
     /// The virtual function came and went too often; it is left alone for this long.
     VfDamped {
         /// How long.
@@ -142,6 +148,7 @@ impl Event {
             vf::Event::Refused => Self::VfRefused,
             vf::Event::HostSilent => Self::VfHostSilent,
             vf::Event::Lost { frames } => Self::VfLost { frames },
+            vf::Event::ReceivedLost { frames } => Self::VfReceivedLost { frames },
             vf::Event::Damped { pause } => Self::VfDamped { pause },
             _ => return None,
         })

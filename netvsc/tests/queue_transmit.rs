@@ -3,7 +3,7 @@
 mod queue_host;
 
 use netvsc::Instant;
-use netvsc::queue::{AggregateLimits, ControlInput, ControlToken, SendError};
+use netvsc::queue::{AggregateLimits, ControlInput, ControlToken, SendError, UnpinError};
 use nvsp::{ChannelType, Status};
 use rndis::packet::{Batch, BatchLimits};
 use std::time::Duration;
@@ -211,7 +211,9 @@ fn a_pinned_payload_is_sent_from_where_it_is() {
     assert_eq!(pages, [true, true, false], "no page was left for the last one's headers");
     assert!(packets.iter().all(|packet| packet.frames() == [whole.clone()]));
     assert_eq!((queue.stats().extra.tx_direct, queue.outstanding()), (2, 3));
-    let pinned = queue.unpin(pinned).expect_err("the host may still read it");
+    let refused = queue.unpin(pinned).expect_err("the host may still read it");
+    assert!(matches!(refused, UnpinError::Outstanding { sends: 3, .. }), "{refused}");
+    let pinned = refused.into_inner();
     for packet in &packets {
         host.complete(packet.id(), Status::SUCCESS);
     }
@@ -249,6 +251,33 @@ fn what_another_queue_pinned_and_what_is_short_is_copied() {
     let packets = host.take();
     assert!(matches!(packets[..], [FromGuest::Section { .. }]));
     assert_eq!(packets[0].frames(), [long, short]);
+    let refused = other.unpin(own).expect_err("it is not its own");
+    assert!(matches!(refused, UnpinError::OtherQueue { .. }), "{refused}");
+    assert_eq!(queue.free_direct_pages(), 2);
+    drop(refused);
+    host.complete(packets[0].id(), Status::SUCCESS);
+    queue.pump().unwrap();
+    assert_eq!(queue.free_direct_pages(), 3, "dropped is given back");
+    other.unpin(foreign).unwrap();
+}
+
+#[test]
+fn a_payload_that_is_dropped_keeps_its_page_while_the_host_may_read_it() {
+    let (mut queue, mut host) = pair(Setup { send_sections: 4, direct_pages: 3, ..Setup::default() });
+    queue.attach_mtu(1500);
+    queue.attach_limits(LIMITS);
+    let whole = frame(1, 1500);
+    let pinned = queue.pin(&whole[42..]);
+    queue.send_pinned(&whole[..42], &pinned, &netvsc::meta::TxMeta::default()).unwrap();
+    queue.flush().unwrap();
+    drop(pinned);
+    queue.pump().unwrap();
+    assert_eq!(queue.free_direct_pages(), 1, "the payload's and the headers' are lent");
+    let packets = host.take();
+    assert_eq!(packets[0].frames(), [whole]);
+    host.complete(packets[0].id(), Status::SUCCESS);
+    queue.pump().unwrap();
+    assert_eq!((queue.free_direct_pages(), queue.outstanding()), (3, 0));
 }
 
 #[test]

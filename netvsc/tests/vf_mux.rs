@@ -347,6 +347,21 @@ fn what_a_vf_gives_up_is_counted() {
     assert_eq!(mux.detach(), 0, "told before");
 }
 
+/// What was kept for longer than the frames of whoever comes for it at last is not in the way for ever, and counted.
+#[test]
+fn a_kept_frame_that_nobody_has_room_for_is_dropped_and_counted() {
+    let (mut mux, mut rings) = (Mux::new(), Rings::default());
+    mux.attach(vf());
+    mux.receive_from_both(0);
+    let received = &mut mux.vf_mut().unwrap().received;
+    received.extend([frame(7), vec![0; 900], frame(8)]);
+    mux.detach();
+    let mut burst = Burst::new(8, 256);
+    assert_eq!(mux.receive(&mut rings, &mut burst, 8), Ok(2));
+    assert_eq!(burst.frames().map(|frame| number(frame.bytes)).collect::<Vec<_>>(), [7, 8]);
+    assert_eq!((mux.stats().vf_rx_packets, mux.stats().vf_rx_dropped), (2, 1));
+}
+
 #[test]
 fn metadata_say_which_path_a_frame_came_by() {
     let (mut mux, mut rings) = (Mux::new(), Rings::default());

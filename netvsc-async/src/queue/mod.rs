@@ -69,14 +69,25 @@ pub(crate) struct QueueOptions {
     pub(crate) gro: Option<GroConfig>,
 }
 
+impl QueueOptions {
+    /// Bytes that a frame takes in a burst, or has in a buffer.
+    pub(crate) fn room_for_frame(&self) -> usize {
+        self.frame_bytes.next_multiple_of(64)
+    }
+}
+
 /// A burst must have room for one frame of any size that can come: an aggregate of 64 KiB and its headers.
 pub(crate) const LARGEST_FRAME: usize = 68 * 1024;
 
+/// A burst of frames of these bytes.
+fn burst_of(frames: usize, frame_bytes: usize) -> Burst {
+    Burst::new(frames, frames.saturating_mul(frame_bytes).max(LARGEST_FRAME))
+}
+
 impl<C: Channel> Queue<C> {
     pub(crate) fn new(shared: Arc<Shared<C>>, index: u16, options: QueueOptions) -> Self {
-        let frame_bytes = options.frame_bytes.next_multiple_of(64);
-        let burst =
-            Burst::new(options.burst_frames, options.burst_frames.saturating_mul(frame_bytes).max(LARGEST_FRAME));
+        let frame_bytes = options.room_for_frame();
+        let burst = burst_of(options.burst_frames, frame_bytes);
         let pool = PacketPool::new(options.pool_packets, frame_bytes);
         let rx =
             RxHalf::new(Arc::clone(&shared), burst, Waiter::new(options.wait, options.busy_poll), pool, options.gro);

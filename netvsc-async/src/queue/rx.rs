@@ -10,6 +10,7 @@ use netvsc::gro::{GroConfig, Received};
 use netvsc::queue::{Burst, Frame, FrameMut, FrameSink, Frames, HeldBurst};
 use vmbus::bus::Channel;
 
+use super::burst_of;
 use super::gro::{GroCounters, LentMerger};
 use super::shared::Shared;
 use crate::error::Error;
@@ -25,6 +26,8 @@ pub struct RxHalf<C: Channel> {
     /// The burst holds frames that were received by [`poll_ready`](Self::poll_ready) and not handed out yet.
     pub(super) filled: bool,
     pub(super) waiter: Waiter,
+    /// What a frame takes in the burst, as the adapter said it last.
+    frame_bytes: usize,
     pub(crate) pool: PacketPool,
     /// What [`recv`](Self::recv) receives into; made at its first call.
     one: Option<PacketQueue>,
@@ -121,7 +124,7 @@ impl<C: Channel> RxHalf<C> {
         gro: Option<GroConfig>,
     ) -> Self {
         let gro = gro.map(LentMerger::new);
-        Self { shared, burst, held: None, filled: false, waiter, pool, one: None, ended: false, gro }
+        Self { shared, burst, held: None, filled: false, waiter, frame_bytes: 0, pool, one: None, ended: false, gro }
     }
 
     /// Ready once [`try_recv_burst`](Self::try_recv_burst) has frames, or the queue has ended.
@@ -133,7 +136,7 @@ impl<C: Channel> RxHalf<C> {
         if self.filled || self.ended {
             return Poll::Ready(Ok(()));
         }
-        self.burst.clear();
+        self.begin_burst();
         let max = self.burst.frame_capacity();
         match self.shared.poll_receive(cx, &mut self.waiter, &mut self.burst, max) {
             Poll::Pending => Poll::Pending,
@@ -167,7 +170,7 @@ impl<C: Channel> RxHalf<C> {
         self.take_back_single();
         if !self.filled && !self.ended {
             self.shared.receiver_polls.store(true, Ordering::Relaxed);
-            self.burst.clear();
+            self.begin_burst();
             let mut core = self.shared.lock();
             let max = self.burst.frame_capacity();
             match self.shared.after_end(&mut core, &mut self.burst, max) {
@@ -186,6 +189,17 @@ impl<C: Channel> RxHalf<C> {
     /// one was allocated.
     pub fn pool_misses(&self) -> u64 {
         self.pool.allocated()
+    }
+
+    /// Empties the burst. After a larger MTU was set it becomes so large that as many frames fit as before.
+    fn begin_burst(&mut self) {
+        self.burst.clear();
+        let frame_bytes = self.shared.frame_bytes.load(Ordering::Relaxed);
+        if frame_bytes > self.frame_bytes {
+            self.frame_bytes = frame_bytes;
+            let frames = self.burst.frame_capacity();
+            self.burst = burst_of(frames, frame_bytes);
+        }
     }
 
     fn take_burst(&mut self) -> Option<RxBurst<'_>> {

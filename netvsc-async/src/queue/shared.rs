@@ -18,7 +18,7 @@
 //! ring wakes those whom it concerns, as the host may see the ring empty again and not interrupt for it.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -122,6 +122,8 @@ pub(crate) struct Shared<C: Channel> {
     batches: AtomicU32,
     /// Frames in the one that is open.
     batched: AtomicU32,
+    /// Bytes of a frame since the adapter was changed; 0 before.
+    pub(crate) frame_bytes: AtomicUsize,
     end: OnceLock<Result<(), Error>>,
 }
 
@@ -152,6 +154,7 @@ impl<C: Channel> Shared<C> {
             reopened: AtomicBool::new(false),
             batches: AtomicU32::new(0),
             batched: AtomicU32::new(0),
+            frame_bytes: AtomicUsize::new(0),
             end: OnceLock::new(),
         }
     }
@@ -159,6 +162,15 @@ impl<C: Channel> Shared<C> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Core<C>> {
         // The tables behind it are consistent between any two of their methods.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`lock`](Self::lock), but `None` if that would have to be waited for.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, Core<C>>> {
+        match self.core.try_lock() {
+            Ok(core) => Some(core),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// A batch is open from now on; the caller holds the lock.
@@ -405,13 +417,37 @@ impl<C: Channel> Shared<C> {
         frame: &[u8],
         meta: &TxMeta,
     ) -> Poll<Result<(), Error>> {
+        self.poll_taken(core, cx, frame.len(), |core| self.send(core, frame, meta))
+    }
+
+    /// As [`poll_send`](Self::poll_send), and the host is told at once.
+    pub(super) fn poll_send_and_flush(
+        &self,
+        cx: &mut Context<'_>,
+        frame: &[u8],
+        meta: &TxMeta,
+    ) -> Poll<Result<(), Error>> {
+        let mut guard = self.lock();
+        let core = &mut *guard;
+        let taken = self.poll_taken(core, cx, frame.len(), |core| self.send_before_flush(core, frame, meta));
+        taken.map(|taken| taken.and_then(|()| self.flush(core)))
+    }
+
+    /// Ready once `take` has not said that there is no room for its `len` bytes.
+    fn poll_taken(
+        &self,
+        core: &mut Core<C>,
+        cx: &mut Context<'_>,
+        len: usize,
+        take: impl Fn(&mut Core<C>) -> Result<(), Error>,
+    ) -> Poll<Result<(), Error>> {
         for _ in 0..2 {
-            match self.send(core, frame, meta) {
+            match take(core) {
                 Err(Error::Full) => {}
                 result => return Poll::Ready(result),
             }
             self.register_sender(core, cx);
-            if !self.wait_for_room(core, frame.len())? {
+            if !self.wait_for_room(core, len)? {
                 return Poll::Pending;
             }
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll};
 
 use netvsc::meta::TxMeta;
-use netvsc::queue::{Pinned, Rest};
+use netvsc::queue::{Pinned, Rest, UnpinError};
 use vmbus::bus::Channel;
 
 use super::shared::{Core, Shared};
@@ -37,8 +37,7 @@ impl<C: Channel> TxHalf<C> {
     /// Yes: while the future is pending nothing was taken.
     pub async fn send(&mut self, frame: &[u8]) -> Result<(), Error> {
         let meta = TxMeta::default();
-        poll_fn(|cx| self.shared.poll_send(cx, frame, &meta)).await?;
-        self.flush()
+        poll_fn(|cx| self.shared.poll_send_and_flush(cx, frame, &meta)).await
     }
 
     /// Hands one frame over without telling the host yet, and without waiting.
@@ -108,8 +107,9 @@ impl<C: Channel> TxHalf<C> {
     /// Takes the memory of a pinned payload back.
     ///
     /// # Errors
-    /// The payload, while the host may still read it: see [`drained`](Self::drained).
-    pub fn unpin(&mut self, pinned: Pinned) -> Result<(), Pinned> {
+    /// [`UnpinError`], which has the payload: while the host may still read it, see [`drained`](Self::drained), or if another
+    /// queue pinned it.
+    pub fn unpin(&mut self, pinned: Pinned) -> Result<(), UnpinError> {
         self.shared.lock().queue.unpin(pinned)
     }
 

@@ -171,6 +171,11 @@ impl VfLane {
         self.mux.detach()
     }
 
+    /// Received frames that are known to be lost, since this was last asked.
+    pub(crate) fn take_received_lost(&mut self) -> u64 {
+        self.mux.take_received_lost()
+    }
+
     pub(crate) fn send_by(&mut self, path: Path) {
         self.mux.send_by(path);
         self.settling = true;

@@ -220,7 +220,7 @@ impl VfWatch for MemoryWatch {
         let own: Vec<_> = std::iter::repeat_with(Arc::<QueueWakers>::default).take(device.queues()).collect();
         lock(&self.wakers.queues).clone_from(&own);
         let queue = |(index, own)| {
-            BoxVf::new(MemoryQueue { device: device.clone(), index, all: Arc::clone(&self.wakers), own })
+            BoxVf::new(MemoryQueue { device: device.clone(), index, all: Arc::clone(&self.wakers), own, told: 0 })
         };
         let queues = own.into_iter().enumerate().map(queue).collect();
         future::ok(OpenedVf { device: Arc::new(MemoryVf { device }), queues, link: link_state(up) }).boxed()
@@ -264,6 +264,8 @@ struct MemoryQueue {
     index: usize,
     all: Arc<Wakers>,
     own: Arc<QueueWakers>,
+    /// Received frames that were lost and told of.
+    told: u64,
 }
 
 impl VfQueue for MemoryQueue {
@@ -282,6 +284,11 @@ impl VfQueue for MemoryQueue {
 
     fn outstanding(&mut self) -> usize {
         self.device.outstanding_on(self.index)
+    }
+
+    fn take_received_lost(&mut self) -> u64 {
+        let lost = self.device.received_lost_on(self.index) as u64;
+        lost - std::mem::replace(&mut self.told, lost)
     }
 
     fn has_received(&mut self) -> bool {

@@ -38,6 +38,8 @@ pub(crate) struct VfSide {
     tags_stay: bool,
     /// What the device's frames are made to look like.
     rules: Arc<RxRules>,
+    /// Received frames that were lost with devices, of which the machine has not been told.
+    received_lost: u64,
 }
 
 impl VfSide {
@@ -54,6 +56,7 @@ impl VfSide {
             promiscuous: false,
             tags_stay,
             rules: Arc::new(RxRules::new(tags_stay, None)),
+            received_lost: 0,
         }
     }
 
@@ -90,6 +93,9 @@ impl VfSide {
                 false
             }
         });
+        if self.received_lost > 0 {
+            return Some(Input::ReceivedLost { frames: std::mem::take(&mut self.received_lost) });
+        }
         while let Some(watch) = &mut self.watch
             && let Poll::Ready(event) = watch.poll_event(cx)
         {
@@ -213,15 +219,33 @@ impl VfSide {
     /// Lets go of the device; how many frames it had not sent.
     pub(crate) fn give_up<C: Channel>(&mut self, lanes: &[Arc<Shared<C>>]) -> u64 {
         self.opening = None;
-        let mut lost = 0;
+        let (mut lost, mut received) = (0, 0);
         with_each(lanes, |shared, vf| {
             lost += vf.detach();
+            received += vf.take_received_lost();
             shared.wake_all();
         });
+        self.received_lost += received;
         if let Some(device) = self.device.take() {
             device.close();
         }
         lost
+    }
+
+    /// As [`give_up`](Self::give_up), for who must not wait and tells nobody: a queue whose lock is held has its part of the device
+    /// for as long as it lives.
+    pub(crate) fn give_up_at_once<C: Channel>(&mut self, lanes: &[Arc<Shared<C>>]) {
+        self.opening = None;
+        for shared in lanes {
+            if let Some(mut core) = shared.try_lock()
+                && let Some(vf) = &mut core.vf
+            {
+                vf.detach();
+            }
+        }
+        if let Some(device) = self.device.take() {
+            device.close();
+        }
     }
 
     fn opened<C: Channel>(&mut self, opened: OpenedVf, lanes: &[Arc<Shared<C>>], info: Option<&DeviceInfo>) -> Input {

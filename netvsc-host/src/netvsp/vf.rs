@@ -92,7 +92,9 @@ impl Nic {
 
     pub(crate) fn unplug_vf(&mut self, lose: bool) {
         let Some(mut device) = self.vf.device.take() else { return };
-        self.counters.vf_lost += device.remove(lose, self.now) as u64;
+        let (lost, received_lost) = device.remove(lose, self.now);
+        self.counters.vf_lost += lost as u64;
+        self.counters.vf_rx_dropped += received_lost as u64;
         self.vf.leaving.push(device);
     }
 

@@ -87,13 +87,13 @@ impl VfEnd {
         }
     }
 
-    /// The device is taken away from the guest: what it was given to send has left before, or is lost. How much is lost; of
-    /// a port, only whoever took the device away knows.
-    pub(crate) fn remove(&mut self, lose: bool, now: Duration) -> usize {
+    /// The device is taken away from the guest: what it was given to send has left before, or is lost. How much is lost,
+    /// and how much of what it was to receive; of a port, only whoever took the device away knows.
+    pub(crate) fn remove(&mut self, lose: bool, now: Duration) -> (usize, usize) {
         self.until = Some(now + LINGER);
         match &self.wire {
             Wire::Memory(device) => device.remove(lose),
-            Wire::Port(_) => 0,
+            Wire::Port(_) => (0, 0),
         }
     }
 

@@ -24,13 +24,14 @@ pub struct VfOptions {
     types: HashInfo,
     table: Vec<u32>,
     tells_hash: bool,
+    loses_received: bool,
 }
 
 impl VfOptions {
     /// One pair of rings, each of which holds `capacity` frames.
     pub fn new(serial: u32, capacity: usize) -> Self {
         let (key, table) = (Vec::new(), Vec::new());
-        Self { serial, capacity, queues: 1, key, types: HashInfo(0), table, tells_hash: false }
+        Self { serial, capacity, queues: 1, key, types: HashInfo(0), table, tells_hash: false, loses_received: false }
     }
 
     /// Pairs of rings, at least one. What the guest is to receive comes by the first, unless it is spread
@@ -51,6 +52,13 @@ impl VfOptions {
     /// Whether the guest is given the hash with each frame ([`GuestVf::receive_on`]). Default: no.
     pub fn tells_hash(mut self, tells: bool) -> Self {
         self.tells_hash = tells;
+        self
+    }
+
+    /// Whether what it has received and the guest has not read is lost when it vanishes by surprise: counted as
+    /// [`vf_rx_dropped`](crate::report::NicCounters), and by [`GuestVf::received_lost_on`]. Default: no, it can be read all the same.
+    pub fn loses_received(mut self, loses: bool) -> Self {
+        self.loses_received = loses;
         self
     }
 }
@@ -199,6 +207,15 @@ impl GuestVf {
         self.device.wire().pairs[queue].outstanding()
     }
 
+    /// Of a device that vanished: frames that it had received on one queue, and that were lost.
+    ///
+    /// # Panics
+    /// If there is no such queue.
+    #[must_use]
+    pub fn received_lost_on(&self, queue: usize) -> usize {
+        self.device.wire().pairs[queue].received_lost
+    }
+
     /// The length of the next received frame, on whichever queue. What was received can be read after the device has vanished.
     #[must_use]
     pub fn received(&self) -> Option<usize> {
@@ -245,6 +262,7 @@ pub(crate) struct Device {
     /// How what the guest is to receive is spread.
     rss: Option<Rss>,
     tells_hash: bool,
+    loses_received: bool,
     wire: Mutex<Wire>,
     guest: AtomicWaker,
 }
@@ -274,6 +292,8 @@ struct Pair {
     from_guest: VecDeque<Vec<u8>>,
     /// Frames that were inside when the device vanished.
     lost: usize,
+    /// The same of frames for the guest.
+    received_lost: usize,
 }
 
 impl Pair {
@@ -288,11 +308,21 @@ impl Pair {
 
 impl Device {
     pub(crate) fn new(options: VfOptions, mac: [u8; 6], host: Latch) -> Arc<Self> {
-        let VfOptions { serial, capacity, queues, key, types, table, tells_hash } = options;
+        let VfOptions { serial, capacity, queues, key, types, table, tells_hash, loses_received } = options;
         let pairs = std::iter::repeat_with(Pair::default).take(queues).collect();
         let wire = Mutex::new(Wire { present: true, open: false, link_up: true, pairs, next: 0, host });
         let rss = (!table.is_empty()).then(|| Rss::new(types, &key, table));
-        Arc::new(Self { serial, mac, capacity, queues, rss, tells_hash, wire, guest: AtomicWaker::new() })
+        Arc::new(Self {
+            serial,
+            mac,
+            capacity,
+            queues,
+            rss,
+            tells_hash,
+            loses_received,
+            wire,
+            guest: AtomicWaker::new(),
+        })
     }
 
     fn wire(&self) -> MutexGuard<'_, Wire> {
@@ -333,18 +363,23 @@ impl Device {
         Some(frame)
     }
 
-    /// Takes it out of the guest; what it was given to send has left before, or is lost. How much is lost.
-    pub(super) fn remove(&self, lose: bool) -> usize {
+    /// Takes it out of the guest; what it was given to send has left before, or is lost. How much is lost, of that and of what
+    /// the guest was to receive.
+    pub(super) fn remove(&self, lose: bool) -> (usize, usize) {
         let mut wire = self.wire();
         wire.present = false;
-        let lost = wire.pairs.iter_mut().map(|pair| {
+        let mut lost = (0, 0);
+        for pair in &mut wire.pairs {
             if lose {
                 pair.lost += pair.from_guest.len();
                 pair.from_guest.clear();
             }
-            pair.lost
-        });
-        let lost = lost.sum();
+            if lose && self.loses_received {
+                pair.received_lost += pair.to_guest.len();
+                pair.to_guest.clear();
+            }
+            lost = (lost.0 + pair.lost, lost.1 + pair.received_lost);
+        }
         drop(wire);
         self.guest.wake();
         lost

@@ -65,7 +65,7 @@ pub use burst::{Burst, Frame, FrameMut, FrameSink, Frames, FramesMut};
 pub use control::{ControlBytes, ControlInput, ControlToken};
 pub use error::{QueueError, SendError};
 pub use held::{Held, HeldBurst, HeldFrame, HeldFrameMut, Rest, RestError};
-pub use pages::Pinned;
+pub use pages::{Pinned, UnpinError};
 pub use receive::HeldReceives;
 pub use settings::{AggregateLimits, QueueSettings, ReceiveBuffer, SendBuffer};
 pub use verdicts::{Checked, Disagreement};
@@ -74,7 +74,7 @@ use self::control::Controls;
 use self::in_flight::{Cargo, InFlight, Lent, Sent};
 use self::kept::Kept;
 use self::outbound::Outbound;
-use self::pages::Pages;
+use self::pages::{Owner, Pages};
 use self::receive::{Copying, Holding, Receive, Taking};
 use self::sections::Sections;
 use self::transmit::Transmit;
@@ -159,6 +159,8 @@ pub struct Queue<C: Channel> {
     completed: u64,
     /// When the watchdog first saw this count.
     stalled: Option<(u64, Instant)>,
+    /// As whom it pins.
+    pinner: Owner,
     /// Why nothing is taken off the ring any more.
     failed: Option<QueueError>,
     /// The buffers were detached: the rings are the host's no more, and not touched.
@@ -207,6 +209,7 @@ impl<C: Channel> Queue<C> {
             interrupt: Some(parts.interrupt),
             completed: 0,
             stalled: None,
+            pinner: Owner::new(),
             failed: None,
             detached: false,
         })
@@ -224,6 +227,7 @@ impl<C: Channel> Queue<C> {
         self.stats = old.stats;
         self.kept = old.kept;
         self.completed = old.completed;
+        self.pinner = old.pinner;
         self.transmit.pause();
         Ok(())
     }
@@ -477,6 +481,7 @@ impl<C: Channel> Queue<C> {
         let before = self.completed;
         let more = self.drain(usize::MAX)?;
         self.flush_acks()?;
+        self.take_returned();
         Ok(Pumped {
             completions: (self.completed - before) as usize,
             ranges: self.receive.backlog(),
@@ -644,22 +649,38 @@ impl<C: Channel> Queue<C> {
     /// [`send_pinned`](Self::send_pinned). It takes a page of [direct memory](Self::attach_direct), half of which can be taken so;
     /// beyond that, and without direct memory, the payload is copied each time.
     pub fn pin(&mut self, payload: &[u8]) -> Pinned {
+        self.take_returned();
         match &mut self.transmit.pages {
-            Some(pages) => pages.pin(payload),
-            None => Pinned::copied(payload),
+            Some(pages) => pages.pin(payload, self.pinner),
+            None => Pinned::copied(payload, self.pinner),
+        }
+    }
+
+    /// Takes the memory back of pinned payloads that were dropped, if the host reads none of it any more.
+    #[inline]
+    fn take_returned(&mut self) {
+        if self.outstanding() == 0
+            && let Some(pages) = &mut self.transmit.pages
+        {
+            pages.take_returned();
         }
     }
 
     /// Takes the memory of a pinned payload back.
     ///
     /// # Errors
-    /// The payload, while anything is [outstanding](Self::outstanding): the host may still read it.
-    pub fn unpin(&mut self, pinned: Pinned) -> Result<(), Pinned> {
-        if self.outstanding() > 0 {
-            return Err(pinned);
+    /// [`UnpinError`], which has the payload: while anything is [outstanding](Self::outstanding), as the host may still read it,
+    /// or if another queue pinned it.
+    pub fn unpin(&mut self, pinned: Pinned) -> Result<(), UnpinError> {
+        if !pinned.is_of(self.pinner) {
+            return Err(UnpinError::OtherQueue { pinned });
+        }
+        match self.outstanding() {
+            0 => {}
+            sends => return Err(UnpinError::Outstanding { pinned, sends }),
         }
         if let Some(pages) = &mut self.transmit.pages {
-            pages.unpin(&pinned);
+            pages.unpin(pinned);
         }
         Ok(())
     }

@@ -4,8 +4,10 @@
 //! RNDIS header is at the start of the first, so that it lies within the first range, as hosts demand.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use vmbus::gpadl::write_range;
 use vmbus::memory::{PAGE_SIZE, SharedMemory, SharedMemoryExt};
@@ -50,17 +52,109 @@ pub(super) struct Chain {
 /// [`Queue::pin`](super::Queue::pin) makes one; [`Queue::send_pinned`](super::Queue::send_pinned) sends it behind headers that
 /// differ from frame to frame. It has a copy of its own, which is sent where the host's way to it is gone: by another queue, or
 /// after the queue went over to a new channel.
+///
+/// [`Queue::unpin`](super::Queue::unpin) gives its memory back at once. If it is dropped, wherever that is, the queue takes the
+/// memory back as soon as nothing is [outstanding](super::Queue::outstanding).
 #[derive(Debug)]
 pub struct Pinned {
     bytes: Box<[u8]>,
+    /// The queue that it was pinned by.
+    owner: Owner,
     place: Option<Place>,
 }
 
 /// Where a pinned payload is: a page of one pool.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Place {
-    pool: u64,
+    pool: Arc<Returns>,
     page: u32,
+}
+
+/// Who pins: a queue, whatever channels it goes over to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owner(u64);
+
+impl Owner {
+    /// One that no other is.
+    pub(super) fn new() -> Self {
+        Self(NEXT_OWNER.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The next queue's.
+static NEXT_OWNER: AtomicU64 = AtomicU64::new(0);
+
+/// The pages of a pool whose payloads were dropped. Whoever drops one may be anywhere: no lock is taken.
+#[derive(Debug)]
+struct Returns {
+    /// A bit a page.
+    pages: Box<[AtomicU64]>,
+    /// There may be some.
+    any: AtomicBool,
+}
+
+impl Returns {
+    fn new(pages: usize) -> Arc<Self> {
+        let words = (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Arc::new(Self { pages: words, any: AtomicBool::new(false) })
+    }
+
+    fn put(&self, page: u32) {
+        if let Some(word) = self.pages.get(page as usize / 64) {
+            word.fetch_or(1 << (page % 64), Ordering::Relaxed);
+            // Makes the bit seen by who sees this.
+            self.any.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// A pinned payload was not taken back. It is in the error: dropping that drops it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum UnpinError {
+    /// The host may still read it.
+    Outstanding {
+        /// The payload.
+        pinned: Pinned,
+        /// Sends that are not completed.
+        sends: usize,
+    },
+    /// It was pinned by another queue.
+    OtherQueue {
+        /// The payload.
+        pinned: Pinned,
+    },
+}
+
+impl UnpinError {
+    /// The payload.
+    #[must_use]
+    pub fn into_inner(self) -> Pinned {
+        match self {
+            Self::Outstanding { pinned, .. } | Self::OtherQueue { pinned } => pinned,
+        }
+    }
+}
+
+impl fmt::Display for UnpinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Outstanding { sends, .. } => {
+                write!(f, "the host may still read the payload: {sends} sends are outstanding")
+            }
+            Self::OtherQueue { .. } => f.write_str("the payload was pinned by another queue"),
+        }
+    }
+}
+
+impl core::error::Error for UnpinError {}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if let Some(Place { pool, page }) = self.place.take() {
+            pool.put(page);
+        }
+    }
 }
 
 impl Pinned {
@@ -87,12 +181,9 @@ pub(super) struct Pages<M> {
     free: usize,
     /// Pages of pinned payloads.
     pinned: usize,
-    /// Tells the pool from all others.
-    id: u64,
+    /// Tells the pool from all others as well.
+    returns: Arc<Returns>,
 }
-
-/// The next pool's.
-static NEXT_POOL: AtomicU64 = AtomicU64::new(0);
 
 impl<M: SharedMemory> Pages<M> {
     /// All whole pages of `memory` whose guest physical address is known.
@@ -110,8 +201,8 @@ impl<M: SharedMemory> Pages<M> {
         if pages.is_empty() {
             return Err(QueueError::BadBuffer { field: "pages with a known address", value: 0, limit: 1 });
         }
-        let id = NEXT_POOL.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { memory, free: pages.len(), pages, first_free: 0, pinned: 0, id })
+        let returns = Returns::new(pages.len());
+        Ok(Self { memory, free: pages.len(), pages, first_free: 0, pinned: 0, returns })
     }
 
     /// Pages there are for frames.
@@ -120,8 +211,8 @@ impl<M: SharedMemory> Pages<M> {
     }
 
     /// Keeps a payload in a page. Without one, if it takes more, or too few are left, it has its own copy alone.
-    pub(super) fn pin(&mut self, payload: &[u8]) -> Pinned {
-        let mut pinned = Pinned::copied(payload);
+    pub(super) fn pin(&mut self, payload: &[u8], owner: Owner) -> Pinned {
+        let mut pinned = Pinned::copied(payload, owner);
         let enough = self.free > 0 && self.pinned < self.pages.len() / 2;
         // A range without bytes is none.
         if enough
@@ -129,7 +220,7 @@ impl<M: SharedMemory> Pages<M> {
             && let Some(page) = self.pages.get(self.first_free as usize)
             && self.memory.write(page.offset, payload).is_ok()
         {
-            pinned.place = Some(Place { pool: self.id, page: self.first_free });
+            pinned.place = Some(Place { pool: Arc::clone(&self.returns), page: self.first_free });
             self.first_free = page.next;
             self.free -= 1;
             self.pinned += 1;
@@ -138,19 +229,46 @@ impl<M: SharedMemory> Pages<M> {
     }
 
     /// Takes the page of a payload back that nothing in flight names.
-    pub(super) fn unpin(&mut self, pinned: &Pinned) {
-        if let Some(place) = pinned.place
-            && place.pool == self.id
-        {
-            self.pinned -= 1;
-            self.give_back(Chain { first: place.page, pages: 1 });
+    pub(super) fn unpin(&mut self, mut pinned: Pinned) {
+        if let Some(place) = pinned.place.take_if(|place| Arc::ptr_eq(&place.pool, &self.returns)) {
+            self.unpin_page(place.page);
+        }
+    }
+
+    fn unpin_page(&mut self, page: u32) {
+        self.pinned -= 1;
+        self.give_back(Chain { first: page, pages: 1 });
+    }
+
+    /// Takes the pages back of payloads that were dropped. Nothing in flight names them: nothing is in flight.
+    #[inline]
+    pub(super) fn take_returned(&mut self) {
+        if self.returns.any.load(Ordering::Relaxed) {
+            self.take_all_returned();
+        }
+    }
+
+    #[cold]
+    fn take_all_returned(&mut self) {
+        // Before the bits are looked at: what is put in meanwhile is found next time.
+        self.returns.any.swap(false, Ordering::Acquire);
+        let returns = Arc::clone(&self.returns);
+        for (at, word) in returns.pages.iter().enumerate() {
+            let mut bits = word.swap(0, Ordering::Relaxed);
+            while bits != 0 {
+                // Bits are pages, whose number has 32 bits.
+                self.unpin_page(at as u32 * 64 + bits.trailing_zeros());
+                bits &= bits - 1;
+            }
         }
     }
 
     /// Whether [`lend_before`](Self::lend_before) would work for so many bytes.
     #[inline]
     pub(super) fn lends_before(&self, len: usize, pinned: &Pinned) -> bool {
-        self.free > 0 && len <= PAGE_SIZE && pinned.place.is_some_and(|place| place.pool == self.id)
+        self.free > 0
+            && len <= PAGE_SIZE
+            && pinned.place.as_ref().is_some_and(|place| Arc::ptr_eq(&place.pool, &self.returns))
     }
 
     /// Copies the beginning of a message, which is in pieces, into one page, and lists it and the pinned payload behind it.
@@ -162,7 +280,7 @@ impl<M: SharedMemory> Pages<M> {
         }
         let first = self.first_free;
         let page = self.pages.get(first as usize)?;
-        let payload = self.pages.get(pinned.place?.page as usize)?;
+        let payload = self.pages.get(pinned.place.as_ref()?.page as usize)?;
         self.memory.write(page.offset, pieces[0]).ok()?;
         self.memory.write(page.offset + pieces[0].len(), pieces[1]).ok()?;
         let mut header = Header { bytes: [0; _], len: header_bytes(2) };
@@ -245,8 +363,12 @@ impl<M: SharedMemory> Pages<M> {
 
 impl Pinned {
     /// A payload that is nowhere else.
-    pub(super) fn copied(payload: &[u8]) -> Self {
-        Self { bytes: payload.into(), place: None }
+    pub(super) fn copied(payload: &[u8], owner: Owner) -> Self {
+        Self { bytes: payload.into(), owner, place: None }
+    }
+
+    pub(super) fn is_of(&self, owner: Owner) -> bool {
+        self.owner == owner
     }
 }
 
@@ -287,7 +409,8 @@ mod tests {
     fn a_pinned_payload_keeps_its_page_and_no_other_pool_knows_it() {
         let memory = HeapMemory::zeroed(4 * PAGE_SIZE).with_gpa(0x10_0000);
         let mut pool = Pages::new(memory.clone()).unwrap();
-        let pinned = pool.pin(&[7; 100]);
+        let owner = Owner::new();
+        let pinned = pool.pin(&[7; 100], owner);
         assert_eq!((pool.free(), pool.count()), (3, 3));
         let (chain, header) = pool.lend_before([&[1; 44], &[2; 14]], &pinned).unwrap();
         let ranges = GpaRanges::parse(&header.as_bytes()[8..], 2).unwrap();
@@ -295,18 +418,21 @@ mod tests {
         assert_eq!(listed, [(58, 0x101), (100, 0x100)]);
         let mut other = Pages::new(HeapMemory::zeroed(4 * PAGE_SIZE).with_gpa(0x20_0000)).unwrap();
         assert!(other.lend_before([&[1; 44], &[2; 14]], &pinned).is_none());
-        other.unpin(&pinned);
-        assert_eq!(other.free(), 4);
         assert!(pool.lend_before([&[1; 44], &[2; PAGE_SIZE]], &pinned).is_none(), "more than a page before it");
         pool.give_back(chain);
-        let second = pool.pin(&[8; 100]);
-        assert!(pool.pin(&[9; 100]).place.is_none(), "half of the pages stay");
-        assert!(pool.pin(&[9; PAGE_SIZE + 1]).place.is_none());
+        let second = pool.pin(&[8; 100], owner);
+        assert!(pool.pin(&[9; 100], owner).place.is_none(), "half of the pages stay");
+        assert!(pool.pin(&[9; PAGE_SIZE + 1], owner).place.is_none());
         let mut bytes = [0; 100];
         memory.read(0, &mut bytes).unwrap();
         assert_eq!(bytes, [7; 100]);
-        pool.unpin(&pinned);
-        pool.unpin(&second);
+        other.unpin(pinned);
+        assert_eq!((other.free(), pool.free()), (4, 2), "its own knows that it was dropped");
+        pool.take_returned();
+        assert_eq!((pool.free(), pool.count()), (3, 3));
+        pool.take_returned();
+        pool.unpin(second);
+        pool.take_returned();
         assert_eq!((pool.free(), pool.count()), (4, 4));
     }
 

@@ -52,6 +52,12 @@ pub enum Input {
         /// How many.
         lost: u64,
     },
+    /// Frames that the device had received, or was to receive, are known to be lost: it had them inside when it vanished, say.
+    /// To be said only if there were any.
+    ReceivedLost {
+        /// How many.
+        frames: u64,
+    },
     /// Answers [`Action::Send`]: nothing is outstanding on the path that was left, on any queue.
     SendDrained,
     /// The VF is not to be used, because the adapter is to be closed or changed.
@@ -156,6 +162,11 @@ pub enum Event {
         /// Frames whose sending was not completed; whether they left is not known.
         frames: u64,
     },
+    /// Frames for us are known to be lost, as the VF had them inside when it vanished. Who does not know says nothing.
+    ReceivedLost {
+        /// How many.
+        frames: u64,
+    },
     /// The VF came and went too often; it is left alone for this long.
     Damped {
         /// How long.
@@ -185,6 +196,8 @@ pub struct Counters {
     pub surprises: u64,
     /// Frames whose sending had not been completed then.
     pub lost: u64,
+    /// Received frames that are known to have been lost with a VF.
+    pub received_lost: u64,
     /// Changes over for which the old path was not empty in time.
     pub not_drained: u64,
     /// Messages, completions and answers that meant nothing, or nothing new.

@@ -181,6 +181,10 @@ impl Machine {
             Input::Switched(id) => self.switched(now, id),
             Input::NotSwitched(id) => self.not_switched(now, id),
             Input::Released { lost } => self.lost(lost),
+            Input::ReceivedLost { frames } => {
+                self.counters.received_lost += frames;
+                self.tell(Event::ReceivedLost { frames });
+            }
             Input::SendDrained => self.send_drained(now, true),
             Input::Stop => self.stopping = true,
             Input::Resume => self.stopping = false,

@@ -165,6 +165,8 @@ pub struct Mux<V> {
     wanted: usize,
     /// Frames that the VF gave up, of which [`detach`](Self::detach) has not told yet. They are counted.
     given_up: u64,
+    /// Received frames that are lost, of which nobody was told. They are counted.
+    received_lost: u64,
     rules: RxRules,
     stats: VfStats,
 }
@@ -180,6 +182,7 @@ impl<V> Default for Mux<V> {
             prepared: Prepared::default(),
             wanted: 0,
             given_up: 0,
+            received_lost: 0,
             rules: RxRules::default(),
             stats: VfStats::default(),
         }
@@ -235,6 +238,12 @@ impl<V: VfQueue> Mux<V> {
             self.sending = Sending::ToRings;
         }
         lost
+    }
+
+    /// Received frames, or such as were to be, that are known to be lost, since this was last asked: to be told to the machine
+    /// after [`detach`](Self::detach) ([`Input::ReceivedLost`](super::Input)).
+    pub fn take_received_lost(&mut self) -> u64 {
+        core::mem::take(&mut self.received_lost)
     }
 
     /// The machine's word: where frames are sent from now on.
@@ -477,7 +486,9 @@ impl<V: VfQueue> Mux<V> {
     /// Counts what the VF says of frames that were received, or were to be.
     fn account(&mut self) {
         if let Some(vf) = &mut self.vf {
-            self.stats.vf_rx_dropped += vf.take_received_lost();
+            let lost = vf.take_received_lost();
+            self.stats.vf_rx_dropped += lost;
+            self.received_lost += lost;
             self.stats.vf_rx_steered += vf.take_steered();
         }
     }

@@ -113,7 +113,11 @@ mod tests {
         rules.apply(&mut frame(false), &mut without);
         assert_eq!(of_device.hash, without.hash);
         assert!(without.hash.is_some_and(|hash| hash.value != 1));
-        assert_eq!(without.hash.map(|hash| hash.covers), Some(HashInfo::TOEPLITZ | HashInfo::IPV4), "as hosts say it");
+        assert_eq!(
+            without.hash.map(|hash| hash.covers),
+            Some(HashInfo::TOEPLITZ | HashInfo::TCP_IPV4),
+            "as hosts say it"
+        );
         RxRules::default().apply(&mut frame(false), &mut of_device);
         assert_eq!(of_device.hash, None, "as by rings that are not told to hash");
     }
