@@ -63,7 +63,7 @@ impl Shape {
         match serial {
             7 => {
                 let table: Vec<u32> = (0..13).map(|entry| entry * 5 % self.vf_queues as u32).collect();
-                options.spread(&RssKey::MLX5.0, HashInfo::LINUX, &table).tells_hash(true)
+                options.spread(&RssKey::MLX5.0, HashInfo::LINUX, &table).tells_hash(true).loses_received(true)
             }
             // Addresses alone, so that all flows come by one queue, and not the first.
             _ => options.spread(&RssKey::MICROSOFT.0, HashInfo::IPV4, &[self.vf_queues as u32 - 1]),
@@ -86,6 +86,8 @@ impl Drop for Opened {
 struct MemoryVf {
     device: Rc<Opened>,
     index: usize,
+    /// Received frames that were lost and told of.
+    told: u64,
 }
 
 impl MemoryVf {
@@ -93,7 +95,7 @@ impl MemoryVf {
         vf.open();
         let queues = vf.queues();
         let device = Rc::new(Opened(vf));
-        (0..queues).map(|index| Self { device: Rc::clone(&device), index }).collect()
+        (0..queues).map(|index| Self { device: Rc::clone(&device), index, told: 0 }).collect()
     }
 
     fn vf(&self) -> &GuestVf {
@@ -117,6 +119,11 @@ impl VfQueue for MemoryVf {
 
     fn outstanding(&mut self) -> usize {
         self.vf().outstanding_on(self.index)
+    }
+
+    fn take_received_lost(&mut self) -> u64 {
+        let lost = self.vf().received_lost_on(self.index) as u64;
+        lost - std::mem::replace(&mut self.told, lost)
     }
 
     fn has_received(&mut self) -> bool {
@@ -203,9 +210,10 @@ impl QueueAccess<MemChannel> for Lanes {
 }
 
 impl Lanes {
-    /// Lets go of the VF; how many frames it had not sent.
-    fn detach(&mut self) -> u64 {
-        self.0.iter_mut().map(|lane| lane.mux.detach()).sum()
+    /// Lets go of the VF; how many frames it had not sent, and how many it had received and lost.
+    fn detach(&mut self) -> (u64, u64) {
+        let lost = self.0.iter_mut().map(|lane| (lane.mux.detach(), lane.mux.take_received_lost()));
+        lost.fold((0, 0), |sum, lost| (sum.0 + lost.0, sum.1 + lost.1))
     }
 }
 
@@ -244,6 +252,9 @@ struct Run {
     tx_missing: u64,
     rx_missing: u64,
     lost: u64,
+    received_lost: u64,
+    /// Of devices that vanished: what was in them for the guest.
+    inside: u64,
     surprises: bool,
     /// The adapter was changed: what came meanwhile was not delivered to it.
     changed: bool,
@@ -298,12 +309,25 @@ impl Run {
             tx_missing: 0,
             rx_missing: 0,
             lost: 0,
+            received_lost: 0,
+            inside: 0,
             surprises: false,
             changed: false,
             events: Vec::new(),
             closed: None,
             log: Vec::new(),
         }
+    }
+
+    /// With an adapter that is up.
+    fn up(seed: u64, shape: Shape) -> Self {
+        let mut run = Self::new(seed, shape);
+        for _ in 0..50 {
+            run.turn();
+        }
+        let info = run.nic.info().expect("up");
+        assert_eq!(info.queues, shape.queues);
+        run
     }
 
     fn micros(&self) -> u64 {
@@ -346,6 +370,7 @@ impl Run {
             self.note(&event);
             match event {
                 Event::Vf(VfEvent::Lost { frames }) => self.lost += frames,
+                Event::Vf(VfEvent::ReceivedLost { frames }) => self.received_lost += frames,
                 Event::Vf(event) => self.events.push(event),
                 Event::Closed(report) => self.closed = Some(report.is_clean()),
                 Event::Gone(_) => self.closed = Some(true),
@@ -372,11 +397,12 @@ impl Run {
                 Action::Prepare => self.later.push((soon, Later::Prepared)),
                 Action::Release => {
                     // What it had taken it sends, if it is there.
-                    let lost = self.lanes.detach();
+                    let (lost, received_lost) = self.lanes.detach();
                     self.open = false;
                     if lost > 0 {
                         self.put(Input::Released { lost });
                     }
+                    self.tell_received_lost(received_lost);
                 }
                 Action::Send(path) => {
                     self.lanes.0.iter_mut().for_each(|lane| lane.mux.send_by(path));
@@ -426,13 +452,20 @@ impl Run {
         }
     }
 
+    fn tell_received_lost(&mut self, frames: u64) {
+        if frames > 0 {
+            self.put(Input::ReceivedLost { frames });
+        }
+    }
+
     fn forget_what_is_gone(&mut self) {
         if self.known.as_ref().is_some_and(|vf| !vf.is_present()) {
             self.known = None;
             self.open = false;
             self.later.retain(|(_, what)| matches!(what, Later::Found));
-            let lost = self.lanes.detach();
+            let (lost, received_lost) = self.lanes.detach();
             self.put(Input::Gone { lost });
+            self.tell_received_lost(received_lost);
         }
     }
 
@@ -640,10 +673,16 @@ impl Run {
                 self.wait(time);
             }
             _ => {
-                self.surprises = true;
-                self.before_a_word().remove_vf_by_surprise(NIC);
-                self.shown = None;
+                self.vanish();
             }
+        }
+    }
+
+    fn vanish(&mut self) {
+        self.surprises = true;
+        self.before_a_word().remove_vf_by_surprise(NIC);
+        if let Some(device) = self.shown.take() {
+            self.inside += (0..device.queues()).map(|queue| device.received_lost_on(queue) as u64).sum::<u64>();
         }
     }
 
@@ -680,20 +719,45 @@ impl Run {
     }
 }
 
-/// Runs one schedule; what was switched, and what was lost.
-fn run(seed: u64) -> (u64, u64) {
-    let mut run = Run::new(seed, Shape::of(seed));
-    let surprises = seed.is_multiple_of(2);
-    for _ in 0..50 {
-        run.turn();
+/// What schedules came to, together.
+#[derive(Debug, Default, Clone, Copy)]
+struct Outcome {
+    switched: u64,
+    lost: u64,
+    received_lost: u64,
+    /// Frames that came by the queue of another.
+    steered: u64,
+}
+
+impl std::ops::Add for Outcome {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            switched: self.switched + other.switched,
+            lost: self.lost + other.lost,
+            received_lost: self.received_lost + other.received_lost,
+            steered: self.steered + other.steered,
+        }
     }
-    assert!(run.nic.info().is_some(), "up");
+}
+
+/// Runs one schedule.
+fn run(seed: u64) -> Outcome {
+    let mut run = Run::up(seed, Shape::of(seed));
+    let surprises = seed.is_multiple_of(2);
     for _ in 0..run.random.random_range(2..10) {
         run.something_happens(surprises);
         let turns = run.random.random_range(0..60);
         run.go_on(turns);
     }
     let settles_first = run.random.random_range(0..4) > 0;
+    let rescinded = run.random.random_range(0..6) == 0;
+    end(run, settles_first, rescinded)
+}
+
+/// Ends a schedule, with all that is to be true then. The adapter's end is its own wish, or the host's.
+fn end(mut run: Run, settles_first: bool, rescinded: bool) -> Outcome {
     if settles_first {
         run.settle();
         run.delivered();
@@ -702,8 +766,6 @@ fn run(seed: u64) -> (u64, u64) {
         run.host.set_vf_manner(NIC, VfManner::Obliging);
     }
     let switched = run.nic.vf().expect("in use").counters().switched_to_vf;
-    // The adapter's end: its own wish, or the host's.
-    let rescinded = run.random.random_range(0..6) == 0;
     if rescinded {
         run.host.rescind(NIC);
     } else {
@@ -736,7 +798,8 @@ fn run(seed: u64) -> (u64, u64) {
         // Closing sends what was accepted, and throws away what was received.
         assert_eq!(run.tx_lost(), run.host.nic_report(NIC).expect("the nic").counters.vf_lost);
     }
-    (switched, run.lost)
+    let steered = run.lanes.0.iter().map(|lane| lane.mux.stats().vf_rx_steered).sum();
+    Outcome { switched, lost: run.lost, received_lost: run.received_lost, steered }
 }
 
 impl Run {
@@ -747,6 +810,7 @@ impl Run {
         assert_eq!(tx_lost, report.vf_lost, "missing is what vanished, and nothing else");
         assert!(self.surprises || tx_lost == 0, "lost without a surprise");
         assert!(self.lost >= tx_lost, "reported {} of {tx_lost}", self.lost);
+        assert_eq!(self.received_lost, self.inside, "what was lost on its way to the guest is reported");
         if !self.changed {
             let dropped = report.vf_rx_dropped;
             assert_eq!(self.rx_lost(), dropped, "missing is what came while the vf's link was down, and nothing else");
@@ -779,32 +843,142 @@ fn whatever_the_schedule_nothing_is_lost_repeated_or_reordered() {
         Some(seed) => seed..seed + 1,
         None => 0..number("VF_SEEDS").unwrap_or(if cfg!(debug_assertions) { 300 } else { 10_000 }),
     };
+    let outcome = in_threads(seeds.clone(), |&seed| run(seed), |seed| format!("run it alone with VF_SEED={seed}"));
+    println!("{} schedules: {outcome:?}", seeds.end - seeds.start);
+    if seeds.end - seeds.start >= 100 {
+        assert!(outcome.switched > (seeds.end - seeds.start) / 2, "the schedules must get to the vf: {outcome:?}");
+        assert!(outcome.lost > 0 && outcome.received_lost > 0, "some must be inside when it vanishes: {outcome:?}");
+        assert!(outcome.steered > 1000, "the device spreads otherwise than the rings: {outcome:?}");
+    }
+}
+
+/// Does `work` for all of them, and says which one went wrong.
+fn in_threads<T: std::fmt::Debug + Clone + std::panic::RefUnwindSafe>(
+    all: impl Iterator<Item = T> + Clone + Sync + Send,
+    work: impl Fn(&T) -> Outcome + Sync + std::panic::RefUnwindSafe,
+    again: impl Fn(&T) -> String + Sync,
+) -> Outcome {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let some = |first: usize| {
-        let own = seeds.clone().skip(first).step_by(threads);
-        own.fold((0, 0), |(switched, lost), seed| {
-            let result = std::panic::catch_unwind(|| run(seed));
-            let more = result.unwrap_or_else(|_| panic!("schedule {seed}: run it alone with VF_SEED={seed}"));
-            (switched + more.0, lost + more.1)
+        all.clone().skip(first).step_by(threads).fold(Outcome::default(), |sum, one| {
+            let result = std::panic::catch_unwind(|| work(&one));
+            sum + result.unwrap_or_else(|_| panic!("schedule {one:?}: {}", again(&one)))
         })
     };
-    let results = std::thread::scope(|scope| {
+    let outcomes = std::thread::scope(|scope| {
         let some = &some;
         let threads: Vec<_> = (0..threads).map(|first| scope.spawn(move || some(first))).collect();
         threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
     });
-    let (mut switched, mut lost) = (0, 0);
-    for result in results {
-        let (more_switched, more_lost) = result.expect("every schedule keeps the rules");
-        switched += more_switched;
-        lost += more_lost;
+    outcomes
+        .into_iter()
+        .map(|outcome| outcome.expect("every schedule keeps the rules"))
+        .fold(Outcome::default(), |a, b| a + b)
+}
+
+/// Something that happens, in the test of all pairs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Happens {
+    Plug,
+    Associate,
+    Revoke,
+    Unplug,
+    LinkDown,
+    LinkUp,
+    TakeBack,
+    Refuse,
+    FallSilent,
+    Oblige,
+    Vanish,
+    Change,
+}
+
+const ALL: [Happens; 12] = {
+    use Happens::{
+        Associate, Change, FallSilent, LinkDown, LinkUp, Oblige, Plug, Refuse, Revoke, TakeBack, Unplug, Vanish,
+    };
+    [Plug, Associate, Revoke, Unplug, LinkDown, LinkUp, TakeBack, Refuse, FallSilent, Oblige, Vanish, Change]
+};
+
+/// Ways into the states in which pairs happen: what happens, and for how many turns it goes on afterwards.
+const WAYS: [&[(Happens, usize)]; 6] = {
+    use Happens::{Associate, Plug, Revoke};
+    [
+        &[],
+        &[(Plug, 10)],
+        &[(Associate, 10)],
+        // The host is being asked, or is about to be.
+        &[(Plug, 10), (Associate, 3)],
+        // On the VF.
+        &[(Plug, 10), (Associate, 60)],
+        // On the way back.
+        &[(Plug, 10), (Associate, 60), (Revoke, 1)],
+    ]
+};
+
+impl Run {
+    fn happens(&mut self, what: Happens) {
+        self.note(what);
+        match what {
+            Happens::Plug => self.plug(7),
+            Happens::Associate => self.associate_shown(7),
+            Happens::Revoke => self.before_a_word().revoke_vf(NIC),
+            Happens::Unplug => {
+                self.host.unplug_vf(NIC);
+                self.shown = None;
+            }
+            Happens::LinkDown => self.host.set_vf_link(NIC, false),
+            Happens::LinkUp => self.host.set_vf_link(NIC, true),
+            Happens::TakeBack => self.before_a_word().take_data_path_back(NIC),
+            Happens::Refuse => self.host.set_vf_manner(NIC, VfManner::Refusing),
+            Happens::FallSilent => self.host.set_vf_manner(NIC, VfManner::Silent),
+            Happens::Oblige => self.host.set_vf_manner(NIC, VfManner::Obliging),
+            Happens::Vanish => self.vanish(),
+            Happens::Change => {
+                let now = self.now();
+                // Not while another change is on its way.
+                if self.nic.reconfigure(now, Parameters::default().receive_sections(64)).is_ok() {
+                    self.changed = true;
+                }
+            }
+        }
     }
-    println!(
-        "{} schedules, {switched} switches to the vf, {lost} frames lost inside vfs that vanished",
-        seeds.end - seeds.start
-    );
-    if seeds.end - seeds.start >= 100 {
-        assert!(switched > (seeds.end - seeds.start) / 2, "the schedules must get to the vf: {switched}");
-        assert!(lost > 0, "some must be inside when it vanishes");
-    }
+}
+
+/// Any two events in any state, so many turns apart, in the middle of traffic. In debug builds one distance; `VF_PAIRS=full` has
+/// all of them, and all shapes, there too.
+#[test]
+fn any_two_events_in_any_state_lose_nothing() {
+    let full = !cfg!(debug_assertions) || std::env::var("VF_PAIRS").is_ok_and(|value| value == "full");
+    let shapes: &[(u16, usize)] = if full { &[(1, 1), (2, 2), (2, 1), (1, 2), (3, 2)] } else { &[(1, 1), (2, 2)] };
+    let gaps: &[usize] = if full { &[0, 1, 5] } else { &[1] };
+    let pairs = (0..shapes.len() * gaps.len() * WAYS.len() * ALL.len() * ALL.len()).map(|number| {
+        let mut rest = number;
+        let mut pick = |of: usize| {
+            let at = rest % of;
+            rest /= of;
+            at
+        };
+        let (second, first, way) = (ALL[pick(ALL.len())], ALL[pick(ALL.len())], pick(WAYS.len()));
+        let gap = gaps[pick(gaps.len())];
+        let (queues, vf_queues) = shapes[pick(shapes.len())];
+        (number as u64, Shape { queues, vf_queues }, way, first, gap, second)
+    });
+    let work = |&(seed, shape, way, first, gap, second): &(u64, Shape, usize, Happens, usize, Happens)| {
+        let mut run = Run::up(seed, shape);
+        run.go_on(2);
+        for &(what, turns) in WAYS[way] {
+            run.happens(what);
+            run.go_on(turns);
+        }
+        run.happens(first);
+        run.go_on(gap);
+        run.happens(second);
+        run.go_on(5);
+        run.host.set_vf_link(NIC, true);
+        end(run, true, false)
+    };
+    let outcome = in_threads(pairs, work, |_| "it is the same each time".into());
+    println!("pairs: {outcome:?}");
+    assert!(outcome.switched > 500 && outcome.lost > 0 && outcome.received_lost > 0, "{outcome:?}");
 }
