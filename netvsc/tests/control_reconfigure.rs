@@ -303,6 +303,8 @@ fn sends_that_are_never_completed_leave_all_as_it_is() {
     rig.outstanding = (1, 0);
     change(&mut rig, Parameters::default().mtu(9000));
     assert!(rig.control.is_draining());
+    let held = HeldReceives::default();
+    rig.control.handle(rig.now, Input::Outstanding { sends: 1, receives: 0, held });
     assert!(rig.time_out());
     let cause = Cause::NotCompleted { sends: 1, receives: 0 };
     assert_eq!(result(&rig), Err(ReconfigureError::NotDetached { cause }));

@@ -211,10 +211,6 @@ impl Rig {
     pub(crate) fn time_out(&mut self) -> bool {
         let Some(due) = self.control.poll_timeout() else { return false };
         self.now = self.now.max(due);
-        if self.control.is_draining() {
-            let (sends, receives) = self.outstanding;
-            self.control.handle(self.now, Input::Outstanding { sends, receives, held: HeldReceives::default() });
-        }
         self.control.handle_timeout(self.now);
         self.settle();
         true
