@@ -10,7 +10,9 @@
 //! Nobody else does. The adapter's task has the [`VfWatch`] and the [`VfHandle`], and calls neither from two places at a time
 //! (the application may have the handle as well: [`Nic::vf`](crate::Nic::vf)). Each queue of the VF belongs to
 //! one queue of the adapter, under whose lock it is used; if the VF has more queues than the adapter, they are dealt out by
-//! turns, and frames are sent by the first of each. When the VF is given up, its queues are dropped first, then
+//! turns, and frames are sent by the first of each. Whatever queue of the VF a frame came by, it is received by the queue of the
+//! adapter that the rings would have used: the VF's key and table may be any, and are best the adapter's, as what comes by the
+//! queue of another is copied once more. When the VF is given up, its queues are dropped first, then
 //! [`VfHandle::close`] is called.
 //!
 //! # For those who implement it

@@ -15,7 +15,9 @@
 //! *Receiving.* What is to be received is a list: so many ranges of the rings, what was taken out of a VF before it was
 //! closed, and in the end both paths by turns, or the rings alone. By turns means: note how much the rings hold, take all that
 //! the VF holds, then that much of the rings. So what the host sent by the VF before it switched back comes before what it
-//! sends by the rings afterwards.
+//! sends by the rings afterwards. Other queues than the primary one do not hear the host's words in their own ring: if it
+//! completes a switch to the VF and moves the traffic back before the first of that was read, nothing tells which of their
+//! ranges came before the one and which after the other.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
