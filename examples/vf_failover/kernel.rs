@@ -2,11 +2,11 @@
 //! root.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use anyhow::Context;
@@ -24,6 +24,8 @@ const FLOW_PORT: u16 = 7001;
 const CHUNK: usize = 64 << 10;
 /// How often a reader looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(50);
+/// A stream that stands still for so long will not go on: TCP sends again what was lost after [a while](RETRANSMIT_AFTER).
+const PATIENCE: Duration = Duration::from_secs(120);
 /// What the namespaces' kernels are told. Windows are small, so that nothing is lost to crowding: queues on the way hold
 /// more. TCP does not send again because an answer is late on a busy machine, but for a loss alone.
 const SETTINGS: [(&str, &str); 4] = [
@@ -178,7 +180,9 @@ fn address(end: usize) -> Ipv4Addr {
 }
 
 fn send(mut source: Source) -> io::Result<Transferred> {
-    let mut stream = TcpStream::connect((address(1), STREAM_PORT))?;
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((address(1), STREAM_PORT)), PATIENCE)?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut chunk = vec![0; CHUNK];
     loop {
         let len = source.next(&mut chunk);
@@ -193,8 +197,26 @@ fn send(mut source: Source) -> io::Result<Transferred> {
     Ok(source.finish())
 }
 
+/// Waits for a connection, but not for ever.
+fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    listener.set_nonblocking(true)?;
+    let since = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Err(error) if since.elapsed() > PATIENCE => return Err(io::Error::new(io::ErrorKind::TimedOut, error)),
+            Err(_) => std::thread::sleep(LOOK),
+        }
+    }
+}
+
 fn receive(listener: &TcpListener, mut drain: Drain) -> io::Result<Transferred> {
-    let (mut stream, _) = listener.accept()?;
+    let mut stream = accept(listener)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut chunk = vec![0; CHUNK];
     loop {
         match stream.read(&mut chunk) {

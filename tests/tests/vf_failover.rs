@@ -1,7 +1,7 @@
 //! A virtual function that comes and goes under real traffic: `examples/vf_failover`, in a process of its own.
 //!
 //! In network namespaces the kernel's TCP goes through the appliance while its host revokes and returns a veth, which the
-//! driver uses by packet sockets: not a byte is changed, TCP sends nothing again, and of a numbered flow nothing is lost, late
+//! driver uses by packet sockets or by XDP: not a byte is changed, TCP sends nothing again, and of a numbered flow nothing is lost, late
 //! or there twice. Where the device vanishes in memory, no more is lost than was reported. What is in memory needs no root.
 //!
 //! How long switches take, and the longest gap, is printed and not judged: that is the machine's.
@@ -69,6 +69,25 @@ fn the_kernels_tcp_notices_nothing_of_a_hundred_orderly_cycles() {
     let outcome = run(&["--backend", "af_packet", "--cycles", "100", "--seed", "13"]);
     assert_nothing_lost(&outcome, 100);
     assert_eq!(number(&outcome, "tcp_retransmissions"), 0, "{outcome}");
+}
+
+#[test]
+fn by_af_xdp_nothing_is_lost_over_orderly_cycles() {
+    let _lock = match real::privileged(&["ip", "nstat"]) {
+        Ok(lock) => lock,
+        Err(why) => return real::skip(&why),
+    };
+    assert_nothing_lost(&run(&["--backend", "af_xdp", "--cycles", "20", "--seed", "15"]), 20);
+}
+
+#[test]
+fn by_af_xdp_what_is_reported_of_a_veth_that_vanishes_is_lost() {
+    let _lock = match real::privileged(&["ip", "nstat"]) {
+        Ok(lock) => lock,
+        Err(why) => return real::skip(&why),
+    };
+    let outcome = run(&["--backend", "af_xdp", "--surprise", "--cycles", "20", "--seed", "16"]);
+    assert_all_is_accounted_for(&outcome, 20);
 }
 
 #[test]
