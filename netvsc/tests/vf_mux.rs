@@ -121,6 +121,8 @@ struct Vf {
     longest: usize,
     /// Frames that it gave up and has not told of.
     lost: u64,
+    /// How often it was asked what is outstanding: a real one has the kernel look then.
+    asked: usize,
 }
 
 const VF_RING: usize = 6;
@@ -147,6 +149,7 @@ impl VfQueue for Vf {
     fn flush(&mut self) {}
 
     fn outstanding(&mut self) -> usize {
+        self.asked += 1;
         self.taken.len()
     }
 
@@ -360,6 +363,21 @@ fn a_kept_frame_that_nobody_has_room_for_is_dropped_and_counted() {
     assert_eq!(mux.receive(&mut rings, &mut burst, 8), Ok(2));
     assert_eq!(burst.frames().map(|frame| number(frame.bytes)).collect::<Vec<_>>(), [7, 8]);
     assert_eq!((mux.stats().vf_rx_packets, mux.stats().vf_rx_dropped), (2, 1));
+}
+
+/// Frames of a burst are handed over together, by the flush.
+#[test]
+fn a_vf_in_use_is_not_asked_for_each_frame_what_is_outstanding() {
+    let (mut mux, mut rings) = (Mux::new(), Rings::default());
+    mux.attach(vf());
+    mux.send_by(Path::VirtualFunction);
+    assert_eq!(mux.is_settled(&mut rings), Ok(true));
+    let before = mux.vf_mut().unwrap().asked;
+    for number in 0..VF_RING as u64 {
+        mux.send(&mut rings, &frame(number), &TxMeta::default()).unwrap();
+    }
+    let vf = mux.vf_mut().unwrap();
+    assert_eq!((vf.taken.len(), vf.asked - before), (VF_RING, 0));
 }
 
 #[test]

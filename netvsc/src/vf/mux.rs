@@ -274,7 +274,6 @@ impl<V: VfQueue> Mux<V> {
     /// # Errors
     /// The rings are unusable.
     pub fn is_settled<P: SyntheticPath>(&mut self, rings: &mut P) -> Result<bool, P::Error> {
-        let held_by_vf = self.outstanding();
         match self.sending {
             Sending::ToVf => {
                 // What waits for a doorbell would be waited for for ever.
@@ -283,8 +282,13 @@ impl<V: VfQueue> Mux<V> {
                     self.sending = Sending::Vf;
                 }
             }
-            Sending::ToRings if held_by_vf == 0 => self.sending = Sending::Rings,
-            _ => {}
+            // Only where it is of interest: the device is handed what it has taken, which for each frame is dear.
+            Sending::ToRings => {
+                if self.outstanding() == 0 {
+                    self.sending = Sending::Rings;
+                }
+            }
+            Sending::Rings | Sending::Vf | Sending::Detour => {}
         }
         Ok(!matches!(self.sending, Sending::ToVf | Sending::ToRings))
     }
