@@ -1,13 +1,15 @@
 //! What both kinds of queues have in common: waiting for them, and closing them.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use std::{fmt, io};
 
 use netvsc::queue::FrameSink;
 use netvsc::vf::{VfQueue, VfSendError};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
@@ -17,13 +19,27 @@ use crate::vf::backend::AsyncVfQueue;
 /// How often it is looked whether something was sent: sockets tell of that, but not of every kind of it.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// Bursts received without a wait in between, after which nobody is thought to wait soon.
+const BUSY: u32 = 64;
+
 /// A socket that can be waited for.
+///
+/// The kernel wakes the runtime's thread for every frame that comes, and for every one that was sent, once that is asked for:
+/// a thread of its own, kept busy with nothing, while whoever uses the queue looks by itself. So it is asked for only as long
+/// as somebody waits.
 pub(super) struct Socket {
-    descriptor: AsyncFd<OwnedFd>,
+    descriptor: Arc<OwnedFd>,
+    /// Has the registrations and the timer, wherever this is polled.
+    runtime: Handle,
+    readable: Option<AsyncFd<Arc<OwnedFd>>>,
+    /// Who waits for something to be received, or has found it without waiting to the end.
+    waits: Option<Waker>,
+    /// Bursts since then.
+    bursts: u32,
+    /// Another descriptor of the socket: the runtime takes each only once.
+    writable: Option<AsyncFd<OwnedFd>>,
     /// The kernel told of an error, after which it seems writable for ever.
     failed: bool,
-    /// Has the timer, wherever this is polled.
-    runtime: Handle,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -36,34 +52,90 @@ impl fmt::Debug for Socket {
 impl Socket {
     /// Inside of a tokio runtime.
     pub(super) fn new(descriptor: OwnedFd) -> io::Result<Self> {
-        let runtime = Handle::try_current().map_err(io::Error::other)?;
-        #[allow(deprecated, reason = "unsound for types that lend a descriptor they do not keep: this one does")]
-        Ok(Self { descriptor: AsyncFd::new(descriptor)?, failed: false, runtime, timer: None })
+        let mut socket = Self {
+            descriptor: Arc::new(descriptor),
+            runtime: Handle::try_current().map_err(io::Error::other)?,
+            readable: None,
+            waits: None,
+            bursts: 0,
+            writable: None,
+            failed: false,
+            timer: None,
+        };
+        // So that it is known that it can be.
+        socket.readable()?;
+        Ok(socket)
     }
 
     pub(super) fn get(&self) -> &OwnedFd {
-        self.descriptor.get_ref()
+        &self.descriptor
+    }
+
+    fn readable(&mut self) -> io::Result<&AsyncFd<Arc<OwnedFd>>> {
+        if self.readable.is_none() {
+            let _inside = self.runtime.enter();
+            self.readable = Some(wait_for(Arc::clone(&self.descriptor), Interest::READABLE)?);
+        }
+        self.readable.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn writable(&mut self) -> io::Result<&AsyncFd<OwnedFd>> {
+        if self.writable.is_none() {
+            let _inside = self.runtime.enter();
+            self.writable = Some(wait_for(self.descriptor.try_clone()?, Interest::WRITABLE)?);
+        }
+        self.writable.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// To be told of each burst.
+    #[inline]
+    pub(super) fn received(&mut self) {
+        self.bursts += 1;
+        if self.bursts == BUSY {
+            self.bursts = 0;
+            self.readable = None;
+            // Should it be somebody else than who receives, it waits anew.
+            if let Some(waker) = self.waits.take() {
+                waker.wake();
+            }
+        }
     }
 
     /// To be asked after nothing was found. Ready: it is to be looked again.
-    pub(super) fn poll_received(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.descriptor.poll_read_ready(cx) {
-            Poll::Ready(Ok(mut ready)) => {
+    pub(super) fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.bursts = 0;
+        let ready = match self.readable().map(|descriptor| descriptor.poll_read_ready(cx)) {
+            Ok(Poll::Ready(Ok(mut ready))) => {
                 ready.clear_ready();
-                Poll::Ready(())
+                true
             }
             // The runtime is going down.
-            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+            Ok(Poll::Ready(Err(_)) | Poll::Pending) => false,
+            Err(_) => {
+                // It has no room for another descriptor.
+                cx.waker().wake_by_ref();
+                false
+            }
+        };
+        if ready {
+            self.waits = None;
+            return Poll::Ready(());
         }
+        match &mut self.waits {
+            Some(waker) => waker.clone_from(cx.waker()),
+            waits => *waits = Some(cx.waker().clone()),
+        }
+        Poll::Pending
     }
 
     /// To be asked after too much was outstanding. Ready: it is to be looked again.
     pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.failed
-            && let Poll::Ready(Ok(mut ready)) = self.descriptor.poll_write_ready(cx)
+            && let Ok(Poll::Ready(Ok(mut ready))) = self.writable().map(|descriptor| descriptor.poll_write_ready(cx))
         {
-            self.failed = ready.ready().is_write_closed();
+            let failed = ready.ready().is_write_closed();
             ready.clear_ready();
+            self.failed = failed;
             return Poll::Ready(());
         }
         let runtime = &self.runtime;
@@ -76,6 +148,17 @@ impl Socket {
         self.timer = None;
         Poll::Ready(())
     }
+
+    /// What was outstanding has left: nobody waits for that any more.
+    #[inline]
+    pub(super) fn sent(&mut self) {
+        self.writable = None;
+    }
+}
+
+fn wait_for<T: AsRawFd>(descriptor: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    #[allow(deprecated, reason = "unsound for types that lend a descriptor they do not keep: these do")]
+    AsyncFd::with_interest(descriptor, interest)
 }
 
 /// A queue whose end takes place elsewhere: the kernel waits for all processors before a socket that received frames is gone,

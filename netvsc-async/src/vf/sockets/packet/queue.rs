@@ -165,7 +165,11 @@ impl VfQueue for PacketQueue {
 
     #[inline]
     fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> usize {
-        self.receiver.receive(sink, max, self.state.is_promiscuous())
+        let got = self.receiver.receive(sink, max, self.state.is_promiscuous());
+        if got > 0 {
+            self.socket.received();
+        }
+        got
     }
 
     fn receive_capacity(&self) -> usize {
@@ -185,6 +189,7 @@ impl AsyncVfQueue for PacketQueue {
         while self.outstanding() > at_most && !self.state.is_gone() {
             ready!(self.socket.poll_sent(cx));
         }
+        self.socket.sent();
         Poll::Ready(())
     }
 }

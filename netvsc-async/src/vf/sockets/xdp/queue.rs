@@ -363,10 +363,13 @@ impl VfQueue for XdpQueue {
         }
         self.receive.consume(self.received);
         self.fill.produce(self.filled);
-        // Also if none of them was of use: a driver that has run out of chunks receives nothing before it is woken.
-        if self.received != before && self.fill.needs_wakeup() {
-            // It only has to be told; there is nothing to be received by this call.
-            let _ = recv(self.socket.get(), &mut [0u8; 0], RecvFlags::DONTWAIT);
+        if self.received != before {
+            self.socket.received();
+            // Also if none of them was of use: a driver that has run out of chunks receives nothing before it is woken.
+            if self.fill.needs_wakeup() {
+                // It only has to be told; there is nothing to be received by this call.
+                let _ = recv(self.socket.get(), &mut [0u8; 0], RecvFlags::DONTWAIT);
+            }
         }
         got
     }
@@ -388,6 +391,7 @@ impl AsyncVfQueue for XdpQueue {
         while self.outstanding() > at_most && !self.state.is_gone() {
             ready!(self.socket.poll_sent(cx));
         }
+        self.socket.sent();
         Poll::Ready(())
     }
 }
