@@ -270,6 +270,30 @@ async fn ways_of_receiving_may_alternate_and_be_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_larger_mtu_a_held_burst_takes_what_a_burst_takes() {
+    let mut rig = open(Nic::builder().burst(32)).await;
+    rig.far.send(&frame(1, 1000)).unwrap();
+    assert_eq!(rig.queue.rx.recv_held().await.unwrap().unwrap().len(), 1);
+    assert_eq!(rig.nic.set_mtu(9000).await, Ok(9000));
+    for n in 0..64 {
+        rig.far.send(&frame(n, 9000)).unwrap();
+    }
+    let mut got = 0;
+    while got < 64 {
+        if got < 32 {
+            // Received into the other burst, and not taken: nothing of it is lost.
+            std::future::poll_fn(|cx| rig.queue.rx.poll_ready(cx)).await.unwrap();
+        }
+        let burst = rig.queue.rx.recv_held().await.unwrap().unwrap();
+        for held in &burst {
+            assert_eq!((number(held.head), held.len()), (got, 9000));
+            got += 1;
+        }
+    }
+    rig.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn settings_are_checked_and_the_watermark_is_told() {
     let open_with = async |builder: NicBuilder| {
         let host = Host::builder().build();

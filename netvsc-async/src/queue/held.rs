@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use netvsc::RxMeta;
 use netvsc::queue::held::{HeldFrames, HeldFramesMut};
-use netvsc::queue::{FrameSink, Held, HeldBurst, HeldFrame, Rest, RestError};
+use netvsc::queue::{Burst, FrameSink, Held, HeldBurst, HeldFrame, Rest, RestError};
 use vmbus::bus::Channel;
 
 use super::LARGEST_FRAME;
@@ -154,8 +154,9 @@ impl<C: Channel> RxHalf<C> {
             return Ok(None);
         }
         self.shared.receiver_polls.store(true, Ordering::Relaxed);
+        self.begin_burst();
         let shared = &self.shared;
-        let burst = held_burst(&mut self.held, self.burst.frame_capacity(), self.burst.byte_capacity());
+        let burst = held_burst(&mut self.held, &self.burst);
         let max = burst.frame_capacity();
         let mut core = shared.lock();
         let received = match shared.after_end(&mut core, burst, max) {
@@ -178,7 +179,8 @@ impl<C: Channel> RxHalf<C> {
         if self.ended {
             return Poll::Ready(Ok(false));
         }
-        let burst = held_burst(&mut self.held, self.burst.frame_capacity(), self.burst.byte_capacity());
+        self.begin_burst();
+        let burst = held_burst(&mut self.held, &self.burst);
         let max = burst.frame_capacity();
         let received = self.shared.poll_receive_by(cx, &mut self.waiter, burst, max, Core::receive_held);
         received.map_ok(|received| {
@@ -193,7 +195,7 @@ impl<C: Channel> RxHalf<C> {
         if !std::mem::take(&mut self.filled) {
             return false;
         }
-        let held = held_burst(&mut self.held, self.burst.frame_capacity(), self.burst.byte_capacity());
+        let held = held_burst(&mut self.held, &self.burst);
         for frame in self.burst.frames() {
             // It is as large as the burst that they are in.
             if let Some(buffer) = held.buffer(frame.bytes.len()) {
@@ -209,9 +211,11 @@ impl<C: Channel> RxHalf<C> {
     }
 }
 
-/// The burst, made when it is wanted first; empty.
-fn held_burst(held: &mut Option<HeldBurst>, frames: usize, bytes: usize) -> &mut HeldBurst {
-    let burst = held.get_or_insert_with(|| HeldBurst::new(frames, bytes.max(LARGEST_FRAME)));
+/// The burst, made when it is wanted first, and once more when the other one has become larger; empty.
+fn held_burst<'a>(held: &'a mut Option<HeldBurst>, like: &Burst) -> &'a mut HeldBurst {
+    let bytes = like.byte_capacity().max(LARGEST_FRAME);
+    held.take_if(|held| held.byte_capacity() < bytes);
+    let burst = held.get_or_insert_with(|| HeldBurst::new(like.frame_capacity(), bytes));
     // Whoever had it was to clear it by dropping it, and may have forgotten it instead.
     burst.clear();
     burst

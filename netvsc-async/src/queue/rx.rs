@@ -192,7 +192,7 @@ impl<C: Channel> RxHalf<C> {
     }
 
     /// Empties the burst. After a larger MTU was set it becomes so large that as many frames fit as before.
-    fn begin_burst(&mut self) {
+    pub(super) fn begin_burst(&mut self) {
         self.burst.clear();
         let frame_bytes = self.shared.frame_bytes.load(Ordering::Relaxed);
         if frame_bytes > self.frame_bytes {

@@ -129,6 +129,11 @@ impl HeldBurst {
         self.heads.frame_capacity()
     }
 
+    /// Bytes of its memory.
+    pub fn byte_capacity(&self) -> usize {
+        self.heads.byte_capacity()
+    }
+
     /// The frame at `index`.
     pub fn get(&self, index: usize) -> Option<HeldFrame<'_>> {
         let head = self.heads.get(index)?;
