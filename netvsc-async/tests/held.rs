@@ -294,6 +294,28 @@ async fn after_a_larger_mtu_a_held_burst_takes_what_a_burst_takes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_let_go_elsewhere_is_given_back_though_nothing_happens_on_the_queue() {
+    let mut rig = open(Nic::builder()).await;
+    for _ in 0..3 {
+        let kept = rig.keep(0..3).await;
+        let acks = rig.nic.queue_stats()[0].extra.acks;
+        {
+            let waiting = rig.queue.rx.recv_held();
+            tokio::pin!(waiting);
+            // Somebody waits, and the adapter has come to rest.
+            assert!(tokio::time::timeout(Duration::from_millis(300), &mut waiting).await.is_err());
+            assert_eq!(rig.nic.queue_stats()[0].extra.acks, acks, "they are held");
+            std::thread::spawn(move || drop(kept)).join().unwrap();
+            // Not looked at by this task meanwhile.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert!(rig.nic.queue_stats()[0].extra.acks > acks);
+    }
+    rig.works().await;
+    rig.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn settings_are_checked_and_the_watermark_is_told() {
     let open_with = async |builder: NicBuilder| {
         let host = Host::builder().build();

@@ -40,6 +40,10 @@ use crate::wait::{Next, Waiter};
 /// How long a ring may stay masked while its receiver is busy, before the queue's task looks itself.
 pub(super) const BACKSTOP: Duration = Duration::from_millis(2);
 
+/// How often the queue's task looks whether frames that are [held](netvsc::queue::held) were let go: whoever lets go of them, on
+/// whatever thread, tells nobody, and the host may be short of their sections without having anything to say.
+pub(super) const HELD_LOOK: Duration = Duration::from_millis(10);
+
 /// What the mutex guards.
 pub(crate) struct Core<C: Channel> {
     pub(crate) queue: netvsc::queue::Queue<C>,
@@ -51,6 +55,8 @@ pub(crate) struct Core<C: Channel> {
     pub(crate) armed: bool,
     /// The NIC's task has a timer by which it looks whether the host makes progress.
     pub(crate) watched: bool,
+    /// Frames are held, and the queue's task has a timer by which it looks whether they still are.
+    held_watched: bool,
     /// Completions that the sender was told of.
     completions: u64,
     /// No frames are taken: the NIC is being changed.
@@ -90,6 +96,12 @@ impl<C: Channel> Core<C> {
             Way::Vf => vf.has_room(len),
             _ => false,
         })
+    }
+
+    /// When the queue's task has to look again for the sake of frames that are held.
+    pub(super) fn watch_held(&mut self) -> Option<Duration> {
+        self.held_watched = self.queue.held_receives().packets > 0;
+        self.held_watched.then_some(HELD_LOOK)
     }
 
     /// Sends that are not completed, by whatever path.
@@ -137,8 +149,16 @@ impl<C: Channel> Shared<C> {
     ) -> Self {
         let index = queue.index();
         let vf = with_vf.then(|| Box::new(VfLane::new(Arc::clone(&control))));
-        let core =
-            Core { queue, vf, unflushed_since: None, armed: false, watched: false, completions: 0, paused: false };
+        let core = Core {
+            queue,
+            vf,
+            unflushed_since: None,
+            armed: false,
+            watched: false,
+            held_watched: false,
+            completions: 0,
+            paused: false,
+        };
         Self {
             index,
             core: Mutex::new(core),
@@ -246,6 +266,10 @@ impl<C: Channel> Shared<C> {
         let found = self.check(core.queue.arm())?;
         if std::mem::replace(&mut core.armed, !found) && found {
             // Masked, perhaps before the host looked whether to interrupt: nobody but the task is sure to look again.
+            self.call_task();
+        }
+        if !core.held_watched && core.watch_held().is_some() {
+            // Whoever goes to sleep here does not see them let go.
             self.call_task();
         }
         Ok(found)

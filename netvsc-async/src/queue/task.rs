@@ -147,7 +147,7 @@ fn turn<C: Channel>(
     }
     *doorbell_due = again.is_some();
     if matches!(wake, Wake::Called) && core.armed && can_unmask {
-        return Ok(again);
+        return Ok(again.into_iter().chain(core.watch_held()).min());
     }
     if matches!(wake, Wake::Interrupt) {
         core.armed = false;
@@ -172,6 +172,7 @@ fn turn<C: Channel>(
     if shared.receiver_polls.swap(false, Ordering::Relaxed) {
         return Ok(Some(again.map_or(BACKSTOP, |rest| rest.min(BACKSTOP))));
     }
+    let again = again.into_iter().chain(core.watch_held()).min();
     if shared.arm(core)? { Ok(Some(Duration::ZERO)) } else { Ok(again) }
 }
 

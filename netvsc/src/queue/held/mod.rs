@@ -26,7 +26,9 @@
 //!
 //! # Letting go
 //! [`HeldBurst::clear`], or dropping it or a [`Held`], gives frames back, from any thread and in any order, without a lock. The
-//! queue acknowledges what was given back when it is pumped, received from or flushed next. Between sessions there is no way: once
+//! queue acknowledges what was given back when it is pumped, received from, flushed or [armed](super::Queue::arm) next, and is not
+//! told: whoever sleeps while frames are held elsewhere ([`held_receives`](super::Queue::held_receives)) wakes from time to time
+//! and looks, as `netvsc-async` does every 10 ms. Between sessions there is no way: once
 //! the buffers were [detached](super::Queue::detach_buffers), what is still held cannot be [read](Rest::read) any more, and letting
 //! go of it tells nobody.
 //!
