@@ -129,8 +129,9 @@ impl<C: Channel> RxHalf<C> {
     /// ([`NicBuilder::rx_copybreak`](crate::NicBuilder::rx_copybreak)): for who decides by headers, and passes frames on. `None`: the NIC
     /// was closed.
     ///
-    /// Frames come whole if they came by a virtual function, if the host coalesced them, if there is work to be done on them, or
-    /// if too many are held already ([`NicBuilder::rx_watermark`](crate::NicBuilder::rx_watermark)). They are not merged.
+    /// Frames come whole if they came by a virtual function, or by the rings while there is one, if the host coalesced them, if there
+    /// is work to be done on them, or if too many are held already
+    /// ([`NicBuilder::rx_watermark`](crate::NicBuilder::rx_watermark)). They are not merged.
     ///
     /// # Errors
     /// As [`recv_burst`](Self::recv_burst).

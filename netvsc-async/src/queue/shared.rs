@@ -79,7 +79,7 @@ impl<C: Channel> Core<C> {
         }
     }
 
-    /// As [`receive`](Self::receive), but that longer frames of the rings are held.
+    /// As [`receive`](Self::receive), but that longer frames of the rings are held, unless there is a virtual function.
     #[inline]
     pub(super) fn receive_held(&mut self, burst: &mut HeldBurst, max: usize) -> Result<usize, QueueError> {
         match self.vf.as_mut().filter(|vf| !vf.is_idle()) {
