@@ -279,7 +279,7 @@ impl<C: Channel> Queue<C> {
         Unfinished { sends: self.outstanding(), receives, held }
     }
 
-    /// Receive packets that cannot be acknowledged because frames of them are [held](held), and the sections that they pin. What was
+    /// Receive packets that cannot be acknowledged because frames of them are [held], and the sections that they pin. What was
     /// let go counts until the queue has looked: by [`pump`](Self::pump) and whatever else writes acknowledgments.
     pub fn held_receives(&self) -> HeldReceives {
         self.receive.held()
@@ -394,7 +394,7 @@ impl<C: Channel> Queue<C> {
         self.receive.set_most_waiting(ranges);
     }
 
-    /// How many receive sections may be pinned by [held](held) frames: the watermark. A packet that would take them beyond it is
+    /// How many receive sections may be pinned by [held] frames: the watermark. A packet that would take them beyond it is
     /// copied whole. Default: half of the sections there are, which suits a queue that has the buffer to itself.
     ///
     /// Said again while frames are held, it cannot be raised.
@@ -569,7 +569,7 @@ impl<C: Channel> Queue<C> {
     }
 
     /// As [`receive`](Self::receive), but that of frames longer than [`rx_copybreak`](QueueSettings::rx_copybreak) only so many
-    /// bytes are copied; the rest is [held](held) until the burst lets go of it, unless too many sections are held
+    /// bytes are copied; the rest is [held] until the burst lets go of it, unless too many sections are held
     /// ([`set_most_held`](Self::set_most_held)). Frames that the host coalesced, or on which there is work to be done (tags put back,
     /// verdicts checked, checksums mended), are copied whole.
     ///
@@ -698,7 +698,7 @@ impl<C: Channel> Queue<C> {
         self.transmit.send_pinned(head, pinned, meta, transmit_with!(self))
     }
 
-    /// As [`send`](Self::send), of a frame that is `head`, from its Ethernet header on, and a rest that is [held](held), in whatever
+    /// As [`send`](Self::send), of a frame that is `head`, from its Ethernet header on, and a rest that is [held], in whatever
     /// queue it was received: that is copied once, from where the host put it to where the host reads it. The head may be another
     /// one than was received, and of another length.
     ///

@@ -176,7 +176,7 @@ impl<V, S: Surroundings> Common<V, S> {
     }
 }
 
-/// The part of a device that one queue of an adapter has; see the [module](self).
+/// The part of a device that one queue of an adapter has.
 pub struct Share<V, S: Surroundings> {
     common: Arc<Common<V, S>>,
     index: usize,
