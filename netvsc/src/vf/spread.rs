@@ -38,8 +38,8 @@ use crate::queue::FrameSink;
 use super::device::{VfQueue, VfSendError};
 use super::rules::RxRules;
 
-/// Calls of [`VfQueue::receive`] that found nothing, after which it is looked whether somebody else does not come for what is in
-/// the device.
+/// Calls of [`VfQueue::receive`] after which it is looked whether somebody else does not come for what is in the device. Also of
+/// one that finds something each time: what is there for it would wait for as long as that goes on.
 const LOOKS: u32 = 32;
 
 /// A lock of some environment.
@@ -180,10 +180,10 @@ impl<V, S: Surroundings> Common<V, S> {
 pub struct Share<V, S: Surroundings> {
     common: Arc<Common<V, S>>,
     index: usize,
-    /// Of its own queues: the one that is received from first, as the one before it took all the room.
+    /// Of its own queues: the one that is received from first. It goes round, so that none takes all the room.
     next: usize,
-    /// Calls in a row that found nothing to receive.
-    empty: u32,
+    /// Calls to receive since it was looked whether the others come.
+    calls: u32,
     /// Who got something.
     called: Box<[bool]>,
 }
@@ -199,6 +199,8 @@ impl<V, S: Surroundings> Drop for Share<V, S> {
         let mailbox = &self.common.mailboxes[self.index];
         mailbox.frames.with(|frames| {
             mailbox.closed.store(true, Ordering::Relaxed);
+            // Told of by those who stay.
+            mailbox.dropped.fetch_add(frames.len() as u64, Ordering::Relaxed);
             frames.clear();
         });
     }
@@ -222,7 +224,7 @@ impl<V: VfQueue, S: Surroundings> Share<V, S> {
             rules: Lock::new(rules),
         });
         let called = || alloc::vec![false; adapter.len()].into();
-        let share = |index| Self { common: Arc::clone(&common), index, next: 0, empty: 0, called: called() };
+        let share = |index| Self { common: Arc::clone(&common), index, next: 0, calls: 0, called: called() };
         (0..adapter.len()).map(share).collect()
     }
 
@@ -337,7 +339,9 @@ impl<V: VfQueue, S: Surroundings> VfQueue for Share<V, S> {
 
     fn take_received_lost(&mut self) -> u64 {
         let own: u64 = self.own().map(|queue| queue.with(VfQueue::take_received_lost)).sum();
-        own + taken(&self.mailbox().dropped)
+        // Who has gone does not ask any more.
+        let gone = self.common.mailboxes.iter().filter(|mailbox| mailbox.closed.load(Ordering::Relaxed));
+        own + taken(&self.mailbox().dropped) + gone.map(|mailbox| taken(&mailbox.dropped)).sum::<u64>()
     }
 
     fn take_steered(&mut self) -> u64 {
@@ -357,10 +361,12 @@ impl<V: VfQueue, S: Surroundings> VfQueue for Share<V, S> {
         for _ in 0..own {
             let Self { common, index, next, called, .. } = self;
             let mailbox = &common.mailboxes[*index];
+            let mut mail_first = false;
             let full = common.queues[*index + *next * shares].with(|queue| {
                 // What was taken out of this queue before comes before; nobody takes anything out of it now.
                 let (given, is_empty) = mailbox.give(sink, max - got);
                 got += given;
+                mail_first = !is_empty || got == max;
                 // Frames for others do not count, so there is another bound.
                 let mut left = queue.receive_capacity();
                 while is_empty && got < max && left > 0 {
@@ -374,21 +380,24 @@ impl<V: VfQueue, S: Surroundings> VfQueue for Share<V, S> {
                         break;
                     }
                 }
-                !is_empty || got == max
+                mail_first || got == max
             });
+            if !mail_first {
+                // Also if this one took all the room: it would each time, and the next never have any.
+                *next = (*next + 1) % own;
+            }
             if full {
                 break;
             }
-            *next = (*next + 1) % own;
         }
         if own == 0 {
             got += self.mailbox().give(sink, max).0;
         }
-        self.empty = if got > 0 { 0 } else { self.empty + 1 };
-        if self.empty == LOOKS {
-            self.empty = 0;
+        self.calls += 1;
+        if self.calls == LOOKS {
+            self.calls = 0;
             self.collect_unattended();
-            got += self.mailbox().give(sink, max).0;
+            got += self.mailbox().give(sink, max - got).0;
         }
         self.call();
         got
