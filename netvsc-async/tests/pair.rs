@@ -206,6 +206,33 @@ async fn a_doorbell_that_is_not_put_off_needs_no_clock() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn frames_that_wait_for_a_doorbell_go_though_their_sender_found_room_and_went() {
+    let builder = Nic::builder().tune(|config| config.send_sections(10).direct_bytes(0));
+    let mut pair = pair(builder).await;
+    let template = own_frame(&pair, 1500, 0);
+    let numbered = |number: u64| [&template[..14], &number.to_le_bytes(), &template[22..]].concat();
+    // Who polls is not interrupted: what the host completes stays in the ring until somebody looks.
+    assert!(pair.queue.rx.try_recv_burst().unwrap().is_none());
+    pair.queue.tx.send(&numbered(0)).await.unwrap();
+    assert_eq!(number(&pair.far.recv().await.unwrap()), 0);
+    assert!(pair.queue.rx.try_recv_burst().unwrap().is_none());
+    tokio::time::sleep(Duration::from_micros(100)).await;
+    pair.queue.tx.send(&numbered(1)).await.unwrap();
+    assert_eq!(number(&pair.far.recv().await.unwrap()), 1);
+    let mut sent = 1;
+    while pair.queue.tx.try_send(&numbered(sent + 1), &TxMeta::default()).is_ok() {
+        sent += 1;
+    }
+    let ready = pair.queue.tx.ready(template.len()).now_or_never();
+    ready.expect("one is completed, and nobody has looked").unwrap();
+    for expected in 2..=sent {
+        let frame = timeout(Duration::from_secs(1), pair.far.recv()).await.expect("nobody tells the host");
+        assert_eq!(number(&frame.unwrap()), expected);
+    }
+    assert!(pair.close().await.unwrap().is_clean());
+}
+
+#[tokio::test(start_paused = true)]
 async fn try_send_says_full_and_ready_waits() {
     let builder = Nic::builder().tune(|config| config.send_sections(10).direct_bytes(0));
     let mut pair = pair(builder).await;

@@ -481,7 +481,6 @@ impl<C: Channel> Shared<C> {
 
     /// Asks to be told of room for a frame of `len` bytes; `true` if there may be some now.
     pub(super) fn wait_for_room(&self, core: &mut Core<C>, len: usize) -> Result<bool, Error> {
-        core.unflushed_since = None;
         if let Some(vf) = core.vf.as_mut().filter(|vf| !vf.is_idle()) {
             vf.flush();
             match self.check(vf.way(&mut core.queue))? {
@@ -492,7 +491,12 @@ impl<C: Channel> Shared<C> {
                 _ => return Ok(self.pump_for_sender(core)? || self.arm(core)?),
             }
         }
-        if self.pump_for_sender(core)? || self.check(core.queue.want_send_room(len))? {
+        if self.pump_for_sender(core)? {
+            // The host is still to be told of what was handed over: whoever found room may not use it.
+            return Ok(true);
+        }
+        core.unflushed_since = None;
+        if self.check(core.queue.want_send_room(len))? {
             return Ok(true);
         }
         self.arm(core)
