@@ -227,7 +227,7 @@ impl VfWatch for MemoryWatch {
     }
 }
 
-/// The device of a simulated host as [[`Nic::vf`](crate::Nic::vf)](crate::Nic::vf_device) gives it.
+/// The device of a simulated host as [`Nic::vf`](crate::Nic::vf) gives it.
 #[derive(Debug)]
 pub struct MemoryVf {
     device: GuestVf,
