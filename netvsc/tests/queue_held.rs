@@ -111,6 +111,50 @@ fn a_packet_is_given_back_after_its_last_frame_whoever_holds_it() {
 }
 
 #[test]
+fn a_packet_of_which_a_range_was_unusable_is_said_to_have_failed_when_it_is_given_back() {
+    const FAIL: u32 = 2;
+    let (mut queue, mut host) = pair(Setup::default());
+    let (_, mut ranges) = put(&host, 0, &[1000, 1000]);
+    ranges[1].byte_offset = u32::MAX;
+    host.deliver(1, &ranges);
+    host.deliver(2, &ranges[..1]);
+    let mut burst = held_burst();
+    assert_eq!(queue.receive_held(&mut burst, 64).unwrap(), 2);
+    assert_eq!(host.acks(), []);
+    burst.clear();
+    queue.pump().unwrap();
+    let mut acks = host.acks();
+    acks.sort_unstable();
+    assert_eq!(acks, [(1, FAIL), (2, SUCCESS)]);
+}
+
+#[test]
+fn the_watermark_is_not_raised_beyond_what_there_is_room_for_while_frames_are_held() {
+    let (mut queue, mut host) = pair(Setup { receive_sections: 8, ..Setup::default() });
+    let (_, ranges) = put(&host, 0, &[1000; 8]);
+    let mut burst = held_burst();
+    for (id, range) in ranges.iter().enumerate() {
+        if id == 1 {
+            queue.set_most_held(8);
+        }
+        host.deliver(id as u64 + 1, &[*range]);
+        assert_eq!(queue.receive_held(&mut burst, 64).unwrap(), 1, "packet {id}");
+    }
+    assert_eq!(burst.len(), 8);
+    assert_eq!(queue.held_receives(), HeldReceives { packets: 4, sections: 4 }, "half of the sections, as before");
+    assert_eq!(queue.stats().extra.rx_copied_watermark, 4);
+    burst.clear();
+    queue.pump().unwrap();
+    assert_eq!(host.acks().len(), 8);
+    queue.set_most_held(8);
+    for (id, range) in ranges.iter().enumerate().take(7) {
+        host.deliver(id as u64 + 1, &[*range]);
+        assert_eq!(queue.receive_held(&mut burst, 64).unwrap(), 1, "packet {id}");
+    }
+    assert_eq!(queue.held_receives(), HeldReceives { packets: 7, sections: 7 });
+}
+
+#[test]
 fn beyond_the_watermark_frames_are_copied_whole() {
     let (mut queue, mut host) = pair(Setup::default());
     queue.set_most_held(8);
@@ -154,10 +198,12 @@ fn what_needs_work_is_copied_whole() {
     let part = |flags| PpiWord::from(PacketId { id: 1, version: 1, flags });
     let first = part(PacketIdFlags::SUB_ALLOCATION | PacketIdFlags::FIRST);
     let last = part(PacketIdFlags::SUB_ALLOCATION | PacketIdFlags::LAST);
-    let cases: [(&[&[PpiWord]], QueueSettings, bool); 5] = [
+    let unsummed = PpiWord::from(RxChecksum::IP_SUCCEEDED | RxChecksum::TCP_SUCCEEDED | RxChecksum::TCP_VALUE_INVALID);
+    let cases: [(&[&[PpiWord]], QueueSettings, bool); 6] = [
         (&[&[tag]], settings(false, false), true),
         (&[&[tag]], settings(true, false), false),
         (&[&[stale]], settings(false, false), false),
+        (&[&[unsummed]], settings(false, false), false),
         (&[&[PpiWord::from(RxChecksum::TCP_SUCCEEDED)]], settings(false, true), false),
         (&[&[first], &[last]], settings(false, false), false),
     ];
