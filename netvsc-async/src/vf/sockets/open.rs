@@ -10,8 +10,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::error::MtuTooLarge;
 use super::netlink::{Link, Links};
-use super::queue::Elsewhere;
-use super::state::State;
+use super::queue::{Elsewhere, drop_elsewhere};
+use super::state::{Ending, State};
 use super::syscalls::{PacketOption, bind_packet, set_packet_option};
 use super::{Config, Method, SocketError, packet, xdp};
 use crate::vf::backend::{BoxVf, OpenedVf, VfHandle, VfWish};
@@ -67,23 +67,42 @@ struct Device {
     name: String,
     index: u32,
     state: Arc<State>,
-    /// What it was before.
-    mtu: u32,
     /// Its queues receive nothing longer.
     largest_mtu: u32,
     /// `None` once it is closed.
     open: Mutex<Option<Open>>,
 }
 
+/// What was changed about the interface; dropped, it is put back. The kernel makes whoever does that wait.
 #[derive(Debug)]
 struct Open {
     links: Links,
     /// A socket that receives nothing: what it asked for in the interface's name ends with it.
     filters: OwnedFd,
+    index: u32,
+    /// What it was before.
+    mtu: u32,
+    state: Arc<State>,
+    /// From [`VfHandle::close`] on. The last one to be dropped.
+    ending: Option<Ending>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let Self { links, index, mtu, .. } = self;
+        if self.state.is_gone() || !matches!(links.by_index(*index), Ok(Some(link)) if link.mtu != *mtu) {
+            return;
+        }
+        if let Err(error) = links.set_mtu(*index, *mtu) {
+            tracing::warn!(interface = *index, error = &error as &dyn std::error::Error, "MTU not put back");
+        }
+    }
 }
 
 impl Device {
     fn open(index: u32, state: Arc<State>, wish: VfWish) -> Result<Self, SocketError> {
+        // What was changed about it before is put back first.
+        state.wait_for_ends();
         let mut links = Links::open()?;
         let link = present(&mut links, index)?;
         silence(&link.name);
@@ -102,8 +121,8 @@ impl Device {
         state.update_by(|| present(&mut links, index))?;
         // Whoever opened it before and did not close it has taken its filters along.
         state.set_promiscuous(false);
-        let open = Mutex::new(Some(Open { links, filters }));
-        let device = Self { name: link.name, index, state, mtu: link.mtu, largest_mtu: u32::MAX, open };
+        let open = Open { links, filters, index, mtu: link.mtu, state: Arc::clone(&state), ending: None };
+        let device = Self { name: link.name, index, state, largest_mtu: u32::MAX, open: Mutex::new(Some(open)) };
         device.set_promiscuous_now(wish.promiscuous)?;
         Ok(device)
     }
@@ -148,14 +167,10 @@ impl VfHandle for Device {
     }
 
     fn close(&self) {
-        let Some(Open { mut links, .. }) = self.lock().take() else { return };
+        let Some(mut open) = self.lock().take() else { return };
         self.state.set_promiscuous(false);
-        if self.state.is_gone() || !matches!(links.by_index(self.index), Ok(Some(link)) if link.mtu != self.mtu) {
-            return;
-        }
-        if let Err(error) = links.set_mtu(self.index, self.mtu) {
-            tracing::warn!(interface = %self.name, error = &error as &dyn std::error::Error, "MTU not put back");
-        }
+        open.ending = Some(self.state.ends());
+        drop_elsewhere(open);
     }
 }
 

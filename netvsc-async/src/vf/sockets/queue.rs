@@ -184,11 +184,15 @@ impl<Q: Send + 'static> Elsewhere<Q> {
 
 impl<Q: Send + 'static> Drop for Elsewhere<Q> {
     fn drop(&mut self) {
-        let queue = self.0.take();
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(queue))),
-            Err(_) => drop(queue),
-        }
+        drop_elsewhere(self.0.take());
+    }
+}
+
+/// Drops it on a thread that may wait; here, if there is none. If the runtime ends before, whoever ends that does it.
+pub(super) fn drop_elsewhere<T: Send + 'static>(value: T) {
+    match Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(move || drop(value))),
+        Err(_) => drop(value),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which interface is an adapter's virtual function, and what happens to it.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::{fmt, io};
@@ -8,6 +9,7 @@ use std::{fmt, io};
 use futures::FutureExt;
 use futures::future::{self, BoxFuture};
 use netvsc::info::MacAddress;
+use tokio::task::JoinHandle;
 
 use super::Config;
 use super::netlink::{Link, LinkEvent, LinkMonitor, Links};
@@ -17,16 +19,33 @@ use crate::vf::backend::{OpenedVf, VfEvent, VfWatch, VfWish};
 use crate::vf::discovery::{Origin, origin, slots};
 
 /// Looks after the interfaces with one MAC address.
+///
+/// The kernel lists interfaces only while nobody changes one, and who does may take long: so that is waited for elsewhere, and
+/// not by the adapter's task, which may be holding frames back.
 pub(super) struct Watch {
     config: Arc<Config>,
     mac: MacAddress,
-    links: Links,
+    looking: Looking,
+    /// Something happened since: what is found is no more.
+    outdated: bool,
+    /// The interface is sought once more, even if it was spoken of before.
+    sought: bool,
     /// `None` if it failed: nothing more is told then.
     monitor: Option<LinkMonitor>,
     /// The number that the host said last.
     wanted: Option<u32>,
     current: Option<Current>,
     events: VecDeque<VfEvent>,
+}
+
+/// Who has what interfaces are listed by.
+enum Looking {
+    /// Nobody looks.
+    Idle(Links),
+    /// Somebody does.
+    Now(JoinHandle<(Links, Result<Vec<Candidate>, SocketError>)>),
+    /// Whoever looked did not come back.
+    Never,
 }
 
 /// The interface that was spoken of last.
@@ -60,25 +79,77 @@ impl fmt::Debug for Watch {
 }
 
 impl Watch {
+    /// Inside of a tokio runtime.
     pub(super) fn open(config: Arc<Config>, mac: MacAddress) -> Result<Self, SocketError> {
         // First, so that nothing is missed.
         let monitor = LinkMonitor::open()?;
-        let links = Links::open()?;
-        let mut watch =
-            Self { config, mac, links, monitor: Some(monitor), wanted: None, current: None, events: VecDeque::new() };
-        watch.look(false);
+        let looking = Looking::Idle(Links::open()?);
+        let (wanted, current) = (None, None);
+        let events = VecDeque::new();
+        let mut watch = Self {
+            config,
+            mac,
+            looking,
+            outdated: false,
+            sought: false,
+            monitor: Some(monitor),
+            wanted,
+            current,
+            events,
+        };
+        watch.look();
         Ok(watch)
     }
 
-    /// Says what changed since the last look. If it is `sought`, the best one is spoken of again.
-    fn look(&mut self, sought: bool) {
-        let candidates = match self.candidates() {
-            Ok(candidates) => candidates,
-            Err(error) => {
-                tracing::warn!(mac = %self.mac, error = &error as &dyn std::error::Error, "virtual functions are not looked for");
-                return;
+    /// Has somebody look what interfaces there are.
+    fn look(&mut self) {
+        match std::mem::replace(&mut self.looking, Looking::Never) {
+            Looking::Idle(mut links) => {
+                let (config, mac) = (Arc::clone(&self.config), self.mac);
+                self.outdated = false;
+                self.looking = Looking::Now(tokio::task::spawn_blocking(move || {
+                    let candidates = candidates(&mut links, &config, mac);
+                    (links, candidates)
+                }));
             }
-        };
+            looking => {
+                self.looking = looking;
+                self.outdated = true;
+            }
+        }
+    }
+
+    /// Ready with what was found, if somebody looked, and nothing happened since.
+    fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<Vec<Candidate>> {
+        while let Looking::Now(look) = &mut self.looking {
+            let done = std::task::ready!(Pin::new(look).poll(cx));
+            let candidates = match done {
+                Ok((links, candidates)) => {
+                    self.looking = Looking::Idle(links);
+                    candidates
+                }
+                Err(error) => {
+                    self.looking = Looking::Never;
+                    Err(SocketError::new("look for virtual functions", io::Error::other(error)))
+                }
+            };
+            if self.outdated {
+                self.look();
+                continue;
+            }
+            match candidates {
+                Ok(candidates) => return Poll::Ready(candidates),
+                Err(error) => {
+                    tracing::warn!(mac = %self.mac, error = &error as &dyn std::error::Error, "virtual functions are not looked for");
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Says what changed since the last look.
+    fn found(&mut self, candidates: Vec<Candidate>) {
+        let sought = std::mem::take(&mut self.sought);
         if let Some(current) = &mut self.current {
             match candidates.iter().find(|candidate| candidate.link.index == current.candidate.link.index) {
                 Some(candidate) => {
@@ -121,29 +192,6 @@ impl Watch {
         }
     }
 
-    fn candidates(&mut self) -> Result<Vec<Candidate>, SocketError> {
-        let links = self.links.list()?;
-        let slots = slots(&self.config.sysfs).map_err(SocketError::when("read the PCI slots"))?;
-        let synthetic = self.config.synthetic.as_deref();
-        let synthetic = links.iter().find(|link| Some(link.name.as_str()) == synthetic).map(|link| link.index);
-        let candidate = |link: Link| {
-            let serves_another = link.master.is_some() && link.master != synthetic;
-            if link.mac != Some(self.mac) || serves_another || Some(link.index) == synthetic {
-                return None;
-            }
-            let given = self.config.serials.iter().find(|(name, _)| *name == link.name).map(|(_, serial)| *serial);
-            let serial = match origin(&self.config.sysfs, &link.name, link.parent.as_ref()) {
-                _ if given.is_some() => given,
-                Origin::Pci(address) => slots.get(address.rsplit_once('.')?.0).copied(),
-                Origin::Other => None,
-                Origin::Virtual if self.config.virtual_interfaces && link.kind.as_deref() == Some("veth") => None,
-                Origin::Virtual | Origin::VmBus => return None,
-            };
-            Some(Candidate { link, serial })
-        };
-        Ok(links.into_iter().filter_map(candidate).collect())
-    }
-
     /// Whether an event may be about this adapter's function.
     fn concerns(&self, event: &LinkEvent) -> bool {
         let current = self.current.as_ref().map(|current| current.candidate.link.index);
@@ -155,24 +203,52 @@ impl Watch {
     }
 }
 
+/// The interfaces that may be the function with this MAC address.
+fn candidates(links: &mut Links, config: &Config, mac: MacAddress) -> Result<Vec<Candidate>, SocketError> {
+    let links = links.list()?;
+    let slots = slots(&config.sysfs).map_err(SocketError::when("read the PCI slots"))?;
+    let synthetic = config.synthetic.as_deref();
+    let synthetic = links.iter().find(|link| Some(link.name.as_str()) == synthetic).map(|link| link.index);
+    let candidate = |link: Link| {
+        let serves_another = link.master.is_some() && link.master != synthetic;
+        if link.mac != Some(mac) || serves_another || Some(link.index) == synthetic {
+            return None;
+        }
+        let given = config.serials.iter().find(|(name, _)| *name == link.name).map(|(_, serial)| *serial);
+        let serial = match origin(&config.sysfs, &link.name, link.parent.as_ref()) {
+            _ if given.is_some() => given,
+            Origin::Pci(address) => slots.get(address.rsplit_once('.')?.0).copied(),
+            Origin::Other => None,
+            Origin::Virtual if config.virtual_interfaces && link.kind.as_deref() == Some("veth") => None,
+            Origin::Virtual | Origin::VmBus => return None,
+        };
+        Some(Candidate { link, serial })
+    };
+    Ok(links.into_iter().filter_map(candidate).collect())
+}
+
 impl VfWatch for Watch {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<VfEvent> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Poll::Ready(event);
             }
-            let Some(monitor) = &mut self.monitor else { return Poll::Pending };
-            match monitor.poll_next(cx) {
-                Poll::Pending => return Poll::Pending,
+            // What was found before something happened is not what there is.
+            let event = self.monitor.as_mut().map_or(Poll::Pending, |monitor| monitor.poll_next(cx));
+            match event {
+                Poll::Pending => {
+                    let candidates = std::task::ready!(self.poll_look(cx));
+                    self.found(candidates);
+                }
                 Poll::Ready(Ok(LinkEvent::Gone { index })) if self.concerns(&LinkEvent::Gone { index }) => {
                     // Another one may have its index already.
                     if let Some(current) = self.current.take() {
                         current.state.set_gone();
                         self.events.push_back(VfEvent::Gone);
                     }
-                    self.look(false);
+                    self.look();
                 }
-                Poll::Ready(Ok(event)) if self.concerns(&event) => self.look(false),
+                Poll::Ready(Ok(event)) if self.concerns(&event) => self.look(),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "nothing is heard of network interfaces");
@@ -184,7 +260,8 @@ impl VfWatch for Watch {
 
     fn find(&mut self, serial: u32) {
         self.wanted = Some(serial);
-        self.look(true);
+        self.sought = true;
+        self.look();
     }
 
     fn open(&mut self, wish: VfWish) -> BoxFuture<'static, io::Result<OpenedVf>> {
