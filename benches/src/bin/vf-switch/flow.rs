@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use netvsc::meta::Path;
 use netvsc_async::{Error, Nic, Queue, RxHalf, TxHalf, TxMeta};
-use netvsc_host::port::MemoryPort;
+use netvsc_host::port::{MemoryPort, SendError};
 use vmbus::mem::{MemBus, MemChannel};
 
 use crate::cycles::MAC;
@@ -94,7 +94,7 @@ impl Flow {
             let (stop, told) = (Arc::clone(&stop), Arc::clone(&told));
             std::thread::spawn(move || {
                 steadily(&stop, || {
-                    far.send(&frame(MAC, FAR)).context("send from the far end")?;
+                    send_from(&far)?;
                     told.fetch_add(1, Ordering::Relaxed);
                     Ok(())
                 })
@@ -150,6 +150,16 @@ async fn receive(mut rx: RxHalf<MemChannel>, received: Notes) -> Result<(), Erro
         }
     }
     Ok(())
+}
+
+/// One frame, however long it has to wait: the host may be busy with a new function's interface.
+fn send_from(far: &MemoryPort) -> anyhow::Result<()> {
+    loop {
+        match far.send(&frame(MAC, FAR)) {
+            Err(SendError::Full { .. }) => std::thread::sleep(PERIOD / 8),
+            sent => return sent.context("send from the far end"),
+        }
+    }
 }
 
 /// One frame, however long it has to wait: only a path that changes over makes it.
