@@ -132,3 +132,20 @@ fn who_is_never_idle_gets_what_came_by_the_queue_of_one_who_does_not_come() {
     }
     assert_eq!(got.iter().filter(|mark| **mark == 1).count(), 1, "{}", got.len());
 }
+
+#[test]
+fn a_mailbox_that_nobody_empties_holds_what_the_device_does_and_no_more() {
+    const CAPACITY: usize = 2 * 16;
+    let queues = [Fake::default(), Fake::default()];
+    let mut shares = deal(&queues, &[0, 1]);
+    for _ in 0..CAPACITY + 5 {
+        queues[0].put(for_second());
+        assert_eq!(receive(&mut shares[0], 8), []);
+    }
+    assert_eq!(shares[0].take_received_lost(), 0, "who they are for tells of them");
+    assert_eq!((shares[1].take_steered(), shares[1].take_received_lost()), (CAPACITY as u64, 5));
+    assert_eq!(receive(&mut shares[1], 64).len(), CAPACITY);
+    queues[0].put(for_second());
+    shares[1].collect();
+    assert_eq!(receive(&mut shares[1], 64).len(), 1, "there is room again");
+}
