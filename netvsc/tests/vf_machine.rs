@@ -605,3 +605,25 @@ fn a_device_with_another_number_is_left_alone() {
     assert!(world.told.contains(&Event::OtherSerial { expected: 7, found: 9 }));
     assert!(!world.opening);
 }
+
+#[test]
+fn a_late_completion_of_the_switch_to_the_vf_ends_no_return() {
+    let (mut machine, mut now) = (Machine::new(Settings::default()), Instant::ZERO);
+    let asked = |machine: &mut Machine| {
+        let actions = std::iter::from_fn(|| machine.poll_action());
+        actions.filter_map(|action| if let Action::Switch { to, id } = action { Some((to, id)) } else { None }).last()
+    };
+    machine.handle(now, Input::Associated { serial: 7 });
+    machine.handle(now, Input::Arrived { serial: Some(7) });
+    machine.handle(now, Input::Prepared { link: LinkState::Up });
+    let Some((Path::VirtualFunction, to_vf)) = asked(&mut machine) else { panic!("{machine:?}") };
+    while machine.stage() == Stage::Asking {
+        now = machine.poll_timeout().expect("it does not wait for ever");
+        machine.handle_timeout(now);
+    }
+    let Some((Path::Synthetic, back)) = asked(&mut machine) else { panic!("{machine:?}") };
+    machine.handle(now, Input::Switched(to_vf));
+    assert_eq!(machine.stage(), Stage::Returning, "the host delivers to the vf now");
+    machine.handle(now, Input::Switched(back));
+    assert_eq!(machine.stage(), Stage::Synthetic);
+}
