@@ -117,8 +117,10 @@ impl Rig {
                 self.far.recv().await.expect("plugged in");
             }
         }
-        let sent = self.sent();
-        sent.into_iter().map(|(queue, sent)| (queue, sent - before[&queue])).filter(|(_, sent)| *sent > 0).collect()
+        // They are counted when the guest hears that the host has them, which the far end may have heard before.
+        let counted = || self.sent().into_iter().map(|(queue, sent)| (queue, sent - before[&queue]));
+        until(|| counted().map(|(_, sent)| sent).sum::<u64>() == frames.len() as u64).await;
+        counted().filter(|(_, sent)| *sent > 0).collect()
     }
 
     fn sent(&self) -> HashMap<u16, u64> {
