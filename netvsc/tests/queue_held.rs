@@ -417,6 +417,37 @@ fn a_host_cannot_have_more_packets_outstanding_than_sections_by_having_them_held
 }
 
 #[test]
+fn a_held_frame_does_not_overtake_what_is_left_of_one_that_is_being_cut() {
+    let (mut from, mut from_host) = pair(Setup::default());
+    let (_, ranges) = put(&from_host, 0, &[1000]);
+    from_host.deliver(1, &ranges);
+    let mut burst = held_burst();
+    from.receive_held(&mut burst, 1).unwrap();
+    let held = burst.get(0).unwrap();
+    let (short, _) = held.rest.split_at(20);
+
+    // Two of four segments find room, and there would be some for a short frame behind them.
+    let (mut to, mut to_host) = pair(Setup { send_sections: 1, send_section_bytes: 1200, ..Setup::default() });
+    to.attach_mtu(1500);
+    let long = Description::new(ipv4(), tcp(1, ACK), payload(1400, 1, 1)).build();
+    let segmentation = Segmentation { ip: IpVersion::V4, mss: 400, transport_offset: 34, fixed_id: false };
+    to.send(&long, &TxMeta { segmentation: Some(segmentation), ..TxMeta::default() }).unwrap();
+    assert_eq!(to.send_held(&held.head[..40], short, &TxMeta::default()), Err(SendError::Full));
+    let mut lengths = Vec::new();
+    for _ in 0..2 {
+        to.flush().unwrap();
+        lengths.extend(sent(&mut to_host).iter().map(Vec::len));
+        to.pump().unwrap();
+    }
+    lengths.extend(sent(&mut to_host).iter().map(Vec::len));
+    to.pump().unwrap();
+    to.send_held(&held.head[..40], short, &TxMeta::default()).unwrap();
+    to.flush().unwrap();
+    lengths.extend(sent(&mut to_host).iter().map(Vec::len));
+    assert_eq!(lengths, [454, 454, 454, 254, 60]);
+}
+
+#[test]
 fn nothing_of_a_session_is_read_sent_or_acknowledged_in_the_next() {
     let (mut queue, mut host) = pair(Setup::default());
     let (_, ranges) = put(&host, 0, &[1000, 1000, 1000, 1000]);
