@@ -86,6 +86,9 @@ fn builder<C: Channel>(options: &Options, threads: &Threads<C>) -> NicBuilder {
         .burst(options.burst.into())
         .offloads(options.offloads())
         .gro(options.merging());
+    if let Some(bytes) = options.rx_copybreak.0 {
+        builder = builder.rx_copybreak(bytes);
+    }
     for (index, runtime) in threads.runtimes() {
         builder = builder.queue_runtime(index, runtime);
     }

@@ -44,9 +44,12 @@ mod threads;
 #[cfg(target_os = "linux")]
 mod worker;
 
+use std::error::Error;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
+use netvsc::Config;
 use netvsc::offload::Checksums;
 use netvsc_async::{GroConfig, OffloadSettings, SpinBudget, WaitMode};
 use netvsc_host::Profile;
@@ -104,6 +107,10 @@ struct Options {
     /// With --gro on: merge UDP datagrams of one size, too.
     #[arg(long, value_enum, default_value_t = Switch::Off)]
     gro_udp: Switch,
+    /// With --mode io: receive no more than the first N bytes of longer frames. The rest stays in the host's memory until it is
+    /// sent on, and is copied once. Frames go on as they came: they are not merged, whatever --gro says.
+    #[arg(long, value_name = "N|off", default_value = "off", value_parser = copybreak)]
+    rx_copybreak: Copybreak,
     /// Between two adapters: keep the checksums of TCP and UDP that frames have, or compute them anew, as whoever changes
     /// frames has to.
     #[arg(long, value_enum, default_value_t = ChecksumMode::Keep)]
@@ -176,6 +183,20 @@ impl Wait {
     }
 }
 
+/// How much of each frame is received, if not all of it.
+#[derive(Debug, Clone, Copy)]
+struct Copybreak(Option<usize>);
+
+fn copybreak(text: &str) -> Result<Copybreak, Box<dyn Error + Send + Sync>> {
+    if text == "off" {
+        return Ok(Copybreak(None));
+    }
+    let bytes = text.parse().map_err(|_| "a number of bytes is needed, or off")?;
+    // The adapter would say so as well, once it is found.
+    Config::default().rx_copybreak(bytes).check()?;
+    Ok(Copybreak(Some(bytes)))
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().map_err(|_| "a number of seconds is needed")?;
     let time = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
@@ -201,12 +222,17 @@ impl Options {
 
     fn checked() -> Self {
         let options = Self::parse();
+        let holds = options.rx_copybreak.0.is_some();
+        if holds && (options.mode != Mode::Io || options.checksums == ChecksumMode::Compute) {
+            let wrong = "--rx-copybreak is for frames that go on as they came: --mode io, --checksums keep";
+            Self::command().error(ErrorKind::ArgumentConflict, wrong).exit()
+        }
         let wrong = match (options.device.len(), options.tap.len()) {
             (1 | 2, 0) | (0, 2) => return options,
             (0, _) => "--tap is needed twice",
             _ => "--device is possible once or twice",
         };
-        Self::command().error(clap::error::ErrorKind::WrongNumberOfValues, wrong).exit()
+        Self::command().error(ErrorKind::WrongNumberOfValues, wrong).exit()
     }
 }
 

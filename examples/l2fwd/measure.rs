@@ -282,7 +282,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// What an adapter did about checksums and large frames.
+/// What an adapter did about checksums, large frames and those that were held.
 fn adapter(queues: &[ExtraStats]) -> Value {
     let sum = |of: fn(&ExtraStats) -> u64| queues.iter().map(of).sum::<u64>();
     json!({
@@ -292,6 +292,8 @@ fn adapter(queues: &[ExtraStats]) -> Value {
         "tx_cut": sum(|queue| queue.tx_cut),
         "tx_failed": sum(|queue| queue.tx_failed),
         "rx_coalesced": sum(|queue| queue.rx_coalesced),
+        "rx_held": sum(|queue| queue.rx_held),
+        "rx_copied_watermark": sum(|queue| queue.rx_copied_watermark),
         "bad_coalesced": sum(|queue| queue.bad_coalesced),
     })
 }

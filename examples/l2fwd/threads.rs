@@ -138,6 +138,7 @@ impl<C: Channel> Threads<C> {
                 mtu: sender.mtu,
                 merge: two,
                 compute: two && options.checksums == ChecksumMode::Compute,
+                hold: options.rx_copybreak.0.is_some(),
                 mode,
                 patient,
                 frame,

@@ -8,7 +8,7 @@ use futures::future::{Either, select, try_join};
 use netvsc::checksum;
 use netvsc::frame::Headers;
 use netvsc_allocations as allocations;
-use netvsc_async::{Error, Frame, Pinned, RxHalf, TxHalf, TxMeta};
+use netvsc_async::{Error, Frame, HeldRxBurst, Pinned, RxHalf, TxBatch, TxHalf, TxMeta};
 use tokio::sync::watch;
 use vmbus::bus::Channel;
 
@@ -34,6 +34,8 @@ pub(crate) struct Worker<C: Channel> {
     pub(crate) merge: bool,
     /// Whether checksums are computed anew.
     pub(crate) compute: bool,
+    /// Whether frames are held: stay where the host put them, but for their heads, until they are sent on.
+    pub(crate) hold: bool,
     pub(crate) mode: Mode,
     /// Whether frames wait for room, or are lost as in a switch that is congested. Only who may sleep can wait.
     pub(crate) patient: bool,
@@ -89,29 +91,10 @@ impl<C: Channel> Worker<C> {
     async fn wait(&mut self, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
         let mut bursts = 0_u32;
         while !*stop.borrow() {
-            let mut start = 0;
-            {
-                let ready = poll_fn(|cx| {
-                    // Again at each poll: the one that finds something counts.
-                    start = self.clock.raw();
-                    match self.mode {
-                        Mode::Txonly => self.tx.poll_ready(cx, self.frame.len()),
-                        Mode::Rxonly | Mode::Io => self.rx.poll_ready(cx),
-                    }
-                });
-                match select(ready, std::pin::pin!(stop.changed())).await {
-                    Either::Left((ready, _)) => ready?,
-                    Either::Right(_) => break,
-                }
-            }
-            if self.patient && self.mode == Mode::Io {
-                let forward = std::pin::pin!(self.forward_all());
-                match select(forward, std::pin::pin!(stop.changed())).await {
-                    Either::Left((forwarded, _)) => forwarded?,
-                    Either::Right(_) => break,
-                }
-            } else {
-                self.burst(start)?;
+            let stopped = stop.changed();
+            let goes_on = if self.hold { self.wait_held(stopped).await? } else { self.wait_copied(stopped).await? };
+            if !goes_on {
+                break;
             }
             bursts += 1;
             if bursts.is_multiple_of(BURSTS) {
@@ -119,6 +102,45 @@ impl<C: Channel> Worker<C> {
             }
         }
         Ok(())
+    }
+
+    /// Waits for a burst, and does with it what the mode says; whether to go on.
+    async fn wait_copied<S>(&mut self, stopped: impl Future<Output = S>) -> Result<bool, Error> {
+        let mut stopped = std::pin::pin!(stopped);
+        let mut start = 0;
+        {
+            let ready = poll_fn(|cx| {
+                // Again at each poll: the one that finds something counts.
+                start = self.clock.raw();
+                match self.mode {
+                    Mode::Txonly => self.tx.poll_ready(cx, self.frame.len()),
+                    Mode::Rxonly | Mode::Io => self.rx.poll_ready(cx),
+                }
+            });
+            match select(ready, stopped.as_mut()).await {
+                Either::Left((ready, _)) => ready?,
+                Either::Right(_) => return Ok(false),
+            }
+        }
+        if self.patient && self.mode == Mode::Io {
+            let forward = std::pin::pin!(self.forward_all());
+            match select(forward, stopped).await {
+                Either::Left((forwarded, _)) => forwarded?,
+                Either::Right(_) => return Ok(false),
+            }
+        } else {
+            self.burst(start)?;
+        }
+        Ok(true)
+    }
+
+    /// Waits for a burst and sends it on with only the heads of its frames copied before; whether to go on.
+    async fn wait_held<S>(&mut self, stopped: impl Future<Output = S>) -> Result<bool, Error> {
+        let forward = std::pin::pin!(self.forward_all_held());
+        match select(forward, std::pin::pin!(stopped)).await {
+            Either::Left((is_open, _)) => is_open,
+            Either::Right(_) => Ok(false),
+        }
     }
 
     /// One burst, every frame of it: where there is no room it waits, and the sender at the far end of the wire has to.
@@ -154,6 +176,29 @@ impl<C: Channel> Worker<C> {
         Ok(())
     }
 
+    /// The same with frames of which only the heads are here: those that wait for room stay held. Waits for the burst, too;
+    /// whether the queue is still open.
+    async fn forward_all_held(&mut self) -> Result<bool, Error> {
+        let Self { rx, tx, mtu, patient, clock, counters, progress, .. } = self;
+        let Some(burst) = rx.recv_held().await? else { return Ok(false) };
+        let mut next = 0;
+        while next < burst.len() {
+            let (start, first) = (clock.raw(), next);
+            let waits_for = push_held(&burst, &mut next, &mut tx.batch(), *mtu, counters)?.filter(|_| *patient);
+            if waits_for.is_none() && next < burst.len() {
+                counters.lost += 1;
+                next += 1;
+            }
+            counters.packets += (next - first) as u64;
+            counters.cycles += clock.raw().wrapping_sub(start);
+            progress.store(counters.packets, Ordering::Relaxed);
+            if let Some(len) = waits_for {
+                tx.ready(len).await?;
+            }
+        }
+        Ok(true)
+    }
+
     /// One burst, if there is one; `start` is when it began.
     #[inline]
     fn burst(&mut self, start: u64) -> Result<bool, Error> {
@@ -178,6 +223,9 @@ impl<C: Channel> Worker<C> {
     }
 
     fn forward(&mut self) -> Result<u64, Error> {
+        if self.hold {
+            return self.forward_held();
+        }
         let Some(burst) = self.rx.try_recv_burst()? else { return Ok(0) };
         let burst = if self.merge { burst.merged() } else { burst };
         let mut batch = self.tx.batch();
@@ -188,6 +236,19 @@ impl<C: Channel> Worker<C> {
                 Err(Error::Full | Error::Send(_)) => self.counters.lost += 1,
                 Err(error) => return Err(error),
             }
+        }
+        batch.flush()?;
+        Ok(burst.len() as u64)
+    }
+
+    fn forward_held(&mut self) -> Result<u64, Error> {
+        let Some(burst) = self.rx.try_recv_held()? else { return Ok(0) };
+        let mut batch = self.tx.batch();
+        let mut next = 0;
+        while push_held(&burst, &mut next, &mut batch, self.mtu, &mut self.counters)?.is_some() {
+            // As a switch does.
+            self.counters.lost += 1;
+            next += 1;
         }
         batch.flush()?;
         Ok(burst.len() as u64)
@@ -218,6 +279,29 @@ impl<C: Channel> Worker<C> {
         }
         Ok(sent.into())
     }
+}
+
+/// Sends on what is held, from the frame at `next` on; the length of the frame for which there was no room.
+#[inline]
+fn push_held<C: Channel>(
+    burst: &HeldRxBurst<'_>,
+    next: &mut usize,
+    batch: &mut TxBatch<'_, C>,
+    mtu: u32,
+    counters: &mut Counters,
+) -> Result<Option<usize>, Error> {
+    while let Some(held) = burst.get(*next) {
+        // The head is enough to go by: a frame on which there is work to be done was copied whole.
+        match batch.push_held(held.head, held.rest, &TxMeta::passing_on(held.head, &held.meta, mtu)) {
+            Ok(()) => counters.sent(held.len()),
+            Err(Error::Full) => return Ok(Some(held.len())),
+            // It can never be sent, for instance since it is too long for the other adapter.
+            Err(Error::Send(_)) => counters.lost += 1,
+            Err(error) => return Err(error),
+        }
+        *next += 1;
+    }
+    Ok(None)
 }
 
 /// What has to be asked for when a frame is sent as it was received, or as if it had been changed.

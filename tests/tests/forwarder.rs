@@ -5,6 +5,7 @@
 #![cfg(target_os = "linux")]
 
 use std::ffi::OsString;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use netvsc_tests::process::{self, CLIENT_TOOLS, Host, last_line, number};
@@ -13,8 +14,13 @@ use serde_json::Value;
 #[test]
 fn frames_of_each_adapter_leave_by_the_other_on_every_queue() {
     let Some(_turn) = process::turn(&CLIENT_TOOLS) else { return };
-    for (queues, wait, size) in [("1", "interrupt", "64"), ("4", "interrupt", "1514"), ("2", "poll", "512")] {
-        let what = format!("{queues} queues, {wait}, {size} bytes");
+    for (queues, wait, size, copybreak) in [
+        ("1", "interrupt", "64", "off"),
+        ("4", "interrupt", "1514", "off"),
+        ("2", "poll", "512", "off"),
+        ("1", "interrupt", "1514", "256"),
+    ] {
+        let what = format!("{queues} queues, {wait}, {size} bytes, --rx-copybreak {copybreak}");
         let port = format!("generator:20000,{size}");
         let host = Host::start(&["--devices", "2", "--port", &port, "--queues", queues]);
         let devices = devices(&host);
@@ -23,7 +29,8 @@ fn frames_of_each_adapter_leave_by_the_other_on_every_queue() {
             client.arg("--device").arg(device);
         }
         // What is generated is one flow, so that of several queues one alone has its share: then the time ends it.
-        client.args(["--queues", queues, "--wait", wait, "--packets", "20000", "--seconds", "15", "--json"]);
+        client.args(["--queues", queues, "--wait", wait, "--rx-copybreak", copybreak]);
+        client.args(["--packets", "20000", "--seconds", "15", "--json"]);
         let output = client.output().expect("l2fwd starts");
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{what}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
@@ -32,6 +39,8 @@ fn frames_of_each_adapter_leave_by_the_other_on_every_queue() {
         assert_eq!(client["clean"], true, "{what}: {client}");
         // Who polls cannot wait for room: the host may be slower.
         assert!(wait == "poll" || client["lost"] == 0, "{what}: {client}");
+        let held: Vec<u64> = [0, 1].iter().map(|at| number(&client["adapters"][at], "rx_held")).collect();
+        assert!(held.iter().all(|held| (*held > 0) == (copybreak != "off")), "{what}: {client}");
         let directions = client["directions"].as_array().expect("two directions");
         assert!(
             directions.len() == 2 && directions.iter().all(|way| number(way, "packets") > 2000),
@@ -45,6 +54,23 @@ fn frames_of_each_adapter_leave_by_the_other_on_every_queue() {
         arrived.sort_unstable();
         assert_eq!(passed_on, arrived, "{what}: {client} {devices:?}");
         assert!(devices.iter().all(|device: &Value| number(device, "leaks") == 0), "{what}: {devices:?}");
+    }
+}
+
+#[test]
+fn limits_of_what_is_received_are_checked_before_any_adapter_is_looked_for() {
+    let Some(_turn) = process::turn(&[]) else { return };
+    for (arguments, words) in [
+        (&["--rx-copybreak", "127"][..], &["'127'", "'--rx-copybreak <N|off>'", "rx_copybreak", "128"][..]),
+        (&["--rx-copybreak", "some"], &["'some'", "'--rx-copybreak <N|off>'", "a number of bytes is needed, or off"]),
+        (&["--rx-copybreak", "256", "--mode", "rxonly"], &["--rx-copybreak", "--mode io"]),
+        (&["--rx-copybreak", "256", "--checksums", "compute"], &["--rx-copybreak", "--checksums keep"]),
+    ] {
+        let mut l2fwd = Command::new(process::example("l2fwd"));
+        let output = l2fwd.args(["--device", "none"]).args(arguments).output().expect("l2fwd starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{arguments:?}: {said}");
     }
 }
 

@@ -31,6 +31,18 @@ fn a_sleeping_client_forwards_every_frame() {
     }
 }
 
+/// Longer frames than the limit go from the host's memory to the host's memory, but for their heads; others are copied.
+#[test]
+fn frames_that_are_held_are_forwarded_bit_by_bit() {
+    let Some(_turn) = tools() else { return };
+    for (size, wait) in [("64", "poll"), ("256", "interrupt"), ("257", "poll"), ("1514", "poll"), ("1500", "interrupt")]
+    {
+        let (client, _) = forward(&["--packet-size", size], &["--wait", wait, "--rx-copybreak", "256"]);
+        let held = number(&client["adapters"][0], "rx_held");
+        assert_eq!(held > 0, size.parse::<u64>().expect("a number") > 256, "{size} bytes: {client}");
+    }
+}
+
 /// Who writes the interrupt masks, whom interrupt control reaches and whose subchannels may interrupt is different in each.
 #[test]
 fn every_kernel_forwards_on_one_queue_and_on_four() {
