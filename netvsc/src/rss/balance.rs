@@ -123,21 +123,20 @@ impl RssSettings {
         let mut sums = loads.by_queue(&settings.table, queues);
         // Each move brings two queues closer, so it ends; it ends soon, as few entries need to move twice.
         for _ in 0..2 * settings.table.len() {
-            let Some((busiest, most)) = (0..).zip(&sums).max_by_key(|(_, sum)| **sum).map(|(at, sum)| (at, *sum))
-            else {
-                break;
-            };
+            let Some(most) = sums.iter().copied().max() else { break };
             let Some((idlest, least)) = (0..).zip(&sums).min_by_key(|(_, sum)| **sum).map(|(at, sum)| (at, *sum))
             else {
                 break;
             };
             let gap = most - least;
             let candidates = settings.table.iter().zip(&loads.loads).enumerate();
+            // Of queues that are as busy as each other, one may have entries that can move, and the other none.
+            let busiest = |queue: &u16| (0..).zip(queues).find(|&(at, other)| other == queue && sums[at] == most);
             let best = candidates
-                .filter(|(_, (queue, load))| **queue == queues[busiest] && (1..gap).contains(*load))
-                .min_by_key(|(_, (_, load))| (2 * u128::from(**load)).abs_diff(u128::from(gap)))
-                .map(|(entry, (_, load))| (entry, *load));
-            let Some((entry, load)) = best else { break };
+                .filter(|(_, (_, load))| (1..gap).contains(*load))
+                .filter_map(|(entry, (queue, load))| busiest(queue).map(|(at, _)| (entry, at, *load)))
+                .min_by_key(|(_, _, load)| (2 * u128::from(*load)).abs_diff(u128::from(gap)));
+            let Some((entry, busiest, load)) = best else { break };
             settings.table[entry] = queues[idlest];
             sums[busiest] -= load;
             sums[idlest] += load;
@@ -182,6 +181,13 @@ mod tests {
         assert_eq!(load.skew(&before.table, &[0, 1]), Some(Skew { busiest: 0, percent: 194 }));
         let (after, moved) = before.rebalanced(&load, &[0, 1]);
         assert_eq!((after.table, moved), (vec![0, 1, 1, 1, 1, 1], 2));
+    }
+
+    #[test]
+    fn of_two_queues_that_are_the_busiest_the_one_that_can_gives() {
+        let before = settings(vec![0, 3, 6, 3]);
+        let load = loads(&[1000, 1050, 1100, 50]);
+        assert_eq!(before.rebalanced(&load, &[0, 3, 6]).0.table, [0, 3, 6, 0]);
     }
 
     #[test]
