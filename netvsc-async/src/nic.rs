@@ -109,14 +109,22 @@ impl<B: Bus> Nic<B> {
 
     /// What went through the virtual function, of all queues; [`NicStats`](netvsc::stats::NicStats) has it with the rest, so that
     /// the totals are those of both paths. Frames that were inside a VF that vanished are among those sent, and among those
-    /// dropped.
+    /// dropped; frames that found the VF's receive rings full are those missed. Takes system calls.
     #[must_use]
     pub fn vf_stats(&self) -> VfStats {
-        let of_queue = |queue: &Arc<Shared<B::Channel>>| queue.lock().vf.as_ref().map(|vf| vf.stats());
+        let of_queue = |queue: &Arc<Shared<B::Channel>>| queue.lock().vf.as_mut().map(|vf| vf.stats());
         self.queues().iter().filter_map(of_queue).fold(VfStats::default(), |mut sum, stats| {
             sum += stats;
             sum
         })
+    }
+
+    /// What the virtual function's driver has counted about each of its queues, with names as `ethtool -S` has them; nothing while
+    /// none is open. For who looks for the cause of what [`vf_stats`](Self::vf_stats) shows. Takes system calls.
+    #[must_use]
+    pub fn vf_queue_counters(&self) -> Vec<Vec<(&'static str, u64)>> {
+        // Each queue of the adapter can see all of the device's.
+        self.queues().iter().find_map(|queue| queue.lock().vf.as_mut()?.counters()).unwrap_or_default()
     }
 
     /// How the virtual function stands; `None` if the adapter was given no [backend](crate::NicBuilder::vf).

@@ -74,11 +74,15 @@ counters! {
         vf_tx_bytes,
         /// Frames not sent.
         vf_tx_dropped,
-        /// Frames received and not passed on, or known to be lost in a function that vanished. Linux does not count them.
+        /// Frames received and not passed on, as they were too long or made no sense, or known to be lost in a function that vanished.
+        /// Linux does not count them.
         vf_rx_dropped,
         /// Frames received by a queue of the function that is not the one of the adapter's queue that they are for: copied once
         /// more. Linux has nothing like it.
         vf_rx_steered,
+        /// Frames that the function's queues had no room for, as those before them were not received in time. Linux counts them
+        /// with the function (`rx_missed_errors`, and what its driver has).
+        vf_rx_missed,
     }
 }
 
@@ -234,6 +238,7 @@ impl<'a> NicStats<'a> {
             rx_packets: rx.packets.wrapping_add(self.vf.vf_rx_packets),
             rx_bytes: rx.bytes.wrapping_add(self.vf.vf_rx_bytes),
             rx_dropped: extra.rx_dropped.wrapping_add(self.vf.vf_rx_dropped),
+            rx_missed: self.vf.vf_rx_missed,
             multicast: extra.rx_multicast,
             tx_packets: tx.packets.wrapping_add(self.vf.vf_tx_packets),
             tx_bytes: tx.bytes.wrapping_add(self.vf.vf_tx_bytes),
@@ -260,6 +265,9 @@ pub struct Totals {
     pub rx_bytes: u64,
     /// Frames received and not passed on.
     pub rx_dropped: u64,
+    /// Frames for which there was no room, as those before them were not received in time. Of the virtual function alone: the
+    /// host does not tell what it dropped.
+    pub rx_missed: u64,
     /// Multicast and broadcast frames received.
     pub multicast: u64,
     /// Frames sent.
@@ -364,8 +372,9 @@ mod tests {
         queues[0].tx.packets = 1;
         queues[1].tx.packets = 2;
         queues[1].extra.tx_dropped = 4;
-        let vf = VfStats { vf_tx_packets: 8, vf_tx_dropped: 16, vf_rx_dropped: 32, ..VfStats::default() };
+        let vf =
+            VfStats { vf_tx_packets: 8, vf_tx_dropped: 16, vf_rx_dropped: 32, vf_rx_missed: 64, ..VfStats::default() };
         let totals = NicStats::new(&queues, vf).totals();
-        assert_eq!((totals.tx_packets, totals.tx_dropped, totals.rx_dropped), (11, 20, 32));
+        assert_eq!((totals.tx_packets, totals.tx_dropped, totals.rx_dropped, totals.rx_missed), (11, 20, 32, 64));
     }
 }

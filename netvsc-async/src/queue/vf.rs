@@ -214,7 +214,14 @@ impl VfLane {
         }
     }
 
-    pub(crate) fn stats(&self) -> VfStats {
+    /// What each queue of the device has counted; `None` without one.
+    pub(crate) fn counters(&mut self) -> Option<Vec<Vec<(&'static str, u64)>>> {
+        self.mux.vf_mut().map(VfGroup::counters)
+    }
+
+    /// Up to date, which takes system calls.
+    pub(crate) fn stats(&mut self) -> VfStats {
+        self.mux.update_stats();
         *self.mux.stats()
     }
 }

@@ -33,7 +33,7 @@ use futures::future::BoxFuture;
 use netvsc::LinkState;
 use netvsc::info::MacAddress;
 use netvsc::queue::FrameSink;
-use netvsc::vf::{VfQueue, VfSendError};
+use netvsc::vf::{Unreceived, VfQueue, VfSendError};
 
 /// A kind of virtual functions: in the simulated host's memory, or network interfaces of the kernel's, used in one way or
 /// another. Given to [`NicBuilder::vf`](crate::NicBuilder::vf).
@@ -175,6 +175,12 @@ pub trait AsyncVfQueue: VfQueue + Send + 'static {
     /// does not tell when it has sent something looks by itself every now and then, say once a millisecond. Of one that is
     /// gone [`VfEvent::Gone`] tells.
     fn poll_sent(&mut self, cx: &mut Context<'_>, at_most: usize) -> Poll<()>;
+
+    /// What the device and its driver have counted about this queue, with names as `ethtool -S` has them: for who looks for a
+    /// cause. What concerns the adapter's statistics is [`VfQueue::take_unreceived`] and the like. May take system calls.
+    fn counters(&mut self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }
 
 /// A queue of whatever kind of VF.
@@ -215,6 +221,14 @@ impl VfQueue for BoxVf {
         self.0.take_lost()
     }
 
+    fn take_received_lost(&mut self) -> u64 {
+        self.0.take_received_lost()
+    }
+
+    fn take_unreceived(&mut self) -> Unreceived {
+        self.0.take_unreceived()
+    }
+
     fn has_received(&mut self) -> bool {
         self.0.has_received()
     }
@@ -236,6 +250,10 @@ impl AsyncVfQueue for BoxVf {
     fn poll_sent(&mut self, cx: &mut Context<'_>, at_most: usize) -> Poll<()> {
         self.0.poll_sent(cx, at_most)
     }
+
+    fn counters(&mut self) -> Vec<(&'static str, u64)> {
+        self.0.counters()
+    }
 }
 
 /// [`AsyncVfQueue`] without generic methods.
@@ -245,11 +263,14 @@ trait Erased: Send {
     fn flush(&mut self);
     fn outstanding(&mut self) -> usize;
     fn take_lost(&mut self) -> u64;
+    fn take_received_lost(&mut self) -> u64;
+    fn take_unreceived(&mut self) -> Unreceived;
     fn has_received(&mut self) -> bool;
     fn receive(&mut self, sink: &mut dyn FrameSink, max: usize) -> usize;
     fn receive_capacity(&self) -> usize;
     fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<()>;
     fn poll_sent(&mut self, cx: &mut Context<'_>, at_most: usize) -> Poll<()>;
+    fn counters(&mut self) -> Vec<(&'static str, u64)>;
 }
 
 impl<Q: AsyncVfQueue> Erased for Q {
@@ -274,6 +295,14 @@ impl<Q: AsyncVfQueue> Erased for Q {
         VfQueue::take_lost(self)
     }
 
+    fn take_received_lost(&mut self) -> u64 {
+        VfQueue::take_received_lost(self)
+    }
+
+    fn take_unreceived(&mut self) -> Unreceived {
+        VfQueue::take_unreceived(self)
+    }
+
     fn has_received(&mut self) -> bool {
         VfQueue::has_received(self)
     }
@@ -292,5 +321,9 @@ impl<Q: AsyncVfQueue> Erased for Q {
 
     fn poll_sent(&mut self, cx: &mut Context<'_>, at_most: usize) -> Poll<()> {
         AsyncVfQueue::poll_sent(self, cx, at_most)
+    }
+
+    fn counters(&mut self) -> Vec<(&'static str, u64)> {
+        AsyncVfQueue::counters(self)
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use netvsc::queue::FrameSink;
-use netvsc::vf::{Lock, RxRules, Share, Surroundings, VfQueue, VfSendError};
+use netvsc::vf::{Lock, RxRules, Share, Surroundings, Unreceived, VfQueue, VfSendError};
 use tokio::time::{Instant, Sleep};
 
 use super::backend::{AsyncVfQueue, BoxVf};
@@ -95,6 +95,13 @@ impl VfGroup {
             .collect()
     }
 
+    /// What each of the device's queues has counted, whosever it is.
+    pub(crate) fn counters(&mut self) -> Vec<Vec<(&'static str, u64)>> {
+        let mut counters = Vec::new();
+        self.share.for_each(|_, queue| counters.push(queue.counters()));
+        counters
+    }
+
     /// What is received is spread, hashed or tagged in another way from now on, for all shares of the device.
     pub(crate) fn set_rules(&self, rules: Arc<RxRules>) {
         self.share.set_rules(rules);
@@ -129,6 +136,10 @@ impl VfQueue for VfGroup {
 
     fn take_received_lost(&mut self) -> u64 {
         self.share.take_received_lost()
+    }
+
+    fn take_unreceived(&mut self) -> Unreceived {
+        self.share.take_unreceived()
     }
 
     fn take_steered(&mut self) -> u64 {

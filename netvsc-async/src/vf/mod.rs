@@ -31,4 +31,4 @@ pub(crate) use group::VfGroup;
 pub(crate) use side::VfSide;
 pub use status::VfStatus;
 
-pub use netvsc::vf::{Counters, Settings, Stage, VfQueue, VfSendError};
+pub use netvsc::vf::{Counters, Settings, Stage, Unreceived, VfQueue, VfSendError};

@@ -78,6 +78,13 @@ pub trait VfQueue {
         0
     }
 
+    /// Frames that the device, or this, had no room or no use for, since this was last asked. May take a system call, so it is asked
+    /// when somebody looks at the statistics, and in the end. What a device that vanished had inside is
+    /// [`take_received_lost`](Self::take_received_lost)'s.
+    fn take_unreceived(&mut self) -> Unreceived {
+        Unreceived::default()
+    }
+
     /// Frames that came by the queue of another since this was last asked; see [`Share`](super::Share).
     fn take_steered(&mut self) -> u64 {
         0
@@ -103,6 +110,23 @@ pub trait VfQueue {
 
     /// Most received frames that the rings hold.
     fn receive_capacity(&self) -> usize;
+}
+
+/// Frames that came to a virtual function and did not get to whoever receives by it: [`VfQueue::take_unreceived`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unreceived {
+    /// There was no room for them: those before them were not received in time.
+    pub missed: u64,
+    /// They were taken out of the rings and passed on to nobody: longer than the reader's buffers, say, or in a form that is not
+    /// known.
+    pub dropped: u64,
+}
+
+impl core::ops::AddAssign for Unreceived {
+    fn add_assign(&mut self, other: Self) {
+        self.missed += other.missed;
+        self.dropped += other.dropped;
+    }
 }
 
 /// A virtual function did not take a frame.

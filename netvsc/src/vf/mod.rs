@@ -36,7 +36,7 @@ mod rules;
 mod settings;
 mod spread;
 
-pub use device::{VfDevice, VfQueue, VfSendError};
+pub use device::{Unreceived, VfDevice, VfQueue, VfSendError};
 pub use io::{Action, Counters, Event, Input, SwitchId, Task};
 pub use machine::{Machine, Stage};
 pub use mux::{Mux, SyntheticPath, Way};

@@ -28,7 +28,7 @@ use crate::meta::{Path, RxMeta, TxMeta};
 use crate::queue::{FrameSink, Queue, QueueError, SendError};
 use crate::stats::VfStats;
 
-use super::device::{VfQueue, VfSendError};
+use super::device::{Unreceived, VfQueue, VfSendError};
 use super::prepare::Prepared;
 use super::rules::RxRules;
 
@@ -230,7 +230,7 @@ impl<V: VfQueue> Mux<V> {
     /// included that it gave up before. What it had received is kept, and received in its turn.
     pub fn detach(&mut self) -> u64 {
         self.receive_from_rings();
-        self.account();
+        self.update_stats();
         let Some(mut vf) = self.vf.take() else { return 0 };
         let inside = vf.outstanding() as u64 + vf.take_lost();
         self.stats.vf_tx_dropped += inside;
@@ -499,12 +499,23 @@ impl<V: VfQueue> Mux<V> {
         }
     }
 
+    /// Asks the VF what it had no room or no use for, so that [`stats`](Self::stats) has that, too. May take a system call.
+    pub fn update_stats(&mut self) {
+        self.account();
+        if let Some(vf) = &mut self.vf {
+            let Unreceived { missed, dropped } = vf.take_unreceived();
+            self.stats.vf_rx_missed += missed;
+            self.stats.vf_rx_dropped += dropped;
+        }
+    }
+
     /// Frames that the VF has taken and not sent.
     pub fn outstanding(&mut self) -> usize {
         self.vf.as_mut().map_or(0, VfQueue::outstanding)
     }
 
-    /// What went through the VF. A frame that was cut counts as what became of it.
+    /// What went through the VF. A frame that was cut counts as what became of it. What the VF had no room for is what it was when
+    /// it was last [asked](Self::update_stats).
     #[must_use]
     pub const fn stats(&self) -> &VfStats {
         &self.stats

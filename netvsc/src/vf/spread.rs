@@ -35,7 +35,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::meta::RxMeta;
 use crate::queue::FrameSink;
 
-use super::device::{VfQueue, VfSendError};
+use super::device::{Unreceived, VfQueue, VfSendError};
 use super::rules::RxRules;
 
 /// Calls of [`VfQueue::receive`] after which it is looked whether somebody else does not come for what is in the device. Also of
@@ -342,6 +342,13 @@ impl<V: VfQueue, S: Surroundings> VfQueue for Share<V, S> {
         // Who has gone does not ask any more.
         let gone = self.common.mailboxes.iter().filter(|mailbox| mailbox.closed.load(Ordering::Relaxed));
         own + taken(&self.mailbox().dropped) + gone.map(|mailbox| taken(&mailbox.dropped)).sum::<u64>()
+    }
+
+    fn take_unreceived(&mut self) -> Unreceived {
+        self.own().fold(Unreceived::default(), |mut sum, queue| {
+            sum += queue.with(VfQueue::take_unreceived);
+            sum
+        })
     }
 
     fn take_steered(&mut self) -> u64 {

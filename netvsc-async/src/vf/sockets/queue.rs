@@ -8,7 +8,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use netvsc::queue::FrameSink;
-use netvsc::vf::{VfQueue, VfSendError};
+use netvsc::vf::{Unreceived, VfQueue, VfSendError};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
@@ -161,6 +161,15 @@ fn wait_for<T: AsRawFd>(descriptor: T, interest: Interest) -> io::Result<AsyncFd
     AsyncFd::with_interest(descriptor, interest)
 }
 
+/// What was counted beyond what was told of, which is told of now.
+pub(super) fn news(told: &mut Unreceived, counted: Unreceived) -> Unreceived {
+    let before = std::mem::replace(told, counted);
+    Unreceived {
+        missed: counted.missed.saturating_sub(before.missed),
+        dropped: counted.dropped.saturating_sub(before.dropped),
+    }
+}
+
 /// A queue whose end takes place elsewhere: the kernel waits for all processors before a socket that received frames is gone,
 /// and its rings are large.
 #[derive(Debug)]
@@ -218,6 +227,10 @@ impl<Q: VfQueue + Send + 'static> VfQueue for Elsewhere<Q> {
         self.queue().take_lost()
     }
 
+    fn take_unreceived(&mut self) -> Unreceived {
+        self.queue().take_unreceived()
+    }
+
     fn has_received(&mut self) -> bool {
         self.queue().has_received()
     }
@@ -239,5 +252,9 @@ impl<Q: AsyncVfQueue> AsyncVfQueue for Elsewhere<Q> {
 
     fn poll_sent(&mut self, cx: &mut Context<'_>, at_most: usize) -> Poll<()> {
         self.queue().poll_sent(cx, at_most)
+    }
+
+    fn counters(&mut self) -> Vec<(&'static str, u64)> {
+        self.queue().counters()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use netvsc::queue::FrameSink;
-use netvsc::vf::{VfQueue, VfSendError};
+use netvsc::vf::{Unreceived, VfQueue, VfSendError};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 use vmbus::memory::HeapMemory;
 
@@ -16,7 +16,7 @@ use super::ring::{Layout, Slots};
 use super::transmit::{Told, Transmitter};
 use crate::vf::backend::AsyncVfQueue;
 use crate::vf::sockets::error::SocketError;
-use crate::vf::sockets::queue::Socket;
+use crate::vf::sockets::queue::{Socket, news};
 use crate::vf::sockets::state::State;
 use crate::vf::sockets::syscalls::{PacketOption, bind_packet, packet_option, set_packet_option};
 
@@ -31,7 +31,8 @@ const OVERHEAD: usize = 2048;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct PacketStats {
-    /// Frames that the receive ring had no room for.
+    /// Frames that the receive ring had no room for. One that is not cut yet counts once, and those for others count as well where
+    /// the interface does not filter them (veth).
     pub missed: u64,
     /// Received frames that were dropped: longer than a slot or than the reader's buffers, or in a form that is not known.
     pub dropped: u64,
@@ -48,6 +49,8 @@ pub struct PacketQueue {
     transmitter: Transmitter,
     state: Arc<State>,
     missed: u64,
+    /// What was told of by `take_unreceived`.
+    told: Unreceived,
 }
 
 impl PacketQueue {
@@ -84,20 +87,25 @@ impl PacketQueue {
         let transmitter = Transmitter::new(Slots::new(&memory, receive.bytes(), send).ok_or_else(invalid)?);
         bind_packet(socket.as_fd(), index, ALL).map_err(SocketError::when("bind an AF_PACKET socket"))?;
         let socket = Socket::new(socket).map_err(SocketError::when("wait for an AF_PACKET socket"))?;
-        Ok(Self { socket, receiver, transmitter, state: Arc::clone(state), missed: 0 })
+        Ok(Self { socket, receiver, transmitter, state: Arc::clone(state), missed: 0, told: Unreceived::default() })
     }
 
     pub(super) fn discard_received(&mut self) {
         self.receiver.discard();
+        // What it missed it was not to have, either.
+        let _ = self.take_missed();
+    }
+
+    /// What the kernel has counted since it was asked last.
+    fn take_missed(&self) -> u64 {
+        let mut counted = [0; 2];
+        // Reading them sets them back. It cannot fail on such a socket.
+        packet_option(self.as_fd(), PacketOption::Statistics, &mut counted).map_or(0, |()| u64::from(counted[1]))
     }
 
     /// What was counted so far.
     pub fn stats(&mut self) -> PacketStats {
-        let mut counted = [0; 2];
-        // Reading them sets them back.
-        if packet_option(self.as_fd(), PacketOption::Statistics, &mut counted).is_ok() {
-            self.missed += u64::from(counted[1]);
-        }
+        self.missed += self.take_missed();
         PacketStats { missed: self.missed, dropped: self.receiver.dropped(), withdrawn: self.transmitter.withdrawn() }
     }
 
@@ -158,6 +166,11 @@ impl VfQueue for PacketQueue {
         self.transmitter.take_lost()
     }
 
+    fn take_unreceived(&mut self) -> Unreceived {
+        let PacketStats { missed, dropped, .. } = self.stats();
+        news(&mut self.told, Unreceived { missed, dropped })
+    }
+
     #[inline]
     fn has_received(&mut self) -> bool {
         self.receiver.is_ready()
@@ -191,5 +204,10 @@ impl AsyncVfQueue for PacketQueue {
         }
         self.socket.sent();
         Poll::Ready(())
+    }
+
+    fn counters(&mut self) -> Vec<(&'static str, u64)> {
+        let PacketStats { missed, dropped, withdrawn } = self.stats();
+        vec![("rx_missed", missed), ("rx_dropped", dropped), ("tx_withdrawn", withdrawn)]
     }
 }

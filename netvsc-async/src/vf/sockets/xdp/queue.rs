@@ -10,7 +10,7 @@ use netvsc::frame::Headers;
 use netvsc::info::MacAddress;
 use netvsc::meta::{RxChecksum, RxMeta, Transport, Verdict};
 use netvsc::queue::FrameSink;
-use netvsc::vf::{VfQueue, VfSendError};
+use netvsc::vf::{Unreceived, VfQueue, VfSendError};
 use rustix::io::Errno;
 use rustix::net::xdp::{
     SocketAddrXdp, SocketAddrXdpFlags, XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING, XDP_UMEM_PGOFF_COMPLETION_RING,
@@ -27,7 +27,7 @@ use super::ring::{ADDRESS, DESCRIPTOR, Descriptor, Ring};
 use crate::vf::backend::AsyncVfQueue;
 use crate::vf::sockets::error::SocketError;
 use crate::vf::sockets::netlink::Link;
-use crate::vf::sockets::queue::Socket;
+use crate::vf::sockets::queue::{Socket, news};
 use crate::vf::sockets::state::State;
 
 /// Bytes of memory for a frame.
@@ -43,8 +43,15 @@ const OVERHEAD: usize = 2048;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct XdpStats {
-    /// Frames that the receive ring, or the memory for received frames, had no room for.
+    /// Frames that the kernel had to copy and found no room for: `ring_full`, `no_chunk`, and those that were too long.
     pub missed: u64,
+    /// Times that the receive ring was full.
+    pub ring_full: u64,
+    /// Times that there was no chunk for a received frame. Where the kernel does not copy, each time the driver looked for some:
+    /// what it then drops the hardware counts (`rx_out_of_buffer` and the like).
+    pub no_chunk: u64,
+    /// Descriptors that the kernel took for invalid. None should be.
+    pub invalid: u64,
     /// Received frames that were dropped: longer than the reader's buffers.
     pub dropped: u64,
     /// Frames taken to be sent that never were, because the interface was down or had no carrier. Where the kernel does not copy
@@ -84,6 +91,8 @@ pub struct XdpQueue {
     withdrawn: u64,
     /// Of those, how many were told of as lost.
     told: u64,
+    /// What `take_unreceived` told of.
+    told_unreceived: Unreceived,
     state: Arc<State>,
     memory: HeapMemory,
     _program: Arc<Program>,
@@ -155,6 +164,7 @@ impl XdpQueue {
             dropped: 0,
             withdrawn: 0,
             told: 0,
+            told_unreceived: Unreceived::default(),
             state: Arc::clone(state),
             memory,
             _program: Arc::clone(program),
@@ -164,10 +174,21 @@ impl XdpQueue {
     /// What was counted so far.
     #[must_use]
     pub fn stats(&self) -> XdpStats {
-        let missed = sockopt::xdp_statistics(self.socket.get()).map_or(0, |counted| {
-            counted.rx_dropped + counted.rx_ring_full.unwrap_or(0) + counted.rx_fill_ring_empty_descs.unwrap_or(0)
-        });
-        XdpStats { missed, dropped: self.dropped, withdrawn: self.withdrawn, zero_copy: self.zero_copy }
+        let mut stats = XdpStats {
+            dropped: self.dropped,
+            withdrawn: self.withdrawn,
+            zero_copy: self.zero_copy,
+            ..XdpStats::default()
+        };
+        // It cannot fail on such a socket. Kernels before 5.9 have fewer of them, and count all in the first.
+        if let Ok(counted) = sockopt::xdp_statistics(self.socket.get()) {
+            stats.ring_full = counted.rx_ring_full.unwrap_or(0);
+            stats.no_chunk = counted.rx_fill_ring_empty_descs.unwrap_or(0);
+            stats.invalid = counted.rx_invalid_descs + counted.tx_invalid_descs;
+            // A frame without a chunk is in the first as well (`__xsk_rcv`).
+            stats.missed = counted.rx_dropped + stats.ring_full;
+        }
+        stats
     }
 
     /// Chunks that were sent are free again.
@@ -341,6 +362,11 @@ impl VfQueue for XdpQueue {
         self.withdrawn - std::mem::replace(&mut self.told, self.withdrawn)
     }
 
+    fn take_unreceived(&mut self) -> Unreceived {
+        let XdpStats { missed, dropped, .. } = self.stats();
+        news(&mut self.told_unreceived, Unreceived { missed, dropped })
+    }
+
     #[inline]
     fn has_received(&mut self) -> bool {
         self.receive.produced() != self.received
@@ -393,6 +419,19 @@ impl AsyncVfQueue for XdpQueue {
         }
         self.socket.sent();
         Poll::Ready(())
+    }
+
+    fn counters(&mut self) -> Vec<(&'static str, u64)> {
+        let XdpStats { missed, ring_full, no_chunk, invalid, dropped, withdrawn, zero_copy } = self.stats();
+        vec![
+            ("rx_missed", missed),
+            ("rx_ring_full", ring_full),
+            ("rx_fill_ring_empty", no_chunk),
+            ("invalid_descriptors", invalid),
+            ("rx_dropped", dropped),
+            ("tx_withdrawn", withdrawn),
+            ("zero_copy", zero_copy.into()),
+        ]
     }
 }
 
