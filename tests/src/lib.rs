@@ -27,6 +27,25 @@
 //! | `vf_failover` | the example program: TCP while a function comes and goes |
 //! | `dpdk` | the host, judged by DPDK's driver |
 //! | `hostile` | bytes that no host should send |
+//!
+//! # Switches
+//!
+//! What is drawn at random comes from seeds, which are the same on every machine. The environment changes them, and how
+//! much is tried:
+//!
+//! | variable | of | is |
+//! |---|---|---|
+//! | `CI` | everything | set to anything: what cannot run here (no root, a program is missing) fails, and is not skipped |
+//! | `PROPTEST_RNG_SEED` | property tests of all crates | their seed; `.cargo/config.toml` has the usual one |
+//! | `PROPTEST_CASES` | those that do not say how many cases they need | cases of each |
+//! | `NETVSC_STRESS_FIRST`, `NETVSC_STRESS_SEEDS` | `stress` | the first seed, and how many |
+//! | `NETVSC_STRESS_SEED` | `stress` of `netvsc-async` | the only seed |
+//! | `VF_SEED` | `vf_schedules`, `vf_async`, `vf_scenes` | the only seed |
+//! | `VF_SEEDS`, `VF_ASYNC_SEEDS`, `VF_SCENES_SEEDS` | the same | how many seeds |
+//! | `VF_PAIRS` | `vf_schedules` | `full`: every pair of events, as in a release build |
+//! | `HOSTILE_MESSAGES`, `HOSTILE_SEED` | `hostile` | how many messages, and the seed |
+//! | `FULL`, `MIB`, `CELLS` | `offload_matrix` | all cells; size of a transfer; which cells |
+//! | `NETVSC_HOST_BIN`, `NETVSC_L2FWD_BIN`, … | tests with processes | a program to be used instead of building it |
 #![forbid(unsafe_code)]
 
 pub mod flows;
