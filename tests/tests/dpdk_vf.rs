@@ -91,7 +91,7 @@ fn traffic_moves_to_a_vf_and_back_and_to_the_next_one() {
         // It counts a frame when its completion is read; no more are under way than there are in the loop.
         let (sent, come) = (statistic(&output, "TX-packets"), counters.tx_frames);
         assert!((sent..=sent + CREDIT).contains(&come), "{come} of {sent} have come\n{device:?}\n{output}");
-        // Whole, and each by one way or the other; late is what came after a second.
+        // Whole, and each by one way or the other; late is what came after it was given up.
         assert_eq!(seen.returned + seen.late, counters.tx_frames + counters.vf_tx_frames, "{device:?}");
         assert_eq!((seen.corrupt, seen.foreign), (0, 0), "{device:?}");
         // net_netvsc does not look at a VF any more once the traffic is taken back: what waits in there stays there.

@@ -13,12 +13,14 @@
 //! and a filling that differs from slot to slot. What comes back must be, from the Ethernet type on, bit by bit what was
 //! sent, its checksums included, and in order within each flow: a host steers a flow to one queue.
 //!
-//! | a frame that did not come back within a second | counts as |
-//! |---|---|
-//! | sent before the first one came back | `flushed_before_start`: programs empty their queues when they start |
-//! | later, and the guest gave its receive section back | `lost` |
-//! | later, but the guest has not taken it yet | nothing: it is still under way |
-//! | under way when the guest closed its filter or went | `in_flight_at_close` |
+//! | a frame that did not come back | within | counts as |
+//! |---|---|---|
+//! | sent before the first one came back | a second | `flushed_before_start`: programs empty their queues when they start |
+//! | later, and the guest gave its receive section back | five seconds | `lost` |
+//! | later, but the guest has not taken it yet | | nothing: it is still under way |
+//! | under way when the guest closed its filter or went | | `in_flight_at_close` |
+//!
+//! Time in which the host itself stood still does not count.
 
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -26,8 +28,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::port::{Frame, FrameMeta, Port};
 
-/// How long a frame may be under way.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a frame may be under way: guests share processors with others.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The same before the first one came back.
+const FLUSHED: Duration = Duration::from_secs(1);
 /// How often overdue frames are looked for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const ETHERNET: usize = 14;
@@ -157,6 +161,10 @@ pub struct ClosedLoopPort {
     flows: Vec<u64>,
     next_sequence: u64,
     started: bool,
+    /// When it was polled last.
+    polled_at: Duration,
+    /// How long it has been polled for, gaps left out: frames are timed by this.
+    watched: Duration,
     next_look: Duration,
     session: u64,
     stats: ClosedLoopStats,
@@ -228,6 +236,8 @@ impl ClosedLoopPort {
             flows: vec![0; config.flows],
             next_sequence: 0,
             started: false,
+            polled_at: Duration::ZERO,
+            watched: Duration::ZERO,
             next_look: Duration::ZERO,
             session: 0,
             stats: ClosedLoopStats::default(),
@@ -275,8 +285,12 @@ impl ClosedLoopPort {
     }
 
     /// Gives frames up that are overdue.
-    fn look(&mut self, now: Duration, held: u64) {
-        let overdue = |entry: &Slot| entry.under_way && now.saturating_sub(entry.sent_at) > PATIENCE;
+    fn look(&mut self, held: u64) {
+        let now = self.watched;
+        let overdue = |entry: &Slot| {
+            let patience = if entry.early { FLUSHED } else { PATIENCE };
+            entry.under_way && now.saturating_sub(entry.sent_at) > patience
+        };
         // Of the overdue frames, as many as the guest may still have are not lost yet.
         let later = self.slots.iter().filter(|entry| overdue(entry) && !entry.early).count() as u64;
         let mut lost = later.saturating_sub(held);
@@ -312,6 +326,9 @@ impl Port for ClosedLoopPort {
     }
 
     fn poll(&mut self, now: Duration, budget: usize, out: &mut dyn FnMut(Frame<'_>)) -> usize {
+        // A host that was stopped finds answers that have waited for it as long.
+        self.watched += now.saturating_sub(self.polled_at).min(LOOK_INTERVAL);
+        self.polled_at = now;
         let (listening, held, session) = {
             let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
             shared.stats = self.stats;
@@ -325,16 +342,16 @@ impl Port for ClosedLoopPort {
             }
             return 0;
         }
-        if now >= self.next_look {
-            self.next_look = now + LOOK_INTERVAL;
-            self.look(now, held);
+        if self.watched >= self.next_look {
+            self.next_look = self.watched + LOOK_INTERVAL;
+            self.look(held);
         }
         let count = self.free.len().min(budget);
         for _ in 0..count {
             let Some(slot) = self.free.pop_front() else { break };
             let entry = &mut self.slots[usize::from(slot)];
             entry.send(&self.config, slot, self.next_sequence);
-            entry.sent_at = now;
+            entry.sent_at = self.watched;
             entry.early = !self.started;
             self.next_sequence += 1;
             self.stats.sent += 1;
@@ -485,6 +502,16 @@ mod tests {
         frames
     }
 
+    /// Polls as often as it wishes, until then.
+    fn pass(port: &mut ClosedLoopPort, until: Duration) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        while port.polled_at < until {
+            let now = until.min(port.polled_at + port.next_timeout(port.polled_at).unwrap());
+            frames.extend(sent(port, now));
+        }
+        frames
+    }
+
     fn back(port: &mut ClosedLoopPort, frame: &[u8]) {
         assert!(port.deliver(Frame::new(frame)));
     }
@@ -541,7 +568,7 @@ mod tests {
         handle.tell(true, 0);
         sent(&mut port, at(0));
         // Nothing came back for a second: the guest flushed them.
-        let frames = sent(&mut port, at(1100));
+        let frames = pass(&mut port, at(1100));
         assert_eq!((frames.len(), port.stats.flushed_before_start), (8, 8));
         // One comes back: it has started. The next ones count.
         back(&mut port, &frames[7]);
@@ -551,14 +578,31 @@ mod tests {
         assert_eq!(port.stats.reordered, 3, "those of the same flow");
         assert_eq!(sent(&mut port, at(1102)).len(), 7);
         handle.tell(true, 3);
-        sent(&mut port, at(2500));
+        pass(&mut port, at(6000));
+        assert_eq!(port.stats.lost, 0, "the guest is slow");
+        pass(&mut port, at(6500));
         assert_eq!(port.stats.lost, 5, "three are still the guest's");
         handle.session_ended();
-        sent(&mut port, at(2501));
+        sent(&mut port, at(6501));
         assert_eq!((port.stats.lost, port.stats.in_flight_at_close), (5, 8));
         let stats = handle.stats();
         let all = stats.returned + stats.lost + stats.flushed_before_start + stats.in_flight_at_close;
         assert_eq!(stats.sent, all);
+    }
+
+    #[test]
+    fn nothing_is_given_up_while_the_host_stands_still() {
+        let (mut port, handle) = ClosedLoopPort::new(config(Traffic::Udp)).unwrap();
+        handle.tell(true, 0);
+        let frames = sent(&mut port, at(0));
+        // Answers have waited since; they are read next.
+        assert!(sent(&mut port, at(60_000)).is_empty());
+        frames.iter().for_each(|frame| back(&mut port, frame));
+        let frames = sent(&mut port, at(60_001));
+        assert_eq!((frames.len(), port.stats.returned), (8, 8));
+        assert!(sent(&mut port, at(120_000)).is_empty());
+        frames.iter().for_each(|frame| back(&mut port, frame));
+        assert_eq!((port.stats.returned, port.stats.late, port.stats.lost), (16, 0, 0));
     }
 
     #[test]
