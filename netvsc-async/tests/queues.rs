@@ -15,6 +15,8 @@ use netvsc_host::{Host, HostBuilder, NicOptions};
 use vmbus::mem::{MemBus, MemChannel};
 
 const FAR: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// After so long something hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Where a frame's number is: behind Ethernet, IPv4 and UDP or TCP headers.
 const NUMBER: usize = 14 + 20 + 20;
 
@@ -47,8 +49,11 @@ impl Rig {
         let report = nic.close().await.unwrap();
         assert!(report.is_clean(), "{report:?}");
         drop(queues);
-        // The host learns of the guest's end at its next step.
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        // The host learns of the guest's end at its next step, which in real time comes when it does.
+        let until = tokio::time::Instant::now() + PATIENCE;
+        while !host.report().is_clean() && tokio::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         host.assert_clean();
     }
 }
