@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -21,8 +21,49 @@ use crate::real;
 
 /// How long anything is waited for; a busy machine takes long.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+/// How long a program that ends by itself may run: longer than it was told to.
+const LONGEST_RUN: Duration = Duration::from_secs(240);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// Runs a program to its end; what it said.
+///
+/// # Panics
+/// If it does not start, or does not end: then it is killed, and what it said until then is told.
+#[must_use]
+#[track_caller]
+pub fn output(mut command: Command) -> Output {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut said = Whole::read(child.stdout.take().expect("piped"));
+    let mut complained = Whole::read(child.stderr.take().expect("piped"));
+    let status = ended(&mut child, LONGEST_RUN);
+    if status.is_none() {
+        // It may end in this very moment.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let (stdout, stderr) = (said.finish(), complained.finish());
+    let Some(status) = status else {
+        let [said, complained] = [&stdout, &stderr].map(|bytes| String::from_utf8_lossy(bytes));
+        panic!("{command:?} does not end\n{said}\n{complained}");
+    };
+    Output { status, stdout, stderr }
+}
+
+/// Waits for the end of a process; nothing if it does not come in time.
+fn ended(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("a child") {
+            return Some(status);
+        }
+        if start.elapsed() > patience {
+            return None;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
 
 /// One test at a time, if there are the programs that it needs; else the test is skipped.
 ///
@@ -89,6 +130,8 @@ pub struct Host {
     arguments: Vec<String>,
     /// What it says of itself, as it comes.
     log: Log,
+    /// What it says in the end.
+    report: Whole,
 }
 
 impl Host {
@@ -104,8 +147,8 @@ impl Host {
         // Short, and on a tmpfs: a socket's address goes with it.
         let root = PathBuf::from(format!("/dev/shm/nvh-{}-{number}", std::process::id()));
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let (child, log) = spawn_host(&root, &arguments);
-        let mut host = Self { child, root, arguments, log };
+        let (child, log, report) = spawn_host(&root, &arguments);
+        let mut host = Self { child, root, arguments, log, report };
         host.wait_for_device();
         host
     }
@@ -145,7 +188,7 @@ impl Host {
         // Left by the one that was killed, and nobody listens: it would be taken for the new one's.
         let sockets = entries(&self.root.join("dev"));
         sockets.iter().for_each(|name| drop(std::fs::remove_file(self.root.join("dev").join(name))));
-        (self.child, self.log) = spawn_host(&self.root, &self.arguments);
+        (self.child, self.log, self.report) = spawn_host(&self.root, &self.arguments);
         self.wait_for_device();
     }
 
@@ -261,12 +304,10 @@ impl Host {
     #[track_caller]
     pub fn finish_all(mut self) -> Vec<Value> {
         interrupt(&self.child);
-        let mut output = String::new();
-        let stdout = self.child.stdout.take().expect("piped");
-        BufReader::new(stdout).read_to_string(&mut output).expect("text");
-        let status = self.child.wait().expect("a child");
+        let status = ended(&mut self.child, PATIENCE);
+        let status = status.unwrap_or_else(|| panic!("the host does not end:\n{}", self.log.text()));
         assert!(status.success(), "the host failed: {status}\n{}", self.log.text());
-        let report = last_line(&output);
+        let report = last_line(&String::from_utf8_lossy(&self.report.finish()));
         let devices = report["devices"].as_array().expect("devices").clone();
         assert!(!devices.is_empty());
         for device in &devices {
@@ -285,13 +326,14 @@ impl Drop for Host {
     }
 }
 
-fn spawn_host(root: &Path, arguments: &[String]) -> (Child, Log) {
+fn spawn_host(root: &Path, arguments: &[String]) -> (Child, Log, Whole) {
     let mut command = Command::new(host_program());
     command.arg("--root").arg(root).arg("--json").args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("netvsc-host starts");
     let log = Log::read(child.stderr.take().expect("piped"));
-    (child, log)
+    let report = Whole::read(child.stdout.take().expect("piped"));
+    (child, log, report)
 }
 
 /// A running client that tells what it does on standard output.
@@ -344,14 +386,8 @@ impl Client {
     /// If it does not end.
     #[track_caller]
     pub fn wait(mut self) -> (ExitStatus, Vec<String>) {
-        let start = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
-                break status;
-            }
-            assert!(start.elapsed() < PATIENCE, "the client does not end:\n{}", self.log.text());
-            std::thread::sleep(LOOK);
-        };
+        let status = ended(&mut self.child, PATIENCE);
+        let status = status.unwrap_or_else(|| panic!("the client does not end:\n{}", self.log.text()));
         (status, self.log.finish())
     }
 
@@ -404,7 +440,8 @@ impl Testpmd {
     #[track_caller]
     pub fn stop(mut self) -> String {
         interrupt(&self.child);
-        let status = self.child.wait().expect("a child");
+        // Unless it ends, what it said is told when it is killed.
+        let status = ended(&mut self.child, PATIENCE).expect("testpmd ends after an interrupt");
         let output = std::fs::read_to_string(&self.output).unwrap_or_default();
         assert!(status.success(), "testpmd: {status}\n{output}");
         output
@@ -464,6 +501,26 @@ pub fn assert_accounted(device: &Value, what: &str) {
 pub fn last_line(output: &str) -> Value {
     let last = output.lines().last().unwrap_or_default();
     serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {output}"))
+}
+
+/// All that comes out of a pipe, read as it comes: whoever writes never waits.
+#[derive(Debug)]
+struct Whole(Option<JoinHandle<Vec<u8>>>);
+
+impl Whole {
+    fn read(mut from: impl Read + Send + 'static) -> Self {
+        Self(Some(std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            // What was read before an error counts.
+            let _ = from.read_to_end(&mut bytes);
+            bytes
+        })))
+    }
+
+    /// Of a program that has ended; once.
+    fn finish(&mut self) -> Vec<u8> {
+        self.0.take().map(|reader| reader.join().expect("bytes are read")).unwrap_or_default()
+    }
 }
 
 /// The lines of a pipe, as they come.

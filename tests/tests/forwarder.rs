@@ -31,7 +31,7 @@ fn frames_of_each_adapter_leave_by_the_other_on_every_queue() {
         // What is generated is one flow, so that of several queues one alone has its share: then the time ends it.
         client.args(["--queues", queues, "--wait", wait, "--rx-copybreak", copybreak]);
         client.args(["--packets", "20000", "--seconds", "15", "--json"]);
-        let output = client.output().expect("l2fwd starts");
+        let output = process::output(client);
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{what}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
         let client = last_line(&said);

@@ -6,8 +6,6 @@
 
 #![cfg(target_os = "linux")]
 
-use std::process::Stdio;
-
 use netvsc_tests::process::{self, CLIENT_TOOLS, Host, last_line, number};
 
 const FRAMES: u64 = 4;
@@ -28,8 +26,9 @@ fn each_frame_wakes_an_adapter_that_sleeps() {
         let mut command = host.client(process::example("l2fwd"));
         command.args(["--device", &host.device(), "--json", "--mode", "rxonly", "--wait", wait]);
         command.args(["--seconds", "60", "--packets", &FRAMES.to_string()]);
-        let output = command.stderr(Stdio::inherit()).output().expect("l2fwd starts");
-        assert!(output.status.success(), "{what}: {}", output.status);
+        let output = process::output(command);
+        let complained = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{what}: {}\n{complained}", output.status);
         let client = last_line(&String::from_utf8_lossy(&output.stdout));
         assert!(number(&client, "packets") >= FRAMES, "{what}: {client}");
         let device = host.finish();

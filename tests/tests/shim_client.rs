@@ -8,7 +8,6 @@
 
 #![cfg(target_os = "linux")]
 
-use std::process::Stdio;
 use std::sync::MutexGuard;
 
 use netvsc_tests::process::{self, CLIENT_TOOLS, Host, assert_accounted, last_line, number};
@@ -154,8 +153,9 @@ fn assert_clean(device: &Value, what: &str) {
 fn l2fwd(host: &Host, arguments: &[&str]) -> Value {
     let mut command = host.client(process::example("l2fwd"));
     command.args(["--device", &host.device(), "--json"]).args(arguments);
-    let output = command.stderr(Stdio::inherit()).output().expect("l2fwd starts");
-    assert!(output.status.success(), "l2fwd {arguments:?}: {}", output.status);
+    let output = process::output(command);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "l2fwd {arguments:?}: {}\n{complained}", output.status);
     last_line(&String::from_utf8_lossy(&output.stdout))
 }
 
