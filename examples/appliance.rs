@@ -171,8 +171,11 @@ async fn run(options: &Options) -> anyhow::Result<Outcome> {
     let bus = MemBus::new(host.add_nic(NicOptions::new()));
     let host_thread = host.spawn_thread();
 
-    // A simulated host answers at once or never.
-    let config = config(options).close_deadline(Duration::from_secs(2));
+    let mut config = config(options);
+    if options.fault.is_some() {
+        // Some have the host never answer; when it does, it is at once.
+        config = config.close_deadline(Duration::from_secs(2));
+    }
     let (nic, mut queues) = Nic::builder().config(config).open_on(bus).await?;
     let nic = Arc::new(nic);
     let info = nic.info();
