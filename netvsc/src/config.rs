@@ -386,7 +386,7 @@ impl Config {
         at_least("close_deadline (ms)", millis(self.close_deadline), 1)?;
         at_least("queues", self.queues.into(), 1)?;
         at_most("queues", self.queues.into(), MAX_QUEUES.into())?;
-        at_least("rx_copybreak", self.rx_copybreak as u64, MIN_RX_COPYBREAK as u64)?;
+        self.queue_settings().check()?;
         if let Some(sections) = self.rx_watermark {
             at_most("rx_watermark", sections.into(), self.most_rx_watermark(self.receive_sections).into())?;
         }

@@ -5,7 +5,7 @@ mod control_host;
 use std::time::Duration;
 
 use control_host::{BRING_UP, Fed, React, Rig};
-use netvsc::control::{Cause, NotAccepted, RequestError, Step};
+use netvsc::control::{Cause, Input, NotAccepted, RequestError, Step};
 use netvsc::rss::{RssError, RssKey};
 use netvsc::{Config, DeviceInfo, Event, RssSettings, Warning};
 use nvsp::{SendTable, SendTableLayout, Status, SubchannelComplete, Version};
@@ -364,6 +364,47 @@ fn a_subchannel_that_is_rescinded_leaves_the_others() {
     rig.control.close(rig.now);
     rig.run_to_end();
     assert!(matches!(rig.events.last(), Some(Event::Closed(report)) if report.is_clean()));
+}
+
+#[test]
+fn a_queue_that_goes_while_the_table_is_changed_waits_for_that() {
+    // With the change's first request on its way, or its second, or neither sent yet.
+    for silent in [1, 2, 0] {
+        let mut asked = 0;
+        let mut up_now = false;
+        let mut rig = Rig::scripted(config(4), move |label| {
+            let asks = up_now && label.starts_with("scaling");
+            asked += u32::from(asks);
+            up_now |= label == "filter 13";
+            if asks && asked == silent { React::Silent } else { React::Normal }
+        });
+        rig.settle();
+        rig.events.clear();
+        rig.labels.clear();
+        let wish = settings(&rig, &[3, 2, 1, 0]);
+        let request = rig.control.set_rss(rig.now, wish).unwrap();
+        if silent == 0 {
+            rig.control.handle(rig.now, Input::SubchannelRescinded { queue: 2 });
+            rig.settle();
+        } else {
+            rig.settle();
+            rig.feed(Fed::SubchannelRescinded(2));
+            assert!(!rig.events.iter().any(|event| matches!(event, Event::Answered { .. })), "{silent}");
+            let sent = rig.rndis_sent.last().unwrap().clone();
+            let answer = control_host::answer(&sent, &React::Normal).unwrap();
+            rig.feed(Fed::Rndis(answer));
+        }
+        let told: Vec<_> =
+            rig.events.iter().filter(|event| matches!(event, Event::Answered { .. } | Event::TableRebuilt)).collect();
+        assert_eq!(told, [&Event::Answered { request, result: Ok(Vec::new()) }, &Event::TableRebuilt], "{silent}");
+        let scaling: Vec<_> = rig.labels.iter().filter(|label| label.starts_with("scaling")).collect();
+        assert_eq!(scaling, ["scaling off", "scaling on", "scaling off", "scaling on"], "{silent}");
+        let (key, _, table) = last_scaling(&rig);
+        // The user's, but for the queue that is gone.
+        assert_eq!(key, RssKey::MLX5.0.to_vec());
+        assert!(table.len() == 4 && !table.contains(&2) && (table[0], table[2], table[3]) == (3, 1, 0), "{table:?}");
+        assert!(rig.info().scaling.as_ref().unwrap().table.iter().map(|queue| u32::from(*queue)).eq(table));
+    }
 }
 
 #[test]

@@ -348,6 +348,82 @@ fn received_frames_that_are_held_too_long_leave_all_as_it_is() {
     assert_eq!((result(&rig), rig.info().mtu), (Ok(()), 9000));
 }
 
+/// `Outstanding` in which the application holds two packets, and the host has so many others.
+fn with_two_held(of_host: usize) -> Input<'static> {
+    let held = HeldReceives { packets: 2, sections: 40 };
+    Input::Outstanding { sends: 0, receives: held.packets + of_host, held }
+}
+
+#[test]
+fn the_host_is_waited_for_as_before_once_it_is_the_hindrance_again() {
+    let (mut rig, _) = up(Config::default());
+    rig.outstanding = (0, 2);
+    change(&mut rig, Parameters::default().mtu(9000));
+    let started = rig.now;
+    let all = started + Duration::from_secs(10);
+    rig.control.handle(rig.now, with_two_held(0));
+    assert_eq!(rig.control.poll_timeout(), Some(rig.now + Duration::from_secs(1)));
+    // A packet that was on its way comes after all.
+    rig.now += Duration::from_millis(900);
+    rig.control.handle(rig.now, with_two_held(1));
+    assert_eq!(rig.control.poll_timeout(), Some(all));
+    rig.pass(Duration::from_secs(3));
+    assert!(rig.control.is_draining(), "{:?}", rig.labels);
+    // The application has its second once it is the only one again, but never longer than all of it may take.
+    rig.control.handle(rig.now, with_two_held(0));
+    assert_eq!(rig.control.poll_timeout(), Some(rig.now + Duration::from_secs(1)));
+    rig.control.handle(rig.now, with_two_held(1));
+    rig.now = started + Duration::from_millis(9700);
+    rig.control.handle(rig.now, with_two_held(0));
+    assert_eq!(rig.control.poll_timeout(), Some(all));
+    // The host ends as the last hindrance: that is what is said.
+    rig.control.handle(rig.now, with_two_held(1));
+    assert!(rig.time_out());
+    assert_eq!(rig.now, all);
+    let cause = Cause::NotCompleted { sends: 0, receives: 1 };
+    assert_eq!(result(&rig), Err(ReconfigureError::NotDetached { cause }));
+    assert_eq!(rig.control.counters().timeouts, 1);
+}
+
+#[test]
+fn a_limit_of_one_change_does_not_reach_into_the_next() {
+    let (mut rig, _) = up(Config::default());
+    rig.outstanding = (0, 2);
+    change(&mut rig, Parameters::default().mtu(9000));
+    rig.control.handle(rig.now, with_two_held(0));
+    // Let go of in time: nothing of the limit is left, neither on the way down nor when it is up.
+    rig.outstanding = (0, 0);
+    rig.settle();
+    assert_eq!((result(&rig), rig.info().mtu), (Ok(()), 9000));
+    rig.pass(Duration::from_secs(60));
+    assert_eq!((rig.control.poll_timeout(), rig.control.counters().timeouts), (None, 0));
+    rig.outstanding = (0, 2);
+    rig.events.clear();
+    change(&mut rig, Parameters::default().mtu(4000));
+    let since = rig.now;
+    rig.control.handle(rig.now, with_two_held(1));
+    assert_eq!(rig.control.poll_timeout(), Some(since + Duration::from_secs(10)));
+    rig.now += Duration::from_secs(2);
+    rig.control.handle(rig.now, with_two_held(0));
+    assert_eq!(rig.control.poll_timeout(), Some(rig.now + Duration::from_secs(1)));
+    assert!(rig.time_out());
+    assert!(matches!(result(&rig), Err(ReconfigureError::NotDetached { cause: Cause::Held(_) })), "{:?}", rig.events);
+    // Closed meanwhile, all of it may take as long as a close does.
+    rig.events.clear();
+    change(&mut rig, Parameters::default().mtu(4000));
+    rig.control.handle(rig.now, with_two_held(0));
+    rig.control.close(rig.now);
+    rig.settle();
+    rig.control.handle(rig.now, with_two_held(1));
+    assert_eq!(rig.control.poll_timeout(), Some(rig.now + Duration::from_secs(10)));
+    rig.control.handle(rig.now, with_two_held(0));
+    assert_eq!(rig.control.poll_timeout(), Some(rig.now + Duration::from_secs(1)));
+    let since = rig.now;
+    rig.run_to_end();
+    assert_eq!(rig.now, since + Duration::from_secs(1));
+    assert!(matches!(rig.events.last(), Some(Event::Closed(report)) if report.unreturned_sections == 2), "{:?}", rig.events);
+}
+
 #[test]
 fn a_filter_that_cannot_be_restored_either_takes_another_session() {
     for after in [None, Some("open")] {

@@ -9,9 +9,10 @@ use std::sync::mpsc;
 use std::thread;
 
 use netvsc::checksum;
+use netvsc::config::ConfigError;
 use netvsc::frame::Headers;
 use netvsc::meta::{IpVersion, Segmentation, TxMeta, Vlan};
-use netvsc::queue::{Burst, Held, HeldBurst, HeldReceives, QueueSettings, Rest, RestError, SendError};
+use netvsc::queue::{Burst, Held, HeldBurst, HeldReceives, QueueError, QueueSettings, Rest, RestError, SendError};
 use nvsp::Status;
 use rndis::packet::{PacketEncoder, PacketMsg};
 use rndis::ppi::{PacketId, PacketIdFlags, PpiWord, RxChecksum};
@@ -19,7 +20,7 @@ use vmbus::memory::SharedMemoryExt;
 use vmbus::packet::TransferRange;
 
 use packets::{ACK, Description, ipv4, payload, tcp};
-use queue_host::{FromGuest, Host, Setup, frame, message, pair, pair_with};
+use queue_host::{FromGuest, Host, Setup, TestQueue, frame, message, pair, pair_with};
 
 const SUCCESS: u32 = 1;
 const COPYBREAK: usize = 256;
@@ -670,4 +671,67 @@ fn every_byte_is_exact_and_every_section_comes_back_once_whatever_is_held() {
             run(seed, sections, watermark, 1500);
         }
     }
+}
+
+#[test]
+fn what_is_held_ends_with_a_queue_that_is_dropped_without_ado() {
+    // The queue is dropped, gets another channel, or another buffer: the one before may serve anybody then.
+    for way in 0..3 {
+        let (mut queue, mut host) = pair(Setup::default());
+        let (frames, ranges) = put(&host, 0, &[1500; 3]);
+        host.deliver(1, &ranges);
+        let mut burst = held_burst();
+        assert_eq!(queue.receive_held(&mut burst, 64).unwrap(), 3);
+        let kept = burst.take_rest(0).unwrap();
+        let mut bytes = vec![0; 1500];
+        assert_eq!(burst.get(1).unwrap().read(&mut bytes), Ok(1500));
+        assert_eq!(bytes, frames[1]);
+        let mut new_host = None;
+        let queue = match way {
+            0 => {
+                drop(queue);
+                None
+            }
+            1 => {
+                new_host = Some(queue_host::reopen(&mut queue, Setup::default()));
+                Some(queue)
+            }
+            _ => {
+                queue_host::attach(&mut queue, &host);
+                Some(queue)
+            }
+        };
+        host.receive.write(0, &vec![0xEE; 3 * 1728]).unwrap();
+        assert_eq!(burst.get(1).unwrap().read(&mut bytes), Err(RestError::Gone), "way {way}");
+        assert_eq!(kept.rest().read(0, &mut bytes[..1]), Err(RestError::Gone), "way {way}");
+        let (mut other, _other_host) = pair(Setup::default());
+        assert_eq!(other.send_held(&frames[0][..60], kept.rest(), &TxMeta::default()), Err(SendError::Gone));
+        drop(kept);
+        burst.clear();
+        if let Some(mut queue) = queue {
+            // Nobody is told of what belonged to the session before.
+            queue.pump().unwrap();
+            assert_eq!(queue.held_receives(), HeldReceives::default());
+            assert_eq!(new_host.as_mut().unwrap_or(&mut host).acks(), [], "way {way}");
+        }
+    }
+}
+
+#[test]
+fn heads_are_not_shorter_than_what_is_looked_at() {
+    let settings = |rx_copybreak| {
+        let mut settings = QueueSettings::default();
+        settings.rx_copybreak = rx_copybreak;
+        settings
+    };
+    let wrong = ConfigError::BelowMinimum { field: "rx_copybreak", value: 127, minimum: 128 };
+    let (channel, _host) = queue_host::channel(Setup::default());
+    let error = TestQueue::new(channel, settings(127)).unwrap_err();
+    assert_eq!(error, QueueError::Settings(wrong));
+    assert_eq!((vmbus::Error::kind(&error), error.to_string()), (vmbus::ErrorKind::Misuse, wrong.to_string()));
+    let (mut queue, _host) = pair_with(Setup::default(), settings(128));
+    queue.detach_buffers();
+    let (channel, _host) = queue_host::channel(Setup::default());
+    assert_eq!(queue.reopen(channel, settings(0)).unwrap_err().to_string(), "rx_copybreak is 0, the minimum is 128");
+    assert!(queue.is_detached());
 }

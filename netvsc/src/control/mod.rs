@@ -111,8 +111,10 @@ pub struct Control {
     receive_limit: Option<u32>,
     /// Receive sections that all queues together may hold.
     rx_watermark: u32,
-    /// What the queues said last that they hold.
+    /// What the application holds, by the queues' last word, while nothing else is waited for.
     held: HeldReceives,
+    /// How long that may go on.
+    held_until: Option<Instant>,
     virtual_function: Option<VirtualFunction>,
     /// The host's, as it sent it.
     send_table: Option<[u32; nvsp::SEND_TABLE_LEN]>,
@@ -158,6 +160,7 @@ impl Control {
             receive_limit: None,
             rx_watermark: 0,
             held: HeldReceives::default(),
+            held_until: None,
             virtual_function: None,
             send_table: None,
             live: QueueSet::PRIMARY,
@@ -220,10 +223,8 @@ impl Control {
     /// When [`handle_timeout`](Self::handle_timeout) is to be called if nothing else happens; poll after the same calls.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let link = if self.info().is_some() { self.link.poll_timeout() } else { None };
-        [self.deadline, self.requests.deadline(), link, self.vf_timeout(), self.close_after_vf]
-            .into_iter()
-            .flatten()
-            .min()
+        let deadlines = [self.deadline, self.held_until, self.requests.deadline(), self.close_after_vf];
+        deadlines.into_iter().chain([link, self.vf_timeout()]).flatten().min()
     }
 
     /// Time passed.
@@ -233,8 +234,9 @@ impl Control {
             self.counters.timeouts += 1;
             self.request_done(now, done);
         }
-        if self.deadline.is_some_and(|deadline| deadline <= now) {
+        if [self.deadline, self.held_until].into_iter().flatten().any(|deadline| deadline <= now) {
             self.deadline = None;
+            self.held_until = None;
             self.counters.timeouts += 1;
             self.step_timed_out(now);
         }

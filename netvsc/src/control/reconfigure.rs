@@ -32,7 +32,6 @@ use rndis::value::PacketFilter;
 
 use crate::config::{Config, ConfigError, DEFAULT_MTU, MAX_MTU, MIN_MTU, MIN_SECTIONS};
 use crate::info::{DeviceInfo, LinkSpeed, VirtualFunction};
-use crate::queue::HeldReceives;
 use crate::rss::{RssError, RssSettings};
 use crate::time::Instant;
 
@@ -333,7 +332,7 @@ impl Control {
         match (change.stage, result) {
             (Stage::Silencing, Ok(())) => {
                 change.stage = Stage::Draining;
-                self.held = HeldReceives::default();
+                self.nothing_held();
                 self.deadline = Some(deadline);
             }
             (Stage::Silencing, Err(error)) => self.stay(error.into()),

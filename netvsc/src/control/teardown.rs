@@ -116,6 +116,7 @@ impl Control {
     pub(super) fn leave(&mut self, why: Why) {
         self.cancel_requests();
         self.deadline = None;
+        self.nothing_held();
         self.close_after_vf = None;
         self.vf_abort(matches!(why, Why::Rescinded));
         self.state =
@@ -140,6 +141,7 @@ impl Control {
             });
             closing.phase = phase;
         }
+        self.nothing_held();
     }
 
     /// The packet filter is 0, or cannot be set.
@@ -179,16 +181,16 @@ impl Control {
             return;
         }
         self.still_outstanding(sends, receives.saturating_sub(held.packets));
-        let by_host = sends > 0 || receives > held.packets;
-        self.held = if by_host { HeldReceives::default() } else { held };
-        if self.held.packets > 0 {
-            // It may be held by the very task that waits for this.
-            let until = now + HELD_LIMIT;
-            self.deadline = Some(self.deadline.map_or(until, |deadline| deadline.min(until)));
+        if sends > 0 || receives > held.packets {
+            return self.nothing_held();
         }
-        if by_host || held.packets > 0 {
+        if held.packets > 0 {
+            self.held = held;
+            // It may be held by the very task that waits for this.
+            self.held_until.get_or_insert(now + HELD_LIMIT);
             return;
         }
+        self.nothing_held();
         if self.is_quiescing() {
             // The host must not be left sending to the virtual function.
             if self.vf_is_stopped() {
@@ -197,6 +199,12 @@ impl Control {
         } else {
             self.revoke(now);
         }
+    }
+
+    /// Held frames are not what is waited for.
+    pub(super) fn nothing_held(&mut self) {
+        self.held = HeldReceives::default();
+        self.held_until = None;
     }
 
     fn revoke(&mut self, now: Instant) {

@@ -7,6 +7,7 @@ use vmbus::ErrorKind;
 use vmbus::ring::{BadRing, RingError};
 
 use crate::checksum::Uncomputable;
+use crate::config::ConfigError;
 use crate::segment::Unsegmentable;
 
 /// The queue is unusable, or was used wrongly.
@@ -29,7 +30,10 @@ pub enum QueueError {
         /// Who is at fault, by the backend's word.
         kind: ErrorKind,
     },
-    /// A buffer that cannot be: a section size of 0 or below the protocol's minimum, or more sections than bytes.
+    /// [Settings](super::QueueSettings) that cannot be.
+    Settings(ConfigError),
+    /// A buffer that cannot be: a section size of 0 or below the protocol's minimum, more sections than bytes, or more bytes
+    /// than the host can name.
     BadBuffer {
         /// Which property.
         field: &'static str,
@@ -49,6 +53,7 @@ impl fmt::Display for QueueError {
                 write!(f, "host handed over {value} ranges of a receive buffer of {limit} sections")
             }
             Self::Doorbell { kind } => write!(f, "doorbell failed ({kind:?})"),
+            Self::Settings(error) => error.fmt(f),
             Self::BadBuffer { field, value, limit } => write!(f, "{field} of {value} breaks the limit of {limit}"),
         }
     }
@@ -59,6 +64,7 @@ impl core::error::Error for QueueError {
         match self {
             Self::BadRing(error) => Some(error),
             Self::Ring(error) => Some(error),
+            Self::Settings(error) => Some(error),
             _ => None,
         }
     }
@@ -67,7 +73,7 @@ impl core::error::Error for QueueError {
 impl vmbus::Error for QueueError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::BadRing(_) | Self::BadBuffer { .. } => ErrorKind::Misuse,
+            Self::BadRing(_) | Self::Settings(_) | Self::BadBuffer { .. } => ErrorKind::Misuse,
             Self::Ring(_) | Self::TooManyRanges { .. } => ErrorKind::HostViolation,
             Self::Doorbell { kind } => *kind,
         }
@@ -77,6 +83,12 @@ impl vmbus::Error for QueueError {
 impl From<RingError> for QueueError {
     fn from(error: RingError) -> Self {
         Self::Ring(error)
+    }
+}
+
+impl From<ConfigError> for QueueError {
+    fn from(error: ConfigError) -> Self {
+        Self::Settings(error)
     }
 }
 

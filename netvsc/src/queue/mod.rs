@@ -185,8 +185,9 @@ impl<C: Channel> Queue<C> {
     /// A queue on a channel that was just opened. Buffers are attached later.
     ///
     /// # Errors
-    /// [`QueueError::BadRing`].
+    /// [`QueueError::BadRing`]; [`QueueError::Settings`], as [`QueueSettings::check`].
     pub fn new(channel: C, settings: QueueSettings) -> Result<Self, QueueError> {
+        settings.check()?;
         let parts = channel.into_parts();
         let outgoing = MappedRing::new(parts.outgoing, parts.ring_header_bytes)?;
         let incoming = MappedRing::new(parts.incoming, parts.ring_header_bytes)?;
@@ -220,7 +221,7 @@ impl<C: Channel> Queue<C> {
     /// [paused](Self::pause).
     ///
     /// # Errors
-    /// [`QueueError::BadRing`]: the queue stays detached.
+    /// As [`new`](Self::new): the queue stays detached.
     pub fn reopen(&mut self, channel: C, settings: QueueSettings) -> Result<(), QueueError> {
         let new = Self::new(channel, settings)?;
         let old = core::mem::replace(self, new);

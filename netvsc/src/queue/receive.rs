@@ -35,7 +35,7 @@ use super::control::{ControlInput, Controls, MAX_CONTROL_BYTES};
 use super::error::QueueError;
 use super::held::{HeldBurst, Ledger, Place, Table};
 use super::outbound::Outbound;
-use super::settings::{QueueSettings, ReceiveBuffer};
+use super::settings::{QueueSettings, ReceiveBuffer, check_receive_sections};
 use super::verdicts::{Disagreement, Verdicts};
 use crate::checksum;
 use crate::frame::fields::ethernet;
@@ -297,16 +297,8 @@ impl<M: SharedMemory> Receive<M> {
 
     /// Takes the receive buffer; says how many packets of it can be outstanding.
     pub(super) fn attach(&mut self, buffer: ReceiveBuffer<M>) -> Result<usize, QueueError> {
-        let bad = |field, value, limit| Err(QueueError::BadBuffer { field, value, limit });
-        if buffer.section_bytes < nvsp::MIN_SECTION_SIZE {
-            let limit = nvsp::MIN_SECTION_SIZE as usize;
-            return bad("receive section size", buffer.section_bytes as usize, limit);
-        }
+        check_receive_sections(buffer.memory.len(), buffer.section_bytes, buffer.sections)?;
         let sections = buffer.sections as usize;
-        let fit = buffer.memory.len() / buffer.section_bytes as usize;
-        if sections == 0 || sections > fit {
-            return bad("receive sections", sections, fit);
-        }
         self.packets.reserve(sections);
         self.ranges.reserve(sections);
         self.fragments.reserve(nvsp::MAX_TRANSFER_RANGES_RSC);
@@ -320,7 +312,7 @@ impl<M: SharedMemory> Receive<M> {
 
     /// Lets go of the buffer; says how many packets were not acknowledged.
     pub(super) fn detach(&mut self) -> usize {
-        let packets = self.packets.len() + self.attached.take().map_or(0, |attached| attached.held.end());
+        let packets = self.packets.len() + self.attached.take().map_or(0, |attached| attached.held.packets());
         self.packets.clear();
         self.ranges.clear();
         packets
@@ -641,7 +633,7 @@ fn held<M: SharedMemory, S: FrameSink, T: Taking<S>>(
     }
     let multicast = buffer.first().is_some_and(|byte| byte & 1 != 0);
     let Some(packet) = attached.held.hold(ranges) else { return FAILED };
-    // A range ends within 32 bits of the buffer's start, or its check had failed.
+    // No byte of the buffer is further away from its start than that: see `check_receive_sections`.
     let place = Place { packet, offset: (offset + head) as u32, len: (len - head) as u32 };
     if !T::commit_held(sink, head, place, message.meta) {
         attached.held.unhold();

@@ -2,6 +2,9 @@
 
 use core::ops::Range;
 
+use super::error::QueueError;
+use crate::config::{ConfigError, MIN_RX_COPYBREAK};
+
 /// Settings of a [`Queue`](super::Queue).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -44,6 +47,20 @@ impl Default for QueueSettings {
     }
 }
 
+impl QueueSettings {
+    /// Whether these settings can be; others are clamped where they are used.
+    ///
+    /// # Errors
+    /// [`ConfigError::BelowMinimum`]: [`rx_copybreak`](Self::rx_copybreak).
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let (value, minimum) = (self.rx_copybreak as u64, MIN_RX_COPYBREAK as u64);
+        if value < minimum {
+            return Err(ConfigError::BelowMinimum { field: "rx_copybreak", value, minimum });
+        }
+        Ok(())
+    }
+}
+
 /// The receive buffer, as the host divided it.
 #[derive(Debug, Clone)]
 pub struct ReceiveBuffer<M> {
@@ -55,6 +72,26 @@ pub struct ReceiveBuffer<M> {
     pub section_bytes: u32,
     /// How many sections there are: no more ranges can be outstanding.
     pub sections: u32,
+}
+
+/// Most bytes of a receive buffer: the host says in 32 bits where a range starts.
+const MOST_RECEIVE_BYTES: u64 = 1 << 32;
+
+/// Whether a receive buffer of `bytes` can be divided so.
+pub(super) fn check_receive_sections(bytes: usize, section_bytes: u32, sections: u32) -> Result<(), QueueError> {
+    let bad = |field, value, limit| Err(QueueError::BadBuffer { field, value, limit });
+    if bytes as u64 > MOST_RECEIVE_BYTES {
+        // Not where an address has no more bits.
+        return bad("receive buffer size", bytes, usize::try_from(MOST_RECEIVE_BYTES).unwrap_or(usize::MAX));
+    }
+    if section_bytes < nvsp::MIN_SECTION_SIZE {
+        return bad("receive section size", section_bytes as usize, nvsp::MIN_SECTION_SIZE as usize);
+    }
+    let (sections, fit) = (sections as usize, bytes / section_bytes as usize);
+    if sections == 0 || sections > fit {
+        return bad("receive sections", sections, fit);
+    }
+    Ok(())
 }
 
 /// A queue's share of the send buffer.
@@ -95,5 +132,31 @@ impl AggregateLimits {
             return Self { max_packets: 1, alignment: 1, ..self };
         }
         Self { max_packets: self.max_packets.max(1), ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn no_byte_of_a_receive_buffer_is_beyond_what_a_range_can_name() {
+        const MOST: usize = 1 << 32;
+        assert_eq!(check_receive_sections(MOST, 1728, 100), Ok(()));
+        let error = QueueError::BadBuffer { field: "receive buffer size", value: MOST + 1, limit: MOST };
+        assert_eq!(check_receive_sections(MOST + 1, 1728, 100), Err(error));
+    }
+
+    #[test]
+    fn sections_are_within_the_buffer() {
+        let (least, bytes) = (nvsp::MIN_SECTION_SIZE, 10 * nvsp::MIN_SECTION_SIZE as usize);
+        assert_eq!(check_receive_sections(bytes, least, 10), Ok(()));
+        for (section_bytes, sections, field) in
+            [(least - 1, 1, "receive section size"), (least, 0, "receive sections"), (least, 11, "receive sections")]
+        {
+            let checked = check_receive_sections(bytes, section_bytes, sections);
+            assert!(matches!(checked, Err(QueueError::BadBuffer { field: at, .. }) if at == field), "{checked:?}");
+        }
     }
 }

@@ -134,7 +134,7 @@ pub(crate) fn reopen(queue: &mut TestQueue, setup: Setup) -> Host {
     host
 }
 
-fn channel(setup: Setup) -> (TestChannel, Host) {
+pub(crate) fn channel(setup: Setup) -> (TestChannel, Host) {
     let to_host = HeapMemory::zeroed(4096 + setup.ring_bytes);
     let to_guest = HeapMemory::zeroed(4096 + setup.ring_bytes);
     let receive = HeapMemory::zeroed((setup.receive_sections * setup.receive_section_bytes).max(1) as usize);
@@ -156,7 +156,7 @@ fn channel(setup: Setup) -> (TestChannel, Host) {
     (channel, Host { consumer, producer, receive, send, direct, setup, bell, body: vec![0; 65536] })
 }
 
-fn attach(queue: &mut TestQueue, host: &Host) {
+pub(crate) fn attach(queue: &mut TestQueue, host: &Host) {
     let setup = host.setup;
     if setup.direct_pages > 0 {
         queue.attach_direct(host.direct.clone()).unwrap();

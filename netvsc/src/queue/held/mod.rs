@@ -29,8 +29,8 @@
 //! queue acknowledges what was given back when it is pumped, received from, flushed or [armed](super::Queue::arm) next, and is not
 //! told: whoever sleeps while frames are held elsewhere ([`held_receives`](super::Queue::held_receives)) wakes from time to time
 //! and looks, as `netvsc-async` does every 10 ms. Between sessions there is no way: once
-//! the buffers were [detached](super::Queue::detach_buffers), what is still held cannot be [read](Rest::read) any more, and letting
-//! go of it tells nobody.
+//! the buffers were [detached](super::Queue::detach_buffers), or the queue was dropped, what is still held cannot be
+//! [read](Rest::read) any more, and letting go of it tells nobody.
 //!
 //! | file | has |
 //! |---|---|

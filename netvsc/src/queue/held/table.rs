@@ -151,9 +151,12 @@ impl Table {
         result
     }
 
-    /// The session has ended; how many packets are held, the one at hand not among them.
-    pub(in super::super) fn end(&self) -> usize {
+}
+
+impl Drop for Table {
+    /// The session has ended, whether the buffers were detached or the queue was dropped with them: its memory may serve for
+    /// another one from now on, while others still hold what they had of it.
+    fn drop(&mut self) {
         self.ledger.end();
-        self.packets()
     }
 }
