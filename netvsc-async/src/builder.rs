@@ -207,8 +207,8 @@ impl NicBuilder {
         self
     }
 
-    /// Buffers for owned packets a queue, allocated when it opens; default 1024. More packets may be held than that:
-    /// each further one is allocated.
+    /// Buffers for owned packets a queue, allocated when it opens, and once more when a larger MTU is set; default 1024. More
+    /// packets may be held than that: each further one is allocated.
     #[must_use]
     pub fn pool_packets(mut self, packets: usize) -> Self {
         self.pool_packets = packets;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
@@ -25,6 +25,9 @@ const WARM_BUFFERS: usize = 128;
 const RESERVE: usize = 64;
 
 /// Buffers of one size, used again and again. Shared by a queue and the packets that are out.
+///
+/// After a larger MTU was set there are others, as many and so large that frames of that fit. Those of before are let go where they
+/// are found: in the pool when the others are made, and as they come back.
 #[derive(Debug)]
 struct PoolInner {
     /// Those that came back last.
@@ -33,7 +36,11 @@ struct PoolInner {
     rest: Option<ArrayQueue<Box<[u8]>>>,
     /// Buffers of [`LARGEST_FRAME`] bytes, for merged frames: allocated when one is needed, then used again.
     large: ArrayQueue<Box<[u8]>>,
-    buffer_bytes: usize,
+    buffer_bytes: AtomicUsize,
+    /// Bytes of a frame since the adapter was changed; 0 before.
+    frame_bytes: Arc<AtomicUsize>,
+    /// How many buffers there are when nobody holds any.
+    packets: usize,
     /// Buffers beyond those that may be held.
     reserve: usize,
     allocated: AtomicU64,
@@ -47,8 +54,14 @@ impl PoolInner {
     /// A buffer of at least `len` bytes, if one is there.
     #[inline]
     fn pop(&self, len: usize) -> Option<Box<[u8]>> {
-        if len <= self.buffer_bytes {
-            return self.warm.pop().or_else(|| self.rest.as_ref()?.pop());
+        if len <= self.buffer_bytes() {
+            loop {
+                let buffer = self.warm.pop().or_else(|| self.rest.as_ref()?.pop())?;
+                // One of before can be among them while another thread makes the others.
+                if len <= buffer.len() {
+                    return Some(buffer);
+                }
+            }
         }
         // No frame is longer than the largest, unless an application makes one: then that buffer is lost to the pool.
         self.large.pop().filter(|buffer| buffer.len() >= len)
@@ -59,7 +72,7 @@ impl PoolInner {
     fn push(&self, buffer: Box<[u8]>) {
         // A full pool means that this one was allocated beyond it: let it go.
         let _ = match buffer.len() {
-            len if len == self.buffer_bytes => match (self.warm.push(buffer), &self.rest) {
+            len if len == self.buffer_bytes() => match (self.warm.push(buffer), &self.rest) {
                 (Err(buffer), Some(rest)) => rest.push(buffer),
                 (pushed, _) => pushed,
             },
@@ -67,11 +80,41 @@ impl PoolInner {
             _ => Ok(()),
         };
     }
+
+    #[inline]
+    fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a larger MTU was set, for which there are no buffers yet.
+    #[inline]
+    fn is_outgrown(&self) -> bool {
+        self.frame_bytes.load(Ordering::Relaxed) > self.buffer_bytes()
+    }
+
+    /// Makes buffers for the larger MTU, all of them, unless another thread does.
+    #[cold]
+    fn grow(&self) {
+        let bytes = self.frame_bytes.load(Ordering::Relaxed);
+        if self.buffer_bytes.fetch_max(bytes, Ordering::Relaxed) >= bytes {
+            return;
+        }
+        while self.warm.pop().is_some() {}
+        while self.rest.as_ref().is_some_and(|rest| rest.pop().is_some()) {}
+        self.fill(bytes);
+    }
+
+    fn fill(&self, bytes: usize) {
+        for _ in 0..self.packets {
+            self.push(vec![0; bytes].into_boxed_slice());
+        }
+    }
 }
 
 impl PacketPool {
-    /// Buffers of `buffer_bytes`, all allocated here and now: so many that `packets` can be held.
-    pub(crate) fn new(packets: usize, buffer_bytes: usize) -> Self {
+    /// Buffers of `buffer_bytes`, all allocated here and now: so many that `packets` can be held. Once `frame_bytes` says more,
+    /// they become so large.
+    pub(crate) fn new(packets: usize, buffer_bytes: usize, frame_bytes: Arc<AtomicUsize>) -> Self {
         let reserve = RESERVE.min(packets / 8);
         let packets = packets.saturating_add(reserve);
         let warm = packets.clamp(1, WARM_BUFFERS);
@@ -79,23 +122,35 @@ impl PacketPool {
             warm: ArrayQueue::new(warm),
             rest: packets.checked_sub(warm).filter(|rest| *rest > 0).map(ArrayQueue::new),
             large: ArrayQueue::new(LARGE_BUFFERS),
-            buffer_bytes,
+            buffer_bytes: AtomicUsize::new(buffer_bytes),
+            frame_bytes,
+            packets,
             reserve,
             allocated: AtomicU64::new(0),
         };
-        for _ in 0..packets {
-            inner.push(vec![0; buffer_bytes].into_boxed_slice());
-        }
+        inner.fill(buffer_bytes);
         Self(Arc::new(inner))
     }
 
     #[inline]
     fn take(&self, len: usize) -> Box<[u8]> {
-        if let Some(buffer) = self.0.pop(len) {
-            return buffer;
+        match self.0.pop(len) {
+            Some(buffer) => buffer,
+            None => self.allocate(len),
+        }
+    }
+
+    #[cold]
+    fn allocate(&self, len: usize) -> Box<[u8]> {
+        if self.0.is_outgrown() {
+            self.0.grow();
+            if let Some(buffer) = self.0.pop(len) {
+                return buffer;
+            }
         }
         self.0.allocated.fetch_add(1, Ordering::Relaxed);
-        let bytes = if len <= self.0.buffer_bytes { self.0.buffer_bytes } else { len.max(LARGEST_FRAME) };
+        let buffer_bytes = self.0.buffer_bytes();
+        let bytes = if len <= buffer_bytes { buffer_bytes } else { len.max(LARGEST_FRAME) };
         vec![0; bytes].into_boxed_slice()
     }
 
@@ -283,6 +338,11 @@ impl PacketQueue {
     /// Takes buffers out of the pool, as long as there are any: to be called before frames are received.
     #[inline]
     pub(crate) fn prepare(&mut self) {
+        if self.pool.0.is_outgrown() {
+            // Here, where no lock is held.
+            self.pool.0.grow();
+            self.ahead.clear();
+        }
         while self.ahead.len() < self.most_ahead
             && let Some(buffer) = self.pool.0.pop(0)
         {
@@ -313,7 +373,10 @@ impl FrameSink for PacketQueue {
             if self.ahead.len() > self.most_ahead {
                 self.ahead.pop();
             }
-            self.ahead.push(self.pool.blank(len));
+            let blank = self.pool.blank(len);
+            // Those that were taken out before a larger MTU was set would only be in the way from now on.
+            self.ahead.retain(|ahead| ahead.buffer.len() >= self.pool.0.buffer_bytes());
+            self.ahead.push(blank);
         }
         let blank = self.ahead.last_mut()?;
         blank.len = len;
@@ -333,6 +396,10 @@ impl FrameSink for PacketQueue {
 mod tests {
     use super::*;
 
+    fn pool_of(packets: usize, buffer_bytes: usize) -> PacketPool {
+        PacketPool::new(packets, buffer_bytes, Arc::default())
+    }
+
     fn receive(queue: &mut PacketQueue, frame: &[u8]) {
         queue.buffer(frame.len()).unwrap().copy_from_slice(frame);
         queue.commit(frame.len(), RxMeta::default());
@@ -340,7 +407,7 @@ mod tests {
 
     #[test]
     fn buffers_go_round() {
-        let pool = PacketPool::new(2, 64);
+        let pool = pool_of(2, 64);
         let mut queue = PacketQueue::new(pool.clone(), 4);
         for round in 0..10u8 {
             receive(&mut queue, &[round; 60]);
@@ -357,7 +424,7 @@ mod tests {
 
     #[test]
     fn what_came_back_last_is_used_first() {
-        let pool = PacketPool::new(2 * WARM_BUFFERS, 64);
+        let pool = pool_of(2 * WARM_BUFFERS, 64);
         let place = |packet: &Packet| packet.bytes().as_ptr();
         let all: Vec<_> = (0..2 * WARM_BUFFERS).map(|_| pool.packet(b"frame")).collect();
         assert_eq!(pool.allocated(), 0);
@@ -372,7 +439,7 @@ mod tests {
     #[test]
     fn what_is_taken_out_ahead_is_beyond_what_may_be_held() {
         const HELD: usize = 1024;
-        let pool = PacketPool::new(HELD, 64);
+        let pool = pool_of(HELD, 64);
         let mut queue = PacketQueue::new(pool.clone(), 64);
         for _ in 0..3 {
             let mut held = Vec::new();
@@ -388,7 +455,7 @@ mod tests {
 
     #[test]
     fn frames_of_all_lengths_go_into_what_was_given_last() {
-        let pool = PacketPool::new(16, 64);
+        let pool = pool_of(16, 64);
         let mut queue = PacketQueue::new(pool.clone(), 16);
         for _ in 0..3 {
             queue.prepare();
@@ -407,13 +474,69 @@ mod tests {
 
     #[test]
     fn a_large_frame_does_not_enter_the_pool() {
-        let pool = PacketPool::new(1, 64);
+        let pool = pool_of(1, 64);
         let mut queue = PacketQueue::new(pool.clone(), 1);
         receive(&mut queue, &[1; 9000]);
         let large = queue.pop().unwrap();
         assert_eq!(large.len(), 9000);
         drop(large);
         assert_eq!((pool.allocated(), pool.0.warm.len()), (1, 1));
+    }
+
+    /// Buffers that are in the pool, by size.
+    fn sizes(pool: &PacketPool) -> Vec<(usize, usize)> {
+        let all: Vec<_> = std::iter::from_fn(|| pool.0.pop(0)).collect();
+        let mut sizes = std::collections::BTreeMap::new();
+        all.iter().for_each(|buffer| *sizes.entry(buffer.len()).or_insert(0) += 1);
+        all.into_iter().for_each(|buffer| pool.0.push(buffer));
+        sizes.into_iter().collect()
+    }
+
+    #[test]
+    fn a_larger_mtu_brings_larger_buffers_and_no_misses() {
+        // With and without buffers that are taken out ahead, and prepared for it or surprised by it.
+        for (packets, prepared) in [(4, true), (4, false), (256, true), (256, false)] {
+            let frame_bytes = Arc::new(AtomicUsize::new(0));
+            let pool = PacketPool::new(packets, 64, Arc::clone(&frame_bytes));
+            let mut queue = PacketQueue::new(pool.clone(), 16);
+            let all = pool.0.packets;
+            queue.prepare();
+            receive(&mut queue, &[1; 60]);
+            let old = queue.pop().unwrap();
+            frame_bytes.store(9024, Ordering::Relaxed);
+            let mut held = Vec::new();
+            for round in 0..3 {
+                if prepared {
+                    queue.prepare();
+                }
+                for len in [9018, 60, 9018] {
+                    receive(&mut queue, &vec![round; len]);
+                    held.extend(queue.pop());
+                    assert_eq!(held.last().unwrap().bytes(), vec![round; len]);
+                }
+                held.drain(..held.len().saturating_sub(packets - 3));
+            }
+            assert_eq!(pool.allocated(), 0, "{packets} {prepared}");
+            drop((old, held, queue));
+            assert_eq!(sizes(&pool), [(9024, all)], "those of before are gone");
+            // A smaller one changes nothing.
+            frame_bytes.store(64, Ordering::Relaxed);
+            drop(pool.packet(&[0; 9000]));
+            assert_eq!((pool.allocated(), sizes(&pool)), (0, vec![(9024, all)]));
+        }
+    }
+
+    #[test]
+    fn a_buffer_of_before_that_came_back_late_is_not_given_out_for_a_longer_frame() {
+        let frame_bytes = Arc::new(AtomicUsize::new(128));
+        let pool = PacketPool::new(2, 64, frame_bytes);
+        pool.0.grow();
+        // As by a thread that had looked at the size before.
+        drop(pool.0.warm.pop());
+        pool.0.warm.push(vec![0; 64].into_boxed_slice()).unwrap();
+        let packets = [pool.packet(&[1; 100]), pool.packet(&[2; 100])];
+        assert_eq!(packets.map(|packet| packet.buffer.len()), [128, 128]);
+        assert_eq!(pool.allocated(), 1);
     }
 
     #[test]
@@ -424,7 +547,7 @@ mod tests {
         (frame[23], frame[46]) = (6, 0x50);
         let coalesced = netvsc::meta::Coalesced { fragments: 3, segment_size: 1000, fixed_id: false };
         let meta = RxMeta { coalesced: Some(coalesced), vlan: Some(Vlan::new(7, 0, false)), ..RxMeta::default() };
-        let mut queue = PacketQueue::new(PacketPool::new(1, 64), 1);
+        let mut queue = PacketQueue::new(pool_of(1, 64), 1);
         queue.buffer(frame.len()).unwrap().copy_from_slice(&frame);
         queue.commit(frame.len(), meta);
         let mut packet = queue.pop().unwrap();
@@ -439,7 +562,7 @@ mod tests {
 
     #[test]
     fn bytes_give_the_buffer_back_with_the_last_clone() {
-        let pool = PacketPool::new(1, 64);
+        let pool = pool_of(1, 64);
         let bytes = pool.packet(b"frame").into_bytes();
         let clone = bytes.clone();
         drop(bytes);

@@ -5,9 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use netvsc::ConfigError;
+use netvsc::meta::Path;
+use netvsc_async::vf::MemoryBackend;
 use netvsc_async::{
-    Error, HeldPacket, Nic, NicBuilder, OpenError, Queue, ReconfigureError, RestError, RingParams, TxMeta,
+    Error, Event, Events, HeldPacket, Nic, NicBuilder, OpenError, Queue, ReconfigureError, RestError, RingParams,
+    RssSettings, TxMeta,
 };
 use netvsc_host::port::MemoryPort;
 use netvsc_host::{Host, NicId, NicOptions};
@@ -313,6 +317,207 @@ async fn what_is_let_go_elsewhere_is_given_back_though_nothing_happens_on_the_qu
     }
     rig.works().await;
     rig.close().await;
+}
+
+/// The adapter's address.
+const OURS: [u8; 6] = [0x00, 0x15, 0x5D, 1, 0, 0];
+
+/// As [`frame`], for the adapter alone: what goes by a virtual function, if there is one.
+fn for_us(number: u64, len: usize) -> Vec<u8> {
+    let mut frame = frame(number, len);
+    frame[..6].copy_from_slice(&OURS);
+    frame
+}
+
+/// Until the traffic goes by `path`.
+async fn switched(events: &mut Events, path: Path) {
+    loop {
+        match events.next().await.expect("open") {
+            Event::DatapathSwitched { to, .. } if to == path => return,
+            _ => {}
+        }
+    }
+}
+
+/// All of a held frame.
+fn whole(head: &[u8], rest: netvsc::queue::Rest<'_>) -> Vec<u8> {
+    let mut bytes = vec![0; head.len() + rest.len()];
+    bytes[..head.len()].copy_from_slice(head);
+    rest.read(0, &mut bytes[head.len()..]).unwrap();
+    bytes
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_rings_hold_stays_while_a_virtual_function_comes_and_goes() {
+    const NIC: NicId = NicId(0);
+    let vfs = MemoryBackend::new();
+    let mut rig = open(Nic::builder().vf(vfs.clone())).await;
+    let mut events = rig.nic.events();
+    for round in 0..3u32 {
+        // Held before there is one.
+        let mut kept = rig.keep(0..4).await;
+        vfs.insert(rig.host.plug_vf(NIC, round, 64).expect("there is none"));
+        rig.host.associate_vf(NIC, round);
+        switched(&mut events, Path::VirtualFunction).await;
+        // Both paths in turn; all of it comes whole now.
+        for number in 10..30 {
+            rig.far.send(&if number % 2 == 0 { for_us(number, 1400) } else { frame(number, 1300) }).unwrap();
+        }
+        let (mut by_rings, mut by_vf) = (Vec::new(), Vec::new());
+        while by_rings.len() + by_vf.len() < 20 {
+            let mut burst = rig.queue.rx.recv_held().await.unwrap().unwrap();
+            for at in 0..burst.len() {
+                let packet = burst.keep(at).unwrap();
+                assert!(packet.rest().is_empty());
+                let of = if packet.meta().path == Path::VirtualFunction { &mut by_vf } else { &mut by_rings };
+                of.push(packet);
+            }
+        }
+        assert!(by_vf.iter().map(|packet| number(packet.head())).eq((10..30).step_by(2)));
+        assert!(by_rings.iter().map(|packet| number(packet.head())).eq((11..30).step_by(2)));
+        assert!(by_vf.iter().all(|packet| *packet.head() == for_us(number(packet.head()), 1400)[..]));
+        assert!(by_rings.iter().all(|packet| *packet.head() == frame(number(packet.head()), 1300)[..]));
+        // What is held goes out by the virtual function, as it was, by a batch that has frames of both kinds.
+        {
+            let mut batch = rig.queue.tx.batch();
+            for packet in kept.iter().chain(&by_vf) {
+                let mut head = packet.head().to_vec();
+                head[6..12].copy_from_slice(&OURS);
+                batch.push_held(&head, packet.rest(), &TxMeta::default()).unwrap();
+            }
+        }
+        for n in 0..4 {
+            let mut expected = frame(n, 1000);
+            expected[6..12].copy_from_slice(&OURS);
+            assert!(rig.far.recv().await.unwrap()[..] == expected, "frame {n}");
+        }
+        // The adapter cannot be changed meanwhile, and is as it was afterwards, the virtual function included.
+        let change = RingParams { receive_sections: 200 + 100 * round, send_sections: 30 + round };
+        let error = rig.nic.set_ring(change).await.unwrap_err();
+        assert!(matches!(error, ReconfigureError::HeldFrames { packets: 1.., .. }), "{error:?}");
+        if rig.nic.vf().expect("in use").stage != netvsc_async::vf::Stage::OnVf {
+            switched(&mut events, Path::VirtualFunction).await;
+        }
+        rig.far.send(&for_us(40, 1000)).unwrap();
+        let burst = rig.queue.rx.recv_held().await.unwrap().unwrap();
+        assert_eq!((burst.len(), burst.get(0).unwrap().meta.path), (1, Path::VirtualFunction));
+        drop(burst);
+        for (n, packet) in kept.iter().enumerate() {
+            assert!(whole(packet.head(), packet.rest()) == frame(n as u64, 1000), "frame {n}");
+        }
+        // Let go of while the change waits for it, from the way on the rings, which nobody looks at otherwise.
+        let last = kept.pop();
+        drop(kept);
+        let let_go = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            drop(last);
+        });
+        let came = rig.nic.set_ring(change).await.unwrap();
+        assert_eq!(came.send_sections, 30 + round);
+        let_go.await.unwrap();
+        rig.far.send(&for_us(41, 1000)).unwrap();
+        assert_eq!(rig.queue.rx.recv_held().await.unwrap().unwrap().len(), 1);
+        // Without it frames of the rings are held again.
+        rig.host.revoke_vf(NIC);
+        rig.host.unplug_vf(NIC);
+        while rig.nic.vf().expect("in use").stage != netvsc_async::vf::Stage::Synthetic {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        drop((by_rings, by_vf));
+        drop(rig.keep(50..52).await);
+        while events.next().now_or_never().is_some() {}
+    }
+    rig.works().await;
+    rig.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn queues_send_what_other_queues_hold() {
+    const QUEUES: u16 = 4;
+    const FRAMES: u64 = 12;
+    let host = Host::builder().build();
+    let far = host.memory_pair();
+    let bus = MemBus::new(host.add_nic(NicOptions::new().queues(8).mac_spoofing(true)));
+    host.spawn();
+    let (nic, mut queues) = Nic::builder().queues(QUEUES).open_on(bus).await.unwrap();
+    let scaling = nic.info().scaling.expect("several queues");
+    let flow = |number: u64| {
+        // TCP over IPv4, as the host spreads it.
+        let mut frame = for_us(number, 800 + 10 * number as usize);
+        frame[12..14].copy_from_slice(&[0x08, 0x00]);
+        frame[14..34].copy_from_slice(&[0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 198, 51, 100, 1, 203, 0, 113, 1]);
+        frame[34..38].copy_from_slice(&[4, 0, 0, 80]);
+        frame[46] = 0x50;
+        frame[60..68].copy_from_slice(&number.to_le_bytes());
+        frame
+    };
+    let of = |head: &[u8]| u64::from_le_bytes(head[60..68].try_into().unwrap());
+    // Frames of every queue are held, one packet after the other.
+    let mut kept: Vec<Vec<HeldPacket>> = Vec::new();
+    for queue in &mut queues {
+        let table = vec![queue.index(); scaling.table.len()];
+        nic.set_rss(RssSettings { table, ..scaling.clone() }).await.unwrap();
+        let first = u64::from(queue.index()) * FRAMES;
+        (first..first + FRAMES).for_each(|number| far.send(&flow(number)).unwrap());
+        let mut held = Vec::new();
+        while (held.len() as u64) < FRAMES {
+            let mut burst = queue.rx.recv_held().await.unwrap().unwrap();
+            held.extend((0..burst.len()).map(|at| burst.keep(at).unwrap()));
+        }
+        assert!(held.iter().map(|packet| of(packet.head())).eq(first..first + FRAMES));
+        assert!(held.iter().all(|packet| !packet.rest().is_empty()));
+        kept.push(held);
+    }
+    let held_of = |index: usize| nic.queue_stats()[index].extra.rx_held;
+    assert!((0..4).all(|index| held_of(index) == FRAMES));
+    // Each goes out by the next queue, and is let go of in another order than it came.
+    for (index, held) in kept.iter().enumerate() {
+        let next = (index + 1) % queues.len();
+        {
+            let mut batch = queues[next].tx.batch();
+            for packet in held.iter() {
+                let head = [&[0xFF; 6], &OURS, &packet.head()[12..]].concat();
+                batch.push_held(&head, packet.rest(), &TxMeta::default()).unwrap();
+            }
+        }
+        let mut came = Vec::new();
+        for _ in 0..FRAMES {
+            came.push(far.recv().await.unwrap());
+        }
+        let first = index as u64 * FRAMES;
+        for (number, came) in (first..).zip(came) {
+            let expected = [&[0xFF; 6], &OURS, &flow(number)[12..]].concat();
+            assert!(came[..] == expected, "frame {number} of queue {index} by queue {next}");
+        }
+    }
+    // A table of those that will be left.
+    let table = (0..scaling.table.len()).map(|entry| entry as u16 % 2).collect();
+    nic.set_rss(RssSettings { table, ..scaling }).await.unwrap();
+    // A change of one queue's end waits for what others hold of it, and leaves all as it was.
+    let error = nic.set_channels(2).await.unwrap_err();
+    let ReconfigureError::HeldFrames { packets, sections } = error else { panic!("{error:?}") };
+    assert!(packets >= 4 && sections as u64 >= 4 * FRAMES, "of all queues: {error}");
+    assert_eq!((nic.info().queues, queues.len()), (QUEUES, 4));
+    let last_of_3 = kept[3].pop().unwrap();
+    // In threads, from the last to the first, each those of a queue that another one reads.
+    for held in kept.into_iter().rev() {
+        std::thread::spawn(move || held.into_iter().rev().for_each(drop)).join().unwrap();
+    }
+    let error = nic.set_channels(2).await.unwrap_err();
+    assert!(matches!(error, ReconfigureError::HeldFrames { packets: 1, .. }), "what queue 3 still has: {error:?}");
+    assert!(whole(last_of_3.head(), last_of_3.rest()) == flow(4 * FRAMES - 1));
+    drop(last_of_3);
+    assert!(nic.set_channels(2).await.unwrap().is_empty());
+    for mut gone in queues.drain(2..) {
+        assert!(gone.rx.recv_held().await.unwrap().is_none());
+    }
+    let acks = nic.queue_stats().iter().map(|stats| stats.extra.acks).sum::<u64>();
+    assert!(acks > 0);
+    let report = nic.close().await.unwrap();
+    assert!(report.is_clean(), "{report:?}");
+    drop(queues);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    host.assert_clean();
 }
 
 #[tokio::test(start_paused = true)]

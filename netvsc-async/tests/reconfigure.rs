@@ -1,6 +1,7 @@
 //! Changes of an open adapter on the simulated host, in one process and in paused time.
 #![cfg(feature = "host")]
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures::{FutureExt, SinkExt, StreamExt};
@@ -128,6 +129,38 @@ async fn sections_and_mtu_change_and_the_queue_goes_on() {
     // The host gives less than that: what it gives is what there is.
     assert_eq!(rig.nic.set_mtu(60_000).await, Ok(rig.nic.info().mtu));
     rig.works().await;
+    rig.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn packets_of_a_larger_mtu_are_whole_and_in_buffers_of_the_pool() {
+    const HELD: usize = 128;
+    let mut rig = open(Host::builder(), Nic::builder().pool_packets(HELD)).await;
+    let (mut stream, mut sink) = rig.queues.remove(0).into_split();
+    let mut next = 0;
+    let mut held = VecDeque::new();
+    for (mtu, frames) in [(1500, 200), (9000, 400), (1500, 100), (4000, 100), (9000, 200)] {
+        assert_eq!(rig.nic.set_mtu(mtu).await, Ok(mtu));
+        for _ in 0..frames / 20 {
+            let sent: Vec<_> = (next..next + 20).map(|number| frame(number, mtu as usize + 14)).collect();
+            next += 20;
+            sent.iter().for_each(|frame| rig.far.send(frame).unwrap());
+            for sent in sent {
+                let packet = stream.next().await.unwrap().unwrap();
+                assert!(packet[..] == sent, "{} of {}", number(&packet), number(&sent));
+                held.push_back(packet);
+            }
+            held.drain(..held.len().saturating_sub(HELD - 20));
+        }
+        // And those that are made to be sent.
+        let longest = ours(next, mtu as usize + 14);
+        let packet = sink.packet(&longest);
+        sink.send(packet).await.unwrap();
+        assert_eq!(*rig.far.recv().await.unwrap(), longest);
+    }
+    let (half, left) = stream.into_half();
+    assert_eq!((half.pool_misses(), left), (0, 0));
+    drop((held, half, sink));
     rig.close().await;
 }
 

@@ -421,7 +421,11 @@ fn a_limit_of_one_change_does_not_reach_into_the_next() {
     let since = rig.now;
     rig.run_to_end();
     assert_eq!(rig.now, since + Duration::from_secs(1));
-    assert!(matches!(rig.events.last(), Some(Event::Closed(report)) if report.unreturned_sections == 2), "{:?}", rig.events);
+    assert!(
+        matches!(rig.events.last(), Some(Event::Closed(report)) if report.unreturned_sections == 2),
+        "{:?}",
+        rig.events
+    );
 }
 
 #[test]

@@ -88,7 +88,7 @@ impl<C: Channel> Queue<C> {
     pub(crate) fn new(shared: Arc<Shared<C>>, index: u16, options: QueueOptions) -> Self {
         let frame_bytes = options.room_for_frame();
         let burst = burst_of(options.burst_frames, frame_bytes);
-        let pool = PacketPool::new(options.pool_packets, frame_bytes);
+        let pool = PacketPool::new(options.pool_packets, frame_bytes, Arc::clone(&shared.frame_bytes));
         let rx =
             RxHalf::new(Arc::clone(&shared), burst, Waiter::new(options.wait, options.busy_poll), pool, options.gro);
         Self { rx, tx: TxHalf { shared }, index }

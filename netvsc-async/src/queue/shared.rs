@@ -135,7 +135,7 @@ pub(crate) struct Shared<C: Channel> {
     /// Frames in the one that is open.
     batched: AtomicU32,
     /// Bytes of a frame since the adapter was changed; 0 before.
-    pub(crate) frame_bytes: AtomicUsize,
+    pub(crate) frame_bytes: Arc<AtomicUsize>,
     end: OnceLock<Result<(), Error>>,
 }
 
@@ -174,7 +174,7 @@ impl<C: Channel> Shared<C> {
             reopened: AtomicBool::new(false),
             batches: AtomicU32::new(0),
             batched: AtomicU32::new(0),
-            frame_bytes: AtomicUsize::new(0),
+            frame_bytes: Arc::default(),
             end: OnceLock::new(),
         }
     }

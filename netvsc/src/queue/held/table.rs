@@ -150,7 +150,6 @@ impl Table {
         }
         result
     }
-
 }
 
 impl Drop for Table {
