@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use control_host::{React, Rig};
+use control_host::{Fed, React, Rig};
 use netvsc::config::ConfigError;
 use netvsc::control::{Cause, Event, Input, Limits, NotAccepted, Parameters, ReconfigureError, Step};
 use netvsc::queue::HeldReceives;
@@ -426,6 +426,24 @@ fn a_limit_of_one_change_does_not_reach_into_the_next() {
         "{:?}",
         rig.events
     );
+}
+
+#[test]
+fn a_rescind_while_frames_are_held_has_the_queues_let_go_of_them_in_their_own_time() {
+    let (mut rig, orders) = up(Config::default());
+    rig.outstanding = (0, 2);
+    rig.control.close(rig.now);
+    rig.settle();
+    rig.control.handle(rig.now, with_two_held(0));
+    assert_eq!(rig.control.poll_timeout(), Some(rig.now + Duration::from_secs(1)));
+    orders.next("detach", React::Silent);
+    rig.feed(Fed::Rescinded);
+    assert_eq!(rig.labels.last().unwrap(), "detach");
+    assert_eq!(rig.control.poll_timeout(), Some(rig.now + Duration::from_secs(10)));
+    rig.pass(Duration::from_secs(2));
+    assert_eq!((rig.labels.last().unwrap().as_str(), rig.control.is_over()), ("detach", false));
+    rig.run_to_end();
+    assert!(matches!(rig.events.last(), Some(Event::Closed(report)) if report.host_gone), "{:?}", rig.events);
 }
 
 #[test]

@@ -116,7 +116,6 @@ impl Control {
     pub(super) fn leave(&mut self, why: Why) {
         self.cancel_requests();
         self.deadline = None;
-        self.nothing_held();
         self.close_after_vf = None;
         self.vf_abort(matches!(why, Why::Rescinded));
         self.state =
