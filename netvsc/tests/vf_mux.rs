@@ -1,12 +1,14 @@
 //! Two paths made one, between a host that moves the traffic back and forth and a guest that hears of it late: everything
 //! arrives once and in order, both ways.
 
+mod vf_rings;
+
 use std::collections::VecDeque;
 
-use netvsc::meta::{Path, RxMeta, TxMeta};
-use netvsc::queue::QueueError;
+use netvsc::meta::{IpVersion, Path, RxMeta, Segmentation, TxMeta};
 use netvsc::vf::{Mux, SyntheticPath, VfQueue, VfSendError};
 use netvsc::{Burst, FrameSink, SendError};
+use vf_rings::Rings;
 
 /// xorshift64*.
 struct Random(u64);
@@ -39,79 +41,6 @@ fn number_of(frame: &[u8]) -> u64 {
     u64::from_le_bytes(frame[14..22].try_into().unwrap())
 }
 
-/// Rings whose packets are frames, or the host's word on the data path.
-#[derive(Default)]
-struct Rings {
-    ring: VecDeque<Option<Vec<u8>>>,
-    backlog: VecDeque<Vec<u8>>,
-    position: u64,
-    /// Where the host's words stood.
-    words: VecDeque<u64>,
-    unflushed: VecDeque<Vec<u8>>,
-    sent: VecDeque<Vec<u8>>,
-}
-
-impl SyntheticPath for Rings {
-    type Error = QueueError;
-
-    fn pump(&mut self) -> Result<(), QueueError> {
-        while let Some(packet) = self.ring.pop_front() {
-            match packet {
-                Some(frame) => self.backlog.push_back(frame),
-                None => self.words.push_back(self.position + self.backlog.len() as u64),
-            }
-        }
-        Ok(())
-    }
-
-    fn backlog(&self) -> usize {
-        self.backlog.len()
-    }
-
-    fn position(&self) -> u64 {
-        self.position
-    }
-
-    fn unread_position(&self) -> Option<u64> {
-        self.words.front().copied()
-    }
-
-    fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> Result<usize, QueueError> {
-        if self.backlog.len() < max {
-            self.pump()?;
-        }
-        let mut got = 0;
-        while got < max
-            && let Some(frame) = self.backlog.front()
-            && let Some(room) = sink.buffer(frame.len())
-        {
-            room.copy_from_slice(frame);
-            sink.commit(frame.len(), RxMeta::default());
-            self.backlog.pop_front();
-            self.position += 1;
-            got += 1;
-        }
-        Ok(got)
-    }
-
-    fn send(&mut self, frame: &[u8], _: &TxMeta) -> Result<(), SendError> {
-        if self.outstanding() >= 8 {
-            return Err(SendError::Full);
-        }
-        self.unflushed.push_back(frame.to_vec());
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), QueueError> {
-        self.sent.append(&mut self.unflushed);
-        Ok(())
-    }
-
-    fn outstanding(&self) -> usize {
-        self.unflushed.len() + self.sent.len()
-    }
-}
-
 /// A VF whose far end is the test's.
 #[derive(Default)]
 struct Vf {
@@ -123,6 +52,10 @@ struct Vf {
     lost: u64,
     /// How often it was asked what is outstanding: a real one has the kernel look then.
     asked: usize,
+    /// It has received, and always will have, what is for other queues.
+    flooded: bool,
+    /// Frames that it says it has room for, and has not.
+    promised: usize,
 }
 
 const VF_RING: usize = 6;
@@ -143,7 +76,7 @@ impl VfQueue for Vf {
     }
 
     fn room(&mut self) -> usize {
-        if self.ready { VF_RING - self.taken.len() } else { 0 }
+        if self.ready { VF_RING - self.taken.len() + self.promised } else { 0 }
     }
 
     fn flush(&mut self) {}
@@ -158,7 +91,7 @@ impl VfQueue for Vf {
     }
 
     fn has_received(&mut self) -> bool {
-        !self.received.is_empty()
+        self.flooded || !self.received.is_empty()
     }
 
     fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> usize {
@@ -350,6 +283,51 @@ fn what_a_vf_gives_up_is_counted() {
     assert_eq!(mux.detach(), 0, "told before");
 }
 
+/// The host need not have been heard yet: then what the VF holds has no place among what came by the rings.
+#[test]
+fn what_a_vf_holds_that_is_not_received_from_is_counted() {
+    let (mut mux, mut rings) = (Mux::new(), Rings::default());
+    mux.attach(vf());
+    mux.vf_mut().unwrap().received.extend((0..3).map(frame));
+    mux.detach();
+    assert_eq!((mux.stats().vf_rx_dropped, mux.take_received_lost()), (3, 3));
+    assert_eq!(mux.take_received_lost(), 0, "told once");
+
+    mux.attach(vf());
+    mux.receive_from_both(0);
+    mux.vf_mut().unwrap().received.extend((3..5).map(frame));
+    mux.receive_from_rings();
+    // Too late: the host has sent by the rings since.
+    mux.vf_mut().unwrap().received.push_back(frame(5));
+    mux.detach();
+    assert_eq!((mux.stats().vf_rx_dropped, mux.take_received_lost()), (4, 1));
+    assert_eq!(receive(&mut mux, &mut rings, &mut Random::new(1), 3), 5, "what it held before is kept");
+}
+
+/// Ethernet, IPv4, TCP without options, and a payload.
+fn tcp(payload: usize) -> Vec<u8> {
+    let mut frame = vec![0x5A; 54 + payload];
+    frame[12..14].copy_from_slice(&[8, 0]);
+    frame[14..34].copy_from_slice(&[0x45, 0, 0, 0, 0, 1, 0, 0, 64, 6, 0, 0, 198, 51, 100, 1, 198, 51, 100, 2]);
+    frame[16..18].copy_from_slice(&(40 + payload as u16).to_be_bytes());
+    frame[46] = 0x50;
+    frame
+}
+
+#[test]
+fn what_is_lost_of_a_frame_that_was_cut_is_told_when_the_vf_goes() {
+    let (mut mux, mut rings) = (Mux::new(), Rings::default());
+    mux.attach(Vf { promised: 100, ..vf() });
+    mux.send_by(Path::VirtualFunction);
+    let segmentation = Segmentation { ip: IpVersion::V4, mss: 1000, transport_offset: 34, fixed_id: false };
+    let meta = TxMeta { segmentation: Some(segmentation), ..TxMeta::default() };
+    mux.send(&mut rings, &tcp(9500), &meta).unwrap();
+    assert_eq!((mux.stats().vf_tx_packets, mux.stats().vf_tx_dropped), (VF_RING as u64, 4));
+    mux.vf_mut().unwrap().taken.clear();
+    assert_eq!(mux.detach(), 4);
+    assert_eq!(mux.stats().vf_tx_dropped, 4, "counted once");
+}
+
 /// What was kept for longer than the frames of whoever comes for it at last is not in the way for ever, and counted.
 #[test]
 fn a_kept_frame_that_nobody_has_room_for_is_dropped_and_counted() {
@@ -415,4 +393,69 @@ fn a_busy_vf_does_not_starve_the_rings() {
         by_vf += 1;
     }
     assert!(by_vf <= 2 * VF_RING, "{by_vf}");
+}
+
+#[test]
+fn what_a_vf_holds_for_other_queues_does_not_keep_the_rings_waiting() {
+    let (mut mux, mut rings) = (Mux::new(), Rings::default());
+    mux.attach(Vf { flooded: true, ..vf() });
+    mux.receive_from_both(0);
+    let mut expected = 0;
+    for number in 0..20 {
+        rings.ring.push_back(Some(frame(number)));
+        let mut burst = Burst::new(8, 4096);
+        mux.receive(&mut rings, &mut burst, 8).unwrap();
+        assert_eq!(burst.len(), 1);
+        for frame in &burst {
+            assert_eq!(self::number(frame.bytes), expected);
+            expected += 1;
+        }
+    }
+}
+
+/// A sink that is full says nothing of how much more there is: the turn goes on where it was.
+#[test]
+fn rings_wait_for_what_a_sink_had_no_room_for() {
+    let (mut mux, mut rings) = (Mux::new(), Rings::default());
+    mux.attach(vf());
+    mux.receive_from_both(0);
+    mux.vf_mut().unwrap().received.extend((36..40).map(frame));
+    rings.ring.push_back(Some(frame(40)));
+    let mut expected = 36;
+    for _ in 0..5 {
+        // There is room for the short one of the rings, and for one of the others.
+        let mut burst = Burst::new(8, 200);
+        mux.receive(&mut rings, &mut burst, 8).unwrap();
+        for frame in &burst {
+            assert_eq!(number(frame.bytes), expected);
+            expected += 1;
+        }
+    }
+    assert_eq!(expected, 41);
+}
+
+/// However long a turn takes: what came by the rings since it began may be what the host sent after all that the VF holds.
+#[test]
+fn a_turn_takes_no_more_of_the_rings_than_they_held_when_it_began() {
+    let (mut mux, mut rings) = (Mux::new(), Rings::default());
+    mux.attach(vf());
+    mux.receive_from_both(0);
+    rings.ring.push_back(Some(frame(100)));
+    // Two more than a turn takes.
+    mux.vf_mut().unwrap().received.extend((0..VF_RING as u64 + 2).map(frame));
+    let mut got = Vec::new();
+    let mut receive = |mux: &mut Mux<Vf>, rings: &mut Rings, max| {
+        let mut burst = Burst::new(16, 4096);
+        mux.receive(rings, &mut burst, max).unwrap();
+        got.extend(burst.frames().map(|frame| number(frame.bytes)));
+    };
+    receive(&mut mux, &mut rings, VF_RING);
+    // The host has taken the traffic back, and somebody has looked at the ring.
+    rings.ring.push_back(Some(frame(200)));
+    rings.pump().unwrap();
+    receive(&mut mux, &mut rings, 1);
+    for _ in 0..3 {
+        receive(&mut mux, &mut rings, 16);
+    }
+    assert_eq!(got, [0, 1, 2, 3, 4, 5, 100, 6, 7, 200]);
 }

@@ -104,8 +104,9 @@ pub trait VfQueue {
     /// Whether something was received.
     fn has_received(&mut self) -> bool;
 
-    /// Copies at most `max` received frames into `sink`; says how many. Fewer means that there are no more, or that the
-    /// sink has no room.
+    /// Copies at most `max` received frames into `sink`; says how many. Fewer means that there were no more, or that the
+    /// sink gave no room for one. Those that it can [never](FrameSink::max_frame) give room for are dropped, and
+    /// [told of](Self::take_unreceived).
     fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> usize;
 
     /// Most received frames that the rings hold.

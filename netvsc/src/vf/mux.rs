@@ -31,6 +31,7 @@ use crate::stats::VfStats;
 use super::device::{Unreceived, VfQueue, VfSendError};
 use super::prepare::Prepared;
 use super::rules::RxRules;
+use super::spread::Nobody;
 
 /// The rings, as far as the mux needs them: [`Queue`].
 pub trait SyntheticPath {
@@ -227,9 +228,11 @@ impl<V: VfQueue> Mux<V> {
     }
 
     /// Lets go of the VF, because it is to be closed or has vanished, and says how many frames it had taken and not sent, those
-    /// included that it gave up before. What it had received is kept, and received in its turn.
+    /// included that it gave up before. What it had received is kept, and received in its turn; if it was not received from, that
+    /// is lost ([`take_received_lost`](Self::take_received_lost)), as its place among what came by the rings is not known.
     pub fn detach(&mut self) -> u64 {
         self.receive_from_rings();
+        self.discard();
         self.update_stats();
         let Some(mut vf) = self.vf.take() else { return 0 };
         let inside = vf.outstanding() as u64 + vf.take_lost();
@@ -366,6 +369,16 @@ impl<V: VfQueue> Mux<V> {
         }
     }
 
+    /// Throws away what the VF holds for this queue, and counts it.
+    fn discard(&mut self) {
+        let Some(vf) = &mut self.vf else { return };
+        vf.collect();
+        let most = vf.receive_capacity();
+        let discarded = vf.receive(&mut Nobody::default(), most) as u64;
+        self.stats.vf_rx_dropped += discarded;
+        self.received_lost += discarded;
+    }
+
     /// Receives at most `max` frames from whatever path they came by.
     ///
     /// # Errors
@@ -434,17 +447,18 @@ impl<V: VfQueue> Mux<V> {
                 none.insert(Turn { rings: rings.position() + backlog as u64, vf: vf.receive_capacity() })
             }
         };
-        let mut counted = Counted { sink, stats: &mut self.stats };
+        let mut counted = Counted::new(sink, &mut self.stats);
         let rules = rules_for(vf, &self.rules);
         let frames = vf.receive(&mut Completed { sink: &mut counted, rules }, max.min(turn.vf));
         turn.vf -= frames.min(turn.vf);
         if frames == max {
             return Ok((frames, true));
         }
-        if turn.vf > 0 && vf.has_received() {
-            // The sink is full.
+        if counted.is_full {
             return Ok((frames, false));
         }
+        // What the VF held when the turn began has been taken. It may have received more since, or hold what is for others: were
+        // that waited for, the rings would be kept waiting for as long as it comes.
         let end = turn.rings;
         let (more_frames, more) = receive_up_to(rings, counted.sink, end, max - frames)?;
         if more != More::No {
@@ -530,7 +544,7 @@ impl<V: VfQueue> Mux<V> {
                 self.stats.vf_tx_bytes += frame.len() as u64;
             })
         } else if self.prepared.fill(frame, meta) {
-            send_all(vf, &self.prepared, &mut self.stats)
+            send_all(vf, &self.prepared, &mut self.stats).map(|lost| self.given_up += lost)
         } else {
             // The host may be able to do it.
             Err(VfSendError::TooLong { len: frame.len(), limit: 0 })
@@ -560,8 +574,8 @@ impl<V: VfQueue> Mux<V> {
     }
 }
 
-/// All frames or none.
-fn send_all<V: VfQueue>(vf: &mut V, prepared: &Prepared, stats: &mut VfStats) -> Result<(), VfSendError> {
+/// All frames or none; how many are lost, should the VF break its word that it has room.
+fn send_all<V: VfQueue>(vf: &mut V, prepared: &Prepared, stats: &mut VfStats) -> Result<u64, VfSendError> {
     if vf.room() < prepared.len() {
         // One that never has so much room cannot send it at all.
         return Err(if vf.outstanding() == 0 {
@@ -570,6 +584,7 @@ fn send_all<V: VfQueue>(vf: &mut V, prepared: &Prepared, stats: &mut VfStats) ->
             VfSendError::Full
         });
     }
+    let mut lost = 0;
     for (index, frame) in prepared.frames().enumerate() {
         match vf.send(frame) {
             Ok(()) => {
@@ -578,10 +593,11 @@ fn send_all<V: VfQueue>(vf: &mut V, prepared: &Prepared, stats: &mut VfStats) ->
             }
             Err(error) if index == 0 => return Err(error),
             // The rest is lost, as on a wire: those before it have left.
-            Err(_) => stats.vf_tx_dropped += 1,
+            Err(_) => lost += 1,
         }
     }
-    Ok(())
+    stats.vf_tx_dropped += lost;
+    Ok(lost)
 }
 
 /// Whether there is more to be received up to a position.
@@ -627,7 +643,7 @@ const LEAST_SEGMENT: usize = 1000;
 /// Gives frames that were kept.
 fn give<S: FrameSink>(kept: &mut VecDeque<(Vec<u8>, RxMeta)>, sink: &mut S, max: usize, stats: &mut VfStats) -> usize {
     let mut given = 0;
-    let mut counted = Counted { sink, stats };
+    let mut counted = Counted::new(sink, stats);
     while given < max
         && let Some((frame, meta)) = kept.front()
     {
@@ -681,12 +697,23 @@ impl<S: FrameSink> FrameSink for Completed<'_, S> {
 struct Counted<'a, S> {
     sink: &'a mut S,
     stats: &'a mut VfStats,
+    /// It had no room for a frame that it could have had room for.
+    is_full: bool,
+}
+
+impl<'a, S> Counted<'a, S> {
+    fn new(sink: &'a mut S, stats: &'a mut VfStats) -> Self {
+        Self { sink, stats, is_full: false }
+    }
 }
 
 impl<S: FrameSink> FrameSink for Counted<'_, S> {
     #[inline]
     fn buffer(&mut self, len: usize) -> Option<&mut [u8]> {
-        self.sink.buffer(len)
+        let most = self.sink.max_frame();
+        let room = self.sink.buffer(len);
+        self.is_full |= room.is_none() && len <= most;
+        room
     }
 
     fn commit(&mut self, len: usize, meta: RxMeta) {

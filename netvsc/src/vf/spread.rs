@@ -461,9 +461,9 @@ impl<K: FrameSink, V, S: Surroundings> FrameSink for Sorted<'_, K, V, S> {
     }
 }
 
-/// A sink of whose frames none is for itself.
+/// A sink that keeps nothing.
 #[derive(Default)]
-struct Nobody(Vec<u8>);
+pub(super) struct Nobody(Vec<u8>);
 
 impl FrameSink for Nobody {
     fn buffer(&mut self, len: usize) -> Option<&mut [u8]> {
