@@ -221,12 +221,28 @@ impl VfQueue for BoxVf {
         self.0.take_lost()
     }
 
+    fn can_send(&self) -> bool {
+        self.0.can_send()
+    }
+
     fn take_received_lost(&mut self) -> u64 {
         self.0.take_received_lost()
     }
 
     fn take_unreceived(&mut self) -> Unreceived {
         self.0.take_unreceived()
+    }
+
+    fn take_steered(&mut self) -> u64 {
+        self.0.take_steered()
+    }
+
+    fn collect(&mut self) {
+        self.0.collect();
+    }
+
+    fn completes(&self) -> bool {
+        self.0.completes()
     }
 
     fn has_received(&mut self) -> bool {
@@ -263,8 +279,12 @@ trait Erased: Send {
     fn flush(&mut self);
     fn outstanding(&mut self) -> usize;
     fn take_lost(&mut self) -> u64;
+    fn can_send(&self) -> bool;
     fn take_received_lost(&mut self) -> u64;
     fn take_unreceived(&mut self) -> Unreceived;
+    fn take_steered(&mut self) -> u64;
+    fn collect(&mut self);
+    fn completes(&self) -> bool;
     fn has_received(&mut self) -> bool;
     fn receive(&mut self, sink: &mut dyn FrameSink, max: usize) -> usize;
     fn receive_capacity(&self) -> usize;
@@ -295,12 +315,28 @@ impl<Q: AsyncVfQueue> Erased for Q {
         VfQueue::take_lost(self)
     }
 
+    fn can_send(&self) -> bool {
+        VfQueue::can_send(self)
+    }
+
     fn take_received_lost(&mut self) -> u64 {
         VfQueue::take_received_lost(self)
     }
 
     fn take_unreceived(&mut self) -> Unreceived {
         VfQueue::take_unreceived(self)
+    }
+
+    fn take_steered(&mut self) -> u64 {
+        VfQueue::take_steered(self)
+    }
+
+    fn collect(&mut self) {
+        VfQueue::collect(self);
+    }
+
+    fn completes(&self) -> bool {
+        VfQueue::completes(self)
     }
 
     fn has_received(&mut self) -> bool {
@@ -325,5 +361,112 @@ impl<Q: AsyncVfQueue> Erased for Q {
 
     fn counters(&mut self) -> Vec<(&'static str, u64)> {
         AsyncVfQueue::counters(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::task::{Context, Poll};
+
+    use netvsc::queue::FrameSink;
+
+    use super::{AsyncVfQueue, BoxVf, Unreceived, VfQueue, VfSendError};
+
+    /// Notes what it is asked, and answers otherwise than a queue that leaves everything as it is.
+    struct Noting(Arc<Mutex<Vec<&'static str>>>);
+
+    impl Noting {
+        fn note(&self, what: &'static str) {
+            self.0.lock().unwrap().push(what);
+        }
+    }
+
+    impl VfQueue for Noting {
+        fn send(&mut self, frame: &[u8]) -> Result<(), VfSendError> {
+            self.note("send");
+            Err(VfSendError::TooLong { len: frame.len(), limit: 1 })
+        }
+
+        fn room(&mut self) -> usize {
+            2
+        }
+
+        fn flush(&mut self) {
+            self.note("flush");
+        }
+
+        fn outstanding(&mut self) -> usize {
+            3
+        }
+
+        fn take_lost(&mut self) -> u64 {
+            4
+        }
+
+        fn can_send(&self) -> bool {
+            false
+        }
+
+        fn take_received_lost(&mut self) -> u64 {
+            5
+        }
+
+        fn take_unreceived(&mut self) -> Unreceived {
+            Unreceived { missed: 10, dropped: 11 }
+        }
+
+        fn take_steered(&mut self) -> u64 {
+            6
+        }
+
+        fn collect(&mut self) {
+            self.note("collect");
+        }
+
+        fn completes(&self) -> bool {
+            true
+        }
+
+        fn has_received(&mut self) -> bool {
+            true
+        }
+
+        fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> usize {
+            assert!(sink.buffer(1).is_some());
+            max
+        }
+
+        fn receive_capacity(&self) -> usize {
+            7
+        }
+    }
+
+    impl AsyncVfQueue for Noting {
+        fn poll_received(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+
+        fn poll_sent(&mut self, _: &mut Context<'_>, at_most: usize) -> Poll<()> {
+            if at_most == 8 { Poll::Ready(()) } else { Poll::Pending }
+        }
+    }
+
+    #[test]
+    fn a_queue_whose_kind_is_forgotten_does_all_that_it_did() {
+        let notes = Arc::default();
+        let mut queue = BoxVf::new(Noting(Arc::clone(&notes)));
+        assert_eq!(queue.send(&[0; 9]), Err(VfSendError::TooLong { len: 9, limit: 1 }));
+        queue.flush();
+        queue.collect();
+        assert_eq!(*notes.lock().unwrap(), ["send", "flush", "collect"]);
+        assert_eq!((queue.room(), queue.outstanding(), queue.receive_capacity()), (2, 3, 7));
+        assert_eq!((queue.take_lost(), queue.take_received_lost(), queue.take_steered()), (4, 5, 6));
+        assert_eq!(queue.take_unreceived(), Unreceived { missed: 10, dropped: 11 });
+        assert_eq!((queue.can_send(), queue.completes(), queue.has_received()), (false, true, true));
+        assert_eq!(queue.receive(&mut netvsc::queue::Burst::new(1, 64), 9), 9);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(queue.poll_received(&mut cx).is_ready());
+        assert!(queue.poll_sent(&mut cx, 7).is_pending() && queue.poll_sent(&mut cx, 8).is_ready());
     }
 }

@@ -32,7 +32,7 @@ use netvsc::LinkState;
 use netvsc::info::MacAddress;
 use netvsc::meta::{Hash, RxMeta};
 use netvsc::queue::FrameSink;
-use netvsc::vf::{VfQueue, VfSendError};
+use netvsc::vf::{Unreceived, VfQueue, VfSendError};
 use netvsc_host::vf::{GuestVf, VfSendError as HostError};
 
 use super::backend::{Adapter, AsyncVfQueue, BoxVf, OpenedVf, VfBackend, VfEvent, VfHandle, VfWatch, VfWish};
@@ -220,7 +220,14 @@ impl VfWatch for MemoryWatch {
         let own: Vec<_> = std::iter::repeat_with(Arc::<QueueWakers>::default).take(device.queues()).collect();
         lock(&self.wakers.queues).clone_from(&own);
         let queue = |(index, own)| {
-            BoxVf::new(MemoryQueue { device: device.clone(), index, all: Arc::clone(&self.wakers), own, told: 0 })
+            BoxVf::new(MemoryQueue {
+                device: device.clone(),
+                index,
+                all: Arc::clone(&self.wakers),
+                own,
+                told: 0,
+                too_long: 0,
+            })
         };
         let queues = own.into_iter().enumerate().map(queue).collect();
         future::ok(OpenedVf { device: Arc::new(MemoryVf { device }), queues, link: link_state(up) }).boxed()
@@ -264,8 +271,10 @@ struct MemoryQueue {
     index: usize,
     all: Arc<Wakers>,
     own: Arc<QueueWakers>,
-    /// Received frames that were lost and told of.
+    /// Received frames that were lost with the device and told of.
     told: u64,
+    /// Received frames that were longer than whoever received had room for, and were not told of.
+    too_long: u64,
 }
 
 impl VfQueue for MemoryQueue {
@@ -291,6 +300,10 @@ impl VfQueue for MemoryQueue {
         lost - std::mem::replace(&mut self.told, lost)
     }
 
+    fn take_unreceived(&mut self) -> Unreceived {
+        Unreceived { dropped: std::mem::take(&mut self.too_long), ..Unreceived::default() }
+    }
+
     fn has_received(&mut self) -> bool {
         self.device.received_on(self.index).is_some()
     }
@@ -299,8 +312,13 @@ impl VfQueue for MemoryQueue {
         let mut got = 0;
         while got < max
             && let Some(len) = self.device.received_on(self.index)
-            && let Some(room) = sink.buffer(len)
         {
+            if len > sink.max_frame() {
+                let _ = self.device.receive_on(self.index);
+                self.too_long += 1;
+                continue;
+            }
+            let Some(room) = sink.buffer(len) else { break };
             let Some(frame) = self.device.receive_on(self.index) else { break };
             room.copy_from_slice(&frame.bytes);
             let hash = frame.hash.map(|(value, covers)| Hash { value, covers });
@@ -326,5 +344,46 @@ impl AsyncVfQueue for MemoryQueue {
         self.own.sent.register(cx.waker());
         self.device.register_waker(&Waker::from(Arc::clone(&self.all)));
         if self.outstanding() <= at_most || !self.device.is_present() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netvsc::queue::Burst;
+    use netvsc_host::{Host, NicId, NicOptions};
+
+    use super::*;
+
+    const MAC: [u8; 6] = [0x00, 0x15, 0x5D, 1, 2, 3];
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_that_nobody_has_room_for_is_not_in_the_way_of_others() {
+        let host = Host::builder().build();
+        let far = host.memory_pair();
+        let bus = vmbus::mem::MemBus::new(host.add_nic(NicOptions::new().mac(MAC)));
+        let running = host.spawn();
+        let vfs = MemoryBackend::new();
+        let nic = crate::Nic::builder().vf(vfs.clone());
+        let (nic, _queues) = nic.open_on(bus).await.unwrap();
+        let device = host.plug_vf(NicId(0), 7, 8).expect("there is none");
+        vfs.insert(device.clone());
+        host.associate_vf(NicId(0), 7);
+        let mut events = nic.events();
+        while !matches!(events.next().await, Some(crate::Event::DatapathSwitched { .. })) {}
+        for len in [60, 1000, 61] {
+            let mut frame = vec![0; len];
+            frame[..6].copy_from_slice(&MAC);
+            frame[6] = 2;
+            far.send(&frame).unwrap();
+        }
+        // In virtual time: everybody has done what there was to do.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let (all, own) = Default::default();
+        let mut queue = MemoryQueue { device, index: 0, all, own, told: 0, too_long: 0 };
+        let mut burst = Burst::new(8, 512);
+        assert_eq!(queue.receive(&mut burst, 8), 2);
+        assert_eq!(burst.frames().map(|frame| frame.bytes.len()).collect::<Vec<_>>(), [60, 61]);
+        assert_eq!((queue.take_unreceived().dropped, queue.take_unreceived().dropped), (1, 0));
+        running.abort();
     }
 }
