@@ -174,9 +174,12 @@ fn what_is_in_the_mailbox_has_to_go_before_anything_is_taken_out_of_a_queue() {
     assert_eq!(receive(&mut shares[0], 8), [1, 2]);
 }
 
+/// So many locks are taken before this is done.
+type Meanwhile = (usize, Box<dyn FnOnce()>);
+
 thread_local! {
-    /// What others do before a lock is taken, and how many locks are taken before that.
-    static MEANWHILE: RefCell<Option<(usize, Box<dyn FnOnce()>)>> = const { RefCell::new(None) };
+    /// What others do before a lock is taken.
+    static MEANWHILE: RefCell<Option<Meanwhile>> = const { RefCell::new(None) };
     /// Locks that are held.
     static HELD: Cell<usize> = const { Cell::new(0) };
 }
