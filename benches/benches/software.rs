@@ -16,31 +16,11 @@ use netvsc::gro::{Deliver, Gro, GroConfig, Merged};
 use netvsc::meta::{RxMeta, Verdict};
 use netvsc::rss::{RssKey, Toeplitz};
 use netvsc::segment::Segments;
+use netvsc_benches::frames::{MSS, tcp};
 use smoltcp::wire::{IpAddress, TcpPacket};
 
-/// Payload of a full segment with time stamps.
-const MSS: usize = 1448;
 /// Frames of a burst.
 const BURST: usize = 64;
-
-/// An Ethernet frame with IPv4, TCP and `payload` bytes, the `index`th of its flow, with right checksums.
-fn tcp(flow: u16, index: usize, payload: usize) -> Vec<u8> {
-    let mut frame = vec![2; 12];
-    frame.extend([0x08, 0x00, 0x45, 0]);
-    frame.extend(u16::try_from(40 + payload).unwrap_or(0).to_be_bytes());
-    frame.extend((index as u16).to_be_bytes());
-    frame.extend([0x40, 0, 64, 6, 0, 0, 198, 51, 100, 1, 203, 0, 113, 2]);
-    frame.extend(flow.to_be_bytes());
-    frame.extend([1, 187]);
-    frame.extend(((index * payload) as u32).to_be_bytes());
-    frame.extend([0, 0, 0, 9, 0x50, 0x10, 0x10, 0, 0, 0, 0, 0]);
-    frame.extend((0..payload).map(|at| (at * 7) as u8));
-    let headers = Headers::parse(&frame).expect("IP");
-    if let Some(request) = checksum::request(&frame, &headers) {
-        checksum::fill(&mut frame, request).expect("computed");
-    }
-    frame
-}
 
 fn sums(c: &mut Criterion) {
     let mut group = c.benchmark_group("software/checksum");

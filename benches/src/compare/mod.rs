@@ -5,8 +5,10 @@
 //! | `report` | rows, as table and as JSON |
 //! | `round_trip` | the machine: how far apart its processors are now |
 //! | `cpu` | what a process takes of it |
+//! | `mode` | which way frames go |
 
 pub mod cpu;
+mod mode;
 pub mod report;
 pub mod round_trip;
 
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
+pub use mode::Mode;
 use report::{Pair, Row, Run, Sample};
 use round_trip::Processors;
 

@@ -8,6 +8,7 @@ mod turn;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use netvsc_benches::compare::Mode;
 
 /// Moves Ethernet frames through the layers above bursts, and says how fast, as one JSON object.
 #[derive(Debug, Parser)]
@@ -38,13 +39,6 @@ enum Layer {
     Packets,
     /// The device that smoltcp's interface receives from and sends to, without the interface; `io` whatever the mode.
     Smoltcp,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    Rxonly,
-    Txonly,
-    Io,
 }
 
 #[cfg(not(target_os = "linux"))]

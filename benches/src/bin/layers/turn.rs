@@ -8,12 +8,13 @@ use std::task::{Context, Poll};
 use futures::{SinkExt, StreamExt};
 use netvsc_async::smoltcp::NetvscDevice;
 use netvsc_async::{DeviceInfo, Error, PacketSink, PacketStream, Queue};
+use netvsc_benches::compare::Mode;
 use netvsc_benches::frames::frame;
 use serde_json::{Value, json};
 use smoltcp::phy::{Device, RxToken, TxToken};
 use vmbus::uio::UioChannel;
 
-use crate::{Layer, Mode};
+use crate::Layer;
 
 /// Frames to a turn, as many as to a burst of the other clients.
 const BURST: usize = 32;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use netvsc_benches::compare::Mode;
+
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
@@ -9,27 +11,6 @@ pub(crate) enum Work {
     Frames(Mode, u16),
     /// A client that forwards waits for frames, and none come.
     Idle,
-}
-
-/// Which way frames go. Names are those of l2fwd and testpmd alike.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// From the host.
-    Rxonly,
-    /// To the host.
-    Txonly,
-    /// From the host, and back.
-    Io,
-}
-
-impl Mode {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Rxonly => "rxonly",
-            Self::Txonly => "txonly",
-            Self::Io => "io",
-        }
-    }
 }
 
 /// Which of this project's clients does it. DPDK's is always testpmd.

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use netvsc_benches::compare::report::{Run, median};
 use netvsc_benches::compare::round_trip::Processors;
-use netvsc_benches::compare::{Client, cpu};
+use netvsc_benches::compare::{Client, Mode, cpu};
 use netvsc_benches::process::{interrupt, ours_says, read, testpmd_says};
 use serde_json::Value;
 
-use crate::case::{Case, Mode, Ours, Work};
+use crate::case::{Case, Ours, Work};
 use crate::host::Host;
 
 /// Seconds of a run that do not count: DPDK throws frames away when it starts, and the host has to notice.

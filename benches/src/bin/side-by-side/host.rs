@@ -7,10 +7,11 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use netvsc_benches::compare::Mode;
 use netvsc_benches::process::interrupt;
 use serde_json::Value;
 
-use crate::case::{Case, Mode, Work};
+use crate::case::{Case, Work};
 
 /// Most that a client may take to come up.
 const PATIENCE: Duration = Duration::from_secs(60);

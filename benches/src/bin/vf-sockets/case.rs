@@ -4,27 +4,7 @@ use std::fmt;
 
 use clap::ValueEnum;
 use netvsc_async::vf::sockets;
-
-/// Which way frames go, seen from what is measured. Names are those of testpmd.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Mode {
-    /// From the far end.
-    Rxonly,
-    /// To the far end.
-    Txonly,
-    /// From the far end, and back.
-    Io,
-}
-
-impl Mode {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Rxonly => "rxonly",
-            Self::Txonly => "txonly",
-            Self::Io => "io",
-        }
-    }
-}
+use netvsc_benches::compare::Mode;
 
 /// How the interface's frames are got at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

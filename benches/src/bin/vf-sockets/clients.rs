@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use netvsc_benches::compare::report::Run;
 use netvsc_benches::compare::round_trip::Processors;
-use netvsc_benches::compare::{Client, cpu};
+use netvsc_benches::compare::{Client, Mode, cpu};
 use netvsc_benches::process::{interrupt, ours_says, testpmd_says};
 
 use crate::BURST;
-use crate::case::{Case, Mode};
+use crate::case::Case;
 use crate::far::FarEnd;
 use crate::wire::{NEAR, Wire};
 

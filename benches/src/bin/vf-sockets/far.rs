@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use netvsc::queue::Burst;
 use netvsc::vf::VfQueue;
+use netvsc_benches::compare::Mode;
 use netvsc_benches::compare::round_trip::core;
 
 use crate::BURST;
-use crate::case::{Method, Mode};
+use crate::case::Method;
 use crate::wire::{FAR, NEAR, Opened, Wire};
 
 /// Frames under way in `io`.

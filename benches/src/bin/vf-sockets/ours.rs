@@ -15,6 +15,7 @@ use netvsc::meta::Path;
 use netvsc::queue::Burst;
 use netvsc::vf::VfQueue;
 use netvsc_async::{Error, Event, Nic, RxHalf, TxHalf, TxMeta, WaitMode};
+use netvsc_benches::compare::Mode;
 use netvsc_benches::compare::round_trip::core;
 use netvsc_host::vf::GuestVf;
 use netvsc_host::{Host, HostThread, NicId, NicOptions};
@@ -23,7 +24,7 @@ use tokio::sync::Notify;
 use vmbus::mem::{MemBus, MemChannel};
 
 use crate::BURST;
-use crate::case::{Layer, Method, Mode};
+use crate::case::{Layer, Method};
 use crate::wire::{MTU, NEAR, Opened, SERIAL, backend};
 
 /// What the process is to do.
