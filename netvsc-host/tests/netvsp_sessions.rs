@@ -1,4 +1,4 @@
-//! Every recorded session of one queue, played to this host.
+//! Every recorded session of one queue, played to this host; those of several are in `netvsp_queues`.
 //!
 //! What an independent host (OpenVMM's netvsp) accepted must be accepted, what it refused must be refused, and the
 //! answers must agree in all that is not a host's free choice: statuses, values, the bytes of frames. What kills its

@@ -85,6 +85,14 @@ impl Taken {
 
 type Ring = MappedRing<HeapMemory>;
 
+/// What a guest has of a channel that it is not at.
+struct Lane {
+    relid: RelId,
+    channel: Option<(Producer<Ring>, Consumer<Ring>)>,
+    ring: Option<u64>,
+    inbox: VecDeque<Taken>,
+}
+
 /// A guest on raw rings.
 pub(crate) struct Guest {
     pub(crate) host: Host,
@@ -102,6 +110,10 @@ pub(crate) struct Guest {
     /// What came and was not looked at.
     pub(crate) inbox: VecDeque<Taken>,
     pub(crate) now: Duration,
+    /// The channel that it is at: 0 is the primary one.
+    at: usize,
+    /// All others, by their number.
+    others: BTreeMap<usize, Lane>,
 }
 
 impl Guest {
@@ -137,6 +149,8 @@ impl Guest {
             send: guest["send_buffer"]["gpadl"].as_u64().unwrap_or(3),
             inbox: VecDeque::new(),
             now: Duration::ZERO,
+            at: 0,
+            others: BTreeMap::new(),
         };
         this.connect();
         this
@@ -202,6 +216,32 @@ impl Guest {
         self.post(id, &Message::RequestOffers);
         self.relid = self.expect(|m| if let Message::Offer(o) = m { Some(o.relid) } else { None });
         self.expect(|m| matches!(m, Message::AllOffersDelivered).then_some(()));
+    }
+
+    /// Hears of subchannels; how many were offered by now.
+    pub(crate) fn take_offers(&mut self) -> usize {
+        self.run();
+        while let Some(posted) = self.port.take_message() {
+            if let Ok(Message::Offer(offer)) = Message::parse(&posted.bytes, self.context) {
+                assert!(offer.is_subchannel());
+                let lane = Lane { relid: offer.relid, channel: None, ring: None, inbox: VecDeque::new() };
+                assert!(self.others.insert(offer.sub_channel_index.into(), lane).is_none(), "offered twice");
+            }
+        }
+        self.others.len()
+    }
+
+    /// From now on this is the channel that is opened, written, read and closed.
+    pub(crate) fn turn_to(&mut self, channel: usize) {
+        if channel == self.at {
+            return;
+        }
+        let mut lane = self.others.remove(&channel).unwrap_or_else(|| panic!("no channel {channel} was offered"));
+        std::mem::swap(&mut lane.relid, &mut self.relid);
+        std::mem::swap(&mut lane.channel, &mut self.channel);
+        std::mem::swap(&mut lane.ring, &mut self.ring);
+        std::mem::swap(&mut lane.inbox, &mut self.inbox);
+        self.others.insert(std::mem::replace(&mut self.at, channel), lane);
     }
 
     /// Lends a new block; the pages from `first` on are there then.
