@@ -6,7 +6,7 @@ use netvsc::meta::{Hash, RxMeta, Verdict, Vlan};
 use netvsc::queue::{Burst, ControlInput, FrameSink, QueueError};
 use nvsp::ChannelType;
 use rndis::control::IndicateStatus;
-use rndis::packet::PacketEncoder;
+use rndis::packet::{Batch, BatchLimits, PacketEncoder};
 use rndis::ppi::{HashInfo, PacketId, PacketIdFlags, PpiWord, RxChecksum};
 use serde_json::Value;
 use vmbus::memory::SharedMemoryExt;
@@ -64,6 +64,53 @@ fn a_packet_may_have_375_ranges_of_whole_odd_sized_sections() {
     host.deliver(16, &ranges);
     assert_eq!(receive_all(&mut queue), frames);
     assert_eq!(host.acks(), [(16, SUCCESS)]);
+}
+
+/// The frames of a recorded loopback host, many to a packet: what comes is what had been sent.
+#[test]
+fn batches_of_a_recorded_host_are_received_frame_by_frame() {
+    const SECTION: usize = 1806;
+    for (name, widest) in [("batch", 6), ("batch-big", 27)] {
+        let path = format!("{}/../tests/data/captures/netvsp-host/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        let session: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let setup = Setup { receive_section_bytes: SECTION as u32, receive_sections: 145, ..Setup::default() };
+        let (mut queue, mut host) = pair(setup);
+        let (mut sent, mut received, mut most) = (Vec::new(), Vec::new(), 0);
+        for packet in session["events"].as_array().unwrap().iter().filter(|event| event["ev"] == "packet") {
+            // Control messages are others' business.
+            if word(&packet["payload"], 4) == Some(1) {
+                continue;
+            }
+            if let Some(data) = packet["section"]["data"].as_str().map(hex) {
+                let batch = Batch::parse(&data, &BatchLimits::NONE).unwrap();
+                sent.extend(batch.iter().map(|message| message.data().to_vec()));
+            }
+            let Some(ranges) = packet["xfer"]["ranges"].as_array() else { continue };
+            let id = packet["tid"].as_u64().unwrap();
+            let ranges: Vec<_> = ranges
+                .iter()
+                .map(|range| {
+                    let data = hex(range["data"].as_str().unwrap());
+                    let put = host.put((range["offset"].as_u64().unwrap() as usize / SECTION) as u32, &data);
+                    assert_eq!(u64::from(put.byte_offset), range["offset"].as_u64().unwrap(), "whole sections");
+                    put
+                })
+                .collect();
+            most = most.max(ranges.len());
+            host.deliver(id, &ranges);
+            received.extend(receive_all(&mut queue));
+            assert_eq!(host.acks(), [(id, SUCCESS)], "{name}");
+        }
+        assert_eq!(most, widest, "{name}");
+        // The last one was sent while the filter was closed.
+        let unheard = sent.pop();
+        assert!(unheard.is_some() && received == sent, "{name}: {} of {} frames", received.len(), sent.len());
+    }
+}
+
+/// A word of a recorded payload.
+fn word(payload: &Value, at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(hex(payload.as_str()?).get(at..at + 4)?.try_into().unwrap()))
 }
 
 #[test]
