@@ -385,6 +385,43 @@ fn ten_thousand_random_flows_share_four_queues_equally() {
 }
 
 #[test]
+fn as_many_queues_as_there_may_be_all_receive_and_send() {
+    const FLOWS: usize = 4000;
+    for queues in [16, 33, 64] {
+        paused(async {
+            let mut rig = up(queues).await;
+            assert_eq!(rig.nic.info().queues, queues);
+            let settings = rig.settings();
+            let mut rng = SmallRng::seed_from_u64(queues.into());
+            let flows: Vec<Flow> = (0..FLOWS).map(|_| Flow::random(&mut rng)).collect();
+            let frames = round(&flows, rig.mac, 0);
+            let mut seen = HashSet::new();
+            for chunk in frames.chunks(WINDOW) {
+                for frame in chunk {
+                    rig.far.send(frame).expect("room");
+                }
+                let see = |queue, frame: &[u8]| {
+                    let flow = flows[read_round(&flows, frame).0];
+                    assert_eq!(queue, expected_queue(&settings, &flow), "{flow:?}");
+                    seen.insert(queue);
+                };
+                rig.arrive(chunk.len(), see).await;
+            }
+            assert_eq!(seen.len(), usize::from(queues), "each receives");
+            // The host's table has 16 entries, so that steering names 16 queues: whoever has a queue may send by it.
+            let Rig { far, queues: all, mac, .. } = &mut rig;
+            for (queue, flow) in all.iter_mut().zip(&flows) {
+                let frame = flow.frame(FAR, *mac, b"out");
+                queue.tx.send(&frame).await.expect("open");
+                assert_eq!(far.recv().await.expect("plugged in")[..], frame);
+            }
+            until(|| rig.sent().values().all(|sent| *sent == 1)).await;
+            rig.close().await;
+        });
+    }
+}
+
+#[test]
 fn large_flows_that_met_on_one_queue_are_spread() {
     const QUEUES: [u16; 4] = [0, 1, 2, 3];
     paused(async {
