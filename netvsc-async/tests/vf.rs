@@ -8,34 +8,48 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{self, BoxFuture};
 use netvsc::PacketFilter;
+use netvsc::meta::Path;
+use netvsc_async::testing::{self, Pair};
 use netvsc_async::vf::{Adapter, MemoryBackend, OpenedVf, VfBackend, VfEvent, VfHandle, VfWatch, VfWish};
-use netvsc_async::{Event, Nic, testing};
+use netvsc_async::{Event, Nic, NicBuilder, ReconfigureError};
+use netvsc_host::fault::{Fault, When};
 use netvsc_host::{Host, NicId};
 use rndis::Oid;
 
 const NIC: NicId = NicId(0);
 
-/// Devices in memory that write down whether they were told to receive everything.
+/// What devices were told.
+#[derive(Default)]
+struct Log {
+    /// Whether to receive everything.
+    promiscuous: Mutex<Vec<bool>>,
+    /// Their MTU.
+    mtu: Mutex<Vec<u32>>,
+    /// The largest MTU that they can have, if there is one.
+    limit: Mutex<Option<u32>>,
+}
+
+/// Devices in memory that write down what they are told.
 #[derive(Clone, Default)]
 struct Told {
     inner: MemoryBackend,
-    promiscuous: Arc<Mutex<Vec<bool>>>,
+    log: Arc<Log>,
 }
 
 struct ToldWatch {
     inner: Box<dyn VfWatch>,
-    promiscuous: Arc<Mutex<Vec<bool>>>,
+    log: Arc<Log>,
 }
 
 struct ToldVf {
     inner: Arc<dyn VfHandle>,
-    promiscuous: Arc<Mutex<Vec<bool>>>,
+    log: Arc<Log>,
 }
 
 impl VfBackend for Told {
     fn watch(&self, adapter: &Adapter) -> io::Result<Box<dyn VfWatch>> {
-        let promiscuous = Arc::clone(&self.promiscuous);
-        Ok(Box::new(ToldWatch { inner: self.inner.watch(adapter)?, promiscuous }))
+        let log = Arc::clone(&self.log);
+        Ok(Box::new(ToldWatch { inner: self.inner.watch(adapter)?, log }))
     }
 }
 
@@ -49,10 +63,11 @@ impl VfWatch for ToldWatch {
     }
 
     fn open(&mut self, wish: VfWish) -> BoxFuture<'static, io::Result<OpenedVf>> {
-        let (opening, promiscuous) = (self.inner.open(wish), Arc::clone(&self.promiscuous));
+        let (opening, log) = (self.inner.open(wish), Arc::clone(&self.log));
+        self.log.mtu.lock().unwrap().push(wish.mtu);
         async move {
             let opened = opening.await?;
-            Ok(OpenedVf { device: Arc::new(ToldVf { inner: opened.device, promiscuous }), ..opened })
+            Ok(OpenedVf { device: Arc::new(ToldVf { inner: opened.device, log }), ..opened })
         }
         .boxed()
     }
@@ -64,11 +79,15 @@ impl VfHandle for ToldVf {
     }
 
     fn set_mtu(&self, mtu: u32) -> BoxFuture<'static, io::Result<()>> {
+        if self.log.limit.lock().unwrap().is_some_and(|limit| mtu > limit) {
+            return future::err(io::ErrorKind::InvalidInput.into()).boxed();
+        }
+        self.log.mtu.lock().unwrap().push(mtu);
         self.inner.set_mtu(mtu)
     }
 
     fn set_promiscuous(&self, promiscuous: bool) -> BoxFuture<'static, io::Result<()>> {
-        self.promiscuous.lock().unwrap().push(promiscuous);
+        self.log.promiscuous.lock().unwrap().push(promiscuous);
         future::ok(()).boxed()
     }
 
@@ -77,19 +96,62 @@ impl VfHandle for ToldVf {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_filter_is_not_put_back_by_the_answer_to_something_else() {
+/// An adapter that has such a device in use.
+async fn on_vf(builder: NicBuilder) -> (Told, Pair) {
     let vfs = Told::default();
-    let pair = testing::pair_with(Host::builder(), Nic::builder().vf(vfs.clone())).await.expect("comes up");
+    let pair = testing::pair_with(Host::builder(), builder.vf(vfs.clone())).await.expect("comes up");
     let mut events = pair.nic.events();
     vfs.inner.insert(pair.host.plug_vf(NIC, 7, 64).expect("there is none"));
     pair.host.associate_vf(NIC, 7);
     while !matches!(events.next().await, Some(Event::DatapathSwitched { .. })) {}
+    (vfs, pair)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_filter_is_not_put_back_by_the_answer_to_something_else() {
+    let (vfs, pair) = on_vf(Nic::builder()).await;
     let filter = PacketFilter(pair.nic.info().packet_filter.0 | PacketFilter::PROMISCUOUS.0);
     // Both are asked for before either is answered.
     let answers = futures::join!(pair.nic.query(Oid::VENDOR_DESCRIPTION), pair.nic.set_packet_filter(filter));
     assert!(answers.0.is_ok() && answers.1.is_ok(), "{answers:?}");
-    assert_eq!(*vfs.promiscuous.lock().unwrap(), [true]);
+    assert_eq!(*vfs.log.promiscuous.lock().unwrap(), [true]);
+    pair.close().await.expect("it had not failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_mtu_is_the_devices_first_and_is_put_back_if_the_adapter_cannot_have_it() {
+    let (vfs, pair) = on_vf(Nic::builder().tune(|config| config.step_deadline(Duration::from_secs(2)))).await;
+    let told = || std::mem::take(&mut *vfs.log.mtu.lock().unwrap());
+    let mut events = pair.nic.events();
+    assert_eq!(told(), [1500]);
+    assert_eq!(pair.nic.set_mtu(3000).await, Ok(3000));
+    // It is opened again once the adapter is up again.
+    while !matches!(events.next().await, Some(Event::DatapathSwitched { to: Path::VirtualFunction, .. })) {}
+    assert_eq!(told(), [3000, 3000]);
+    let mut taken_down = || {
+        let news = std::iter::from_fn(|| events.next().now_or_never().flatten());
+        news.filter(|event| matches!(event, Event::Detached(_))).count()
+    };
+    // A device that cannot: the adapter is not even taken down. What the device has by now it may not know itself.
+    *vfs.log.limit.lock().unwrap() = Some(5000);
+    let refused = pair.nic.set_mtu(9000).await.unwrap_err();
+    assert_eq!(refused, ReconfigureError::VirtualFunction { kind: io::ErrorKind::InvalidInput });
+    assert_eq!((told(), pair.nic.info().mtu, taken_down()), (vec![3000], 3000, 0));
+    // An adapter that cannot, and is not taken down either.
+    pair.host.inject(Fault::AnswerFailed, When::Once);
+    let refused = pair.nic.set_mtu(4000).await.unwrap_err();
+    assert!(refused.is_restored(), "{refused}");
+    assert_eq!((told(), pair.nic.info().mtu, taken_down()), (vec![4000, 3000], 3000, 0));
+    // One that does not come up with it, but as it was.
+    pair.host.inject(Fault::AnswerNever, When::After { spared: 3 });
+    let refused = pair.nic.set_mtu(4000).await.unwrap_err();
+    assert!(refused.is_restored(), "{refused}");
+    pair.host.clear_faults();
+    assert_eq!(pair.nic.info().mtu, 3000);
+    assert!(taken_down() > 0);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let told = told();
+    assert!(told[0] == 4000 && told[1..].iter().all(|mtu| *mtu == 3000) && told.len() > 1, "{told:?}");
     pair.close().await.expect("it had not failed");
 }
 
