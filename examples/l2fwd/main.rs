@@ -62,6 +62,7 @@ static ALLOCATOR: netvsc_allocations::Counting = netvsc_allocations::Counting;
 /// Ends by itself, or with Ctrl-C. The exit status is 0 only if the adapters were closed with everything given back, and
 /// a simulated host has nothing to complain of.
 #[derive(Debug, Parser)]
+#[command(name = "l2fwd")]
 struct Options {
     /// The adapter: instance GUID, MAC address, uioN or interface name. Twice: frames go from one to the other.
     #[arg(long, value_name = "NAME", required_unless_present = "tap", conflicts_with = "tap")]
@@ -226,6 +227,10 @@ impl Options {
         if holds && (options.mode != Mode::Io || options.checksums == ChecksumMode::Compute) {
             let wrong = "--rx-copybreak is for frames that go on as they came: --mode io, --checksums keep";
             Self::command().error(ErrorKind::ArgumentConflict, wrong).exit()
+        }
+        if [&options.device, &options.tap].iter().any(|names| matches!(&names[..], [one, other] if one == other)) {
+            let wrong = "frames go from one adapter to another, not from one to itself";
+            Self::command().error(ErrorKind::ValueValidation, wrong).exit()
         }
         let wrong = match (options.device.len(), options.tap.len()) {
             (1 | 2, 0) | (0, 2) => return options,

@@ -58,13 +58,15 @@ fn frames_of_each_adapter_leave_by_the_other_on_every_queue() {
 }
 
 #[test]
-fn limits_of_what_is_received_are_checked_before_any_adapter_is_looked_for() {
+fn what_cannot_be_is_refused_before_any_adapter_is_looked_for() {
     let Some(_turn) = process::turn(&[]) else { return };
     for (arguments, words) in [
         (&["--rx-copybreak", "127"][..], &["'127'", "'--rx-copybreak <N|off>'", "rx_copybreak", "128"][..]),
         (&["--rx-copybreak", "some"], &["'some'", "'--rx-copybreak <N|off>'", "a number of bytes is needed, or off"]),
         (&["--rx-copybreak", "256", "--mode", "rxonly"], &["--rx-copybreak", "--mode io"]),
         (&["--rx-copybreak", "256", "--checksums", "compute"], &["--rx-copybreak", "--checksums keep"]),
+        (&["--device", "none"], &["from one adapter to another", "Usage: l2fwd"]),
+        (&["--device", "other", "--device", "third"], &["once or twice"]),
     ] {
         let mut l2fwd = Command::new(process::example("l2fwd"));
         let output = l2fwd.args(["--device", "none"]).args(arguments).output().expect("l2fwd starts");
