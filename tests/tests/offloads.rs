@@ -178,10 +178,14 @@ fn what_profiles_grant() {
             let pair =
                 rig::up(Host::builder().profile(chosen), Nic::builder().offloads(OffloadSettings::endpoint())).await;
             let info = pair.nic.info();
-            let udp = info.offloads.tx_checksum.udp_v4;
-            assert_eq!(udp, info.nvsp_version >= nvsp::Version::V5 && chosen != Profile::Ws2012R2, "{chosen}");
-            assert_eq!(info.offloads.tx_checksum.tcp_v6, info.offloads.tx_checksum.tcp_v4, "{chosen}");
-            assert!(!info.offloads.rsc_v4 || info.nvsp_version == nvsp::Version::V6_1, "{chosen}");
+            let udp = chosen != Profile::Ws2012R2;
+            for sums in [info.offloads.tx_checksum, info.offloads.rx_checksum] {
+                assert_eq!((sums.tcp_v4, sums.tcp_v6, sums.udp_v4, sums.udp_v6), (true, true, udp, udp), "{chosen}");
+            }
+            assert!(info.offloads.lso_v4.is_some() && info.offloads.lso_v6.is_some(), "{chosen}");
+            let newest = matches!(chosen, Profile::Ws2019 | Profile::Ws2022);
+            assert_eq!(info.nvsp_version == nvsp::Version::V6_1, newest, "{chosen}");
+            assert_eq!((info.offloads.rsc_v4, info.offloads.rsc_v6), (newest, newest), "{chosen}");
             assert_eq!(info.offload_settings, OffloadSettings::endpoint());
             rig::close(pair).await;
         });
@@ -384,6 +388,17 @@ fn tags_pass_both_ways() {
                 } else {
                     assert_eq!((received.bytes, received.meta.vlan.map(|vlan| vlan.tci())), (&plain[..], Some(tci)));
                 }
+                // Of two tags the outer one is beside the frame, the inner one in it.
+                let inner = |frame: &[u8]| [&frame[..12], &[0x81, 0x00, 0x40, 200], &frame[12..]].concat();
+                let plain = inner(&frame(own, FAR, IpVersion::V6, Protocol::TCP, 2, 700));
+                pair.queue.tx.send(&tag(&plain)).await.unwrap();
+                assert!(*pair.far.recv().await.unwrap() == tag(&plain), "{tci:#x} outside of another");
+                let plain = inner(&frame(FAR, own, IpVersion::V6, Protocol::UDP, 2, 700));
+                pair.far.send(&tag(&plain)).unwrap();
+                let burst = pair.queue.rx.recv_burst().await.unwrap().unwrap();
+                let received = burst.get(0).unwrap();
+                let expected = if in_band { (tag(&plain), None) } else { (plain, Some(tci)) };
+                assert_eq!((received.bytes.to_vec(), received.meta.vlan.map(|vlan| vlan.tci())), expected);
             }
             assert_eq!(rig::stats(&pair).extra.tx_dropped, 0);
             rig::close(pair).await;
