@@ -99,6 +99,17 @@ pub(crate) struct Outcome {
     pub(crate) received: Transferred,
     /// Segments that TCP sent again; `None` where nobody counts them.
     pub(crate) retransmissions: Option<u64>,
+    /// What iperf3 did beside it.
+    pub(crate) generated: Option<Generated>,
+}
+
+/// What iperf3 said of its runs.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Generated {
+    pub(crate) runs: u64,
+    /// That its receiver had.
+    pub(crate) bytes: u64,
+    pub(crate) retransmissions: u64,
 }
 
 /// The ends once they are silent: what they have counted, of frames of every kind.

@@ -13,7 +13,7 @@ use anyhow::Context;
 use netvsc_host::port::{TapConfig, TapPort};
 use netvsc_tests::netns::Netns;
 
-use crate::ends::{Common, Counted, Drain, Outcome, Source, Transferred};
+use crate::ends::{Common, Counted, Drain, Generated, Outcome, Source, Transferred};
 use crate::flow;
 
 /// The interfaces' names. Each is in a namespace of its own soon.
@@ -95,11 +95,38 @@ impl Counted for Machines {
     }
 }
 
+/// iperf3, from one machine to the other until it is time to stop: run after run, as iperf3 cannot be told to stop and still say
+/// what it did, each with a server of its own.
+fn generate(from: &Netns, to: &Netns, address: Ipv4Addr, common: &Common) -> anyhow::Result<Generated> {
+    let address = address.to_string();
+    let mut all = Generated::default();
+    while !common.is_stopped() {
+        let server = to.start("iperf3", &["-s", "-1", "-B", &address]).context("start iperf3")?;
+        let since = Instant::now();
+        while !to.run("ss", &["-Hltn", "sport = :5201"])?.contains("5201") {
+            anyhow::ensure!(since.elapsed() < PATIENCE, "iperf3 does not listen");
+            std::thread::sleep(LOOK);
+        }
+        let said = from.run("iperf3", &["-c", &address, "-t", "2", "-i", "0", "--json"])?;
+        server.finish()?;
+        let report: serde_json::Value = serde_json::from_str(&said)?;
+        let number = |sum: &str, name: &str| {
+            report["end"][sum][name].as_u64().with_context(|| format!("no {name} in what iperf3 said: {said}"))
+        };
+        all.runs += 1;
+        all.bytes += number("sum_received", "bytes")?;
+        all.retransmissions += number("sum_sent", "retransmits")?;
+    }
+    Ok(all)
+}
+
 /// The ends, at work.
 #[derive(Debug)]
 pub(crate) struct Ends {
     machines: Machines,
     stream: [JoinHandle<io::Result<Transferred>>; 2],
+    /// From the far machine to the near one: against the stream.
+    generator: Option<JoinHandle<anyhow::Result<Generated>>>,
     senders: Vec<JoinHandle<()>>,
     receivers: Vec<JoinHandle<()>>,
     /// The receivers of the numbered flows are to end.
@@ -108,8 +135,8 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
-    /// Begins to talk.
-    pub(crate) fn start(machines: Machines, seed: u64, common: &Common) -> anyhow::Result<Self> {
+    /// Begins to talk, with iperf3 beside it if that is wanted.
+    pub(crate) fn start(machines: Machines, seed: u64, iperf3: bool, common: &Common) -> anyhow::Result<Self> {
         let [near, far] = &machines.0;
         let listener = far.enter(|| TcpListener::bind((address(1), STREAM_PORT))).context("listen")?;
         let (source, drain) = (Source::new(seed, common), Drain::new(common));
@@ -142,7 +169,11 @@ impl Ends {
                 }
             }));
         }
-        Ok(Self { machines, stream, senders, receivers, over, common: common.clone() })
+        let generator = iperf3.then(|| {
+            let ([near, far], common) = (machines.0.clone(), common.clone());
+            std::thread::spawn(move || generate(&far, &near, address(0), &common))
+        });
+        Ok(Self { machines, stream, generator, senders, receivers, over, common: common.clone() })
     }
 
     /// Has them stop, and waits for what is under way. Blocks.
@@ -159,8 +190,10 @@ impl Ends {
         let [sent, received] = self.stream.map(JoinHandle::join);
         let sent = sent.map_err(panicked)?.context("send the stream")?;
         let received = received.map_err(panicked)?.context("receive the stream")?;
+        let generated = self.generator.map(|generator| generator.join().map_err(panicked)?);
+        let generated = generated.transpose().context("iperf3")?;
         let retransmissions = Some(self.machines.retransmissions()?);
-        Ok((Outcome { sent, received, retransmissions }, self.machines))
+        Ok((Outcome { sent, received, retransmissions, generated }, self.machines))
     }
 }
 

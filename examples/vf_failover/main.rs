@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example vf_failover                                  # no root: all in this process
 //! sudo vf_failover --backend af_packet --cycles 100 --json                   # the kernel's TCP, a veth as the VF
+//! sudo vf_failover --backend af_xdp --iperf3                                 # iperf3 beside it, the other way
 //! sudo vf_failover --backend af_packet --surprise --cycles 20                # the device vanishes each time
 //! ```
 //!
@@ -46,7 +47,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
 use netvsc_async::NicBuilder;
 #[cfg(target_os = "linux")]
 use netvsc_async::vf::sockets::{Method, SocketVf};
@@ -71,6 +73,7 @@ use report::Report;
 /// The exit status is 0 only if the stream arrived as it was sent, nothing came twice or late, as much was lost as was reported
 /// and no more, and everything was given back.
 #[derive(Debug, Parser)]
+#[command(name = "vf_failover")]
 struct Options {
     /// How often the virtual function goes and comes back. Default: 10, or as often as fits into --seconds.
     #[arg(long, value_name = "N")]
@@ -84,6 +87,9 @@ struct Options {
     /// The device vanishes with what is inside, instead of being revoked first.
     #[arg(long)]
     surprise: bool,
+    /// With af_packet and af_xdp: iperf3 as a second stream, from the far end to the near one.
+    #[arg(long)]
+    iperf3: bool,
     /// Decides orders, delays and content.
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
@@ -158,6 +164,10 @@ fn patient() -> Settings {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if options.iperf3 && options.backend == Backend::Memory {
+        let wrong = "--iperf3 is for machines with the kernel's TCP: --backend af_packet or af_xdp";
+        Options::command().error(ErrorKind::ArgumentConflict, wrong).exit()
+    }
     let outcome = match options.backend {
         Backend::Memory => in_runtime(run_in_memory(&options)),
         Backend::AfPacket | Backend::AfXdp => run_in_namespaces(&options),
@@ -284,7 +294,7 @@ async fn run_among_machines(options: &Options) -> anyhow::Result<Report> {
     let backend = SocketVf::new().virtual_interfaces(true).method(method);
     let with_vf = |builder: NicBuilder| builder.vf(backend).vf_settings(patient());
     let appliance = Appliance::start(taps, with_vf, &told).await?;
-    let ends = kernel::Ends::start(machines, options.seed, &common)?;
+    let ends = kernel::Ends::start(machines, options.seed, options.iperf3, &common)?;
     let veths = VethVfs::new(VethConfig::new(VETH, VF_MAC));
     let (cycles, servicing) = service(options, &appliance, veths, &told, &common).await?;
     let (outcome, machines) = tokio::task::spawn_blocking(|| ends.finish()).await??;

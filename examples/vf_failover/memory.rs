@@ -129,7 +129,7 @@ impl Ends {
         }
         senders.await?.map_err(|_| anyhow::anyhow!("a sender panicked"))?;
         let [sent, received] = <[Transferred; 2]>::try_from(ends).map_err(|_| anyhow::anyhow!("two ends"))?;
-        Ok((Outcome { sent, received, retransmissions: None }, self.ports))
+        Ok((Outcome { sent, received, retransmissions: None, generated: None }, self.ports))
     }
 }
 

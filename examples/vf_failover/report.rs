@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::ends::{Common, Outcome};
+use crate::ends::{Common, Generated, Outcome};
 use crate::flow::Counts;
 use crate::picture::Told;
 use crate::{Losses, Options};
@@ -103,6 +103,9 @@ impl Report {
             "tcp_bytes": self.stream.received.bytes,
             "hash_ok": self.hash_ok(),
             "tcp_retransmissions": self.stream.retransmissions,
+            "iperf3_runs": self.stream.generated.map(|generated| generated.runs),
+            "iperf3_bytes": self.stream.generated.map(|generated| generated.bytes),
+            "iperf3_retransmissions": self.stream.generated.map(|generated| generated.retransmissions),
             "sent": self.flows.sent,
             "lost": self.losses.frames,
             "lost_reported": self.lost_reported(),
@@ -137,6 +140,10 @@ impl fmt::Display for Report {
         write!(f, "tcp: {} bytes arrived, {same}", self.stream.received.bytes)?;
         if let Some(segments) = self.stream.retransmissions {
             write!(f, ", {segments} segments sent again")?;
+        }
+        if let Some(generated) = self.stream.generated {
+            let Generated { runs, bytes, retransmissions } = generated;
+            write!(f, "\niperf3: {runs} runs, {bytes} bytes arrived, {retransmissions} segments sent again")?;
         }
         let gap = gap.as_micros();
         write!(
