@@ -544,39 +544,41 @@ fn by_a_virtual_function_segments_are_merged_and_cut_as_by_the_rings() {
                 pair.host.associate_vf(rig::NIC, 7);
                 while !matches!(events.next().await, Some(Event::DatapathSwitched { to: Path::VirtualFunction, .. })) {}
             }
-            let flow = Flow { number, tcp: true, v6: number == 2, fixed_id: false, size: 1000 };
-            let segment = |index| Segment { index, flags: ACK, ecn: 0, ttl: 64, len: 1000 };
-            for index in 0..10 {
-                pair.far.send(&flow.build(ours, theirs, &segment(index))).expect("room");
-            }
-            let (mut segments, mut merged) = (0, 0);
-            while segments < 10 {
-                let burst = rx.recv_burst().await.expect("sound").expect("open").merged();
-                let mut passed_on = Vec::new();
-                for frame in &burst {
-                    assert_eq!(frame.meta.path, path);
-                    let meta = TxMeta::passing_on(frame.bytes, &frame.meta, 1500);
-                    assert_eq!(meta.segmentation.map(|cut| cut.mss), frame.meta.coalesced.map(|_| 1000));
-                    let count = frame.bytes.len() / 1000;
-                    merged += usize::from(count > 1);
-                    segments += count;
-                    passed_on.push(([&theirs[..], &ours, &frame.bytes[12..]].concat(), meta));
+            for v6 in [false, true] {
+                let flow = Flow { number, tcp: true, v6, fixed_id: false, size: 1000 };
+                let segment = |index| Segment { index, flags: ACK, ecn: 0, ttl: 64, len: 1000 };
+                for index in 0..10 {
+                    pair.far.send(&flow.build(ours, theirs, &segment(index))).expect("room");
                 }
-                for (frame, meta) in passed_on {
-                    tx.try_send(&frame, &meta).expect("room");
+                let (mut segments, mut merged) = (0, 0);
+                while segments < 10 {
+                    let burst = rx.recv_burst().await.expect("sound").expect("open").merged();
+                    let mut passed_on = Vec::new();
+                    for frame in &burst {
+                        assert_eq!(frame.meta.path, path);
+                        let meta = TxMeta::passing_on(frame.bytes, &frame.meta, 1500);
+                        assert_eq!(meta.segmentation.map(|cut| cut.mss), frame.meta.coalesced.map(|_| 1000));
+                        let count = frame.bytes.len() / 1000;
+                        merged += usize::from(count > 1);
+                        segments += count;
+                        passed_on.push(([&theirs[..], &ours, &frame.bytes[12..]].concat(), meta));
+                    }
+                    for (frame, meta) in passed_on {
+                        tx.try_send(&frame, &meta).expect("room");
+                    }
+                    tx.flush().expect("open");
                 }
-                tx.flush().expect("open");
-            }
-            assert!(segments == 10 && merged > 0, "{path:?}: {merged} of {segments} segments");
-            for index in 0..10 {
-                let frame = pair.far.recv().await.expect("plugged in");
-                assert!(frame[..] == flow.build(theirs, ours, &segment(index)), "{path:?}, segment {index}");
+                assert!(segments == 10 && merged > 0, "{path:?}: {merged} of {segments} segments");
+                for index in 0..10 {
+                    let frame = pair.far.recv().await.expect("plugged in");
+                    assert!(frame[..] == flow.build(theirs, ours, &segment(index)), "{path:?}, segment {index}");
+                }
             }
         }
         let stats = pair.nic.vf_stats();
-        assert_eq!((stats.vf_rx_packets, stats.vf_tx_packets), (10, 10));
+        assert_eq!((stats.vf_rx_packets, stats.vf_tx_packets), (20, 20));
         let totals = pair.nic.queue_stats()[0];
-        assert_eq!((totals.rx.packets, totals.extra.tx_lso > 0), (10, true), "{totals:?}");
+        assert_eq!((totals.rx.packets, totals.extra.tx_lso > 0), (20, true), "{totals:?}");
         pair.nic.close().await.expect("closes");
         tokio::time::sleep(Duration::from_millis(1)).await;
         pair.host.assert_clean();
