@@ -198,7 +198,7 @@ impl Links {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
-        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        uninterrupted(|| self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0))?;
         self.answer()
     }
 
@@ -206,7 +206,7 @@ impl Links {
         let mut links = Vec::new();
         let mut whole = true;
         loop {
-            let (bytes, _) = self.socket.recv_from_full()?;
+            let (bytes, _) = uninterrupted(|| self.socket.recv_from_full())?;
             for message in messages(&bytes) {
                 if message.header.sequence_number != self.sequence {
                     // Of a request that was given up.
@@ -215,6 +215,10 @@ impl Links {
                 // Something changed while the kernel was at it: what it has listed may lack interfaces.
                 whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
                 match message.payload {
+                    // The list ends where the kernel failed: it is not whole then, either.
+                    NetlinkPayload::Done(done) if done.code < 0 => {
+                        return Err(io::Error::from_raw_os_error(done.code.saturating_neg()));
+                    }
                     NetlinkPayload::Done(_) if !whole => return Err(io::ErrorKind::Interrupted.into()),
                     NetlinkPayload::Done(_) => return Ok(links),
                     NetlinkPayload::Error(error) => {
@@ -226,6 +230,16 @@ impl Links {
                     _ => {}
                 }
             }
+        }
+    }
+}
+
+/// Does it again if a signal came in between.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
 }
