@@ -173,3 +173,123 @@ fn the_interface_is_found_by_its_number_and_its_address_and_set() {
         wait_for("the MTU as it was", || shown().contains("mtu 1400")).await;
     });
 }
+
+/// A thread that may wait, the only one of its runtime, which is kept busy.
+struct Busy {
+    _until: std::sync::mpsc::Sender<()>,
+}
+
+impl Busy {
+    fn new() -> Self {
+        let (until, told) = std::sync::mpsc::channel::<()>();
+        let (begins, begun) = std::sync::mpsc::channel();
+        tokio::task::spawn_blocking(move || {
+            begins.send(()).unwrap();
+            told.recv()
+        });
+        begun.recv().unwrap();
+        Self { _until: until }
+    }
+}
+
+#[test]
+fn settings_are_changed_elsewhere_in_order_and_undone_if_nobody_waits() {
+    let _lock = privileged!();
+    let wire = Wire::new(1);
+    let socket = peer_socket(&wire);
+    wire.run_with_one_that_waits(|| async {
+        let (_watch, mut opened) = open(&wire, &backend(Method::AfPacket), 1).await;
+        let shown = || wire.guest.ip(&format!("-d link show {VF}")).unwrap();
+        let device = opened.device;
+        let busy = Busy::new();
+        let mut asked = [device.set_mtu(1400), device.set_mtu(1_000_000), device.set_mtu(1480)];
+        let promiscuous = device.set_promiscuous(true);
+        for future in &mut asked {
+            assert!(futures::poll!(future).is_pending());
+        }
+        assert!(shown().contains("mtu 1500"), "{}", shown());
+        // Meanwhile frames pass.
+        let sent = data(700, 5);
+        send_all(&mut opened.queues[0], [datagram(PEER, 5000, &sent)]).await;
+        let mut received = [0; 1500];
+        assert_eq!(socket.recv(&mut received).unwrap(), sent.len());
+        drop(busy);
+        let [first, second, third] = asked;
+        assert!(first.await.is_ok());
+        let refused = second.await.unwrap_err();
+        assert!(third.await.is_ok(), "the last one asked for is the one that counts");
+        promiscuous.await.unwrap();
+        assert!(refused.to_string().contains("MTU"), "{refused}");
+        assert!(shown().contains("mtu 1480") && shown().contains("promiscuity 1"), "{}", shown());
+
+        // Nobody wants it any more before it was begun.
+        let busy = Busy::new();
+        drop(device.set_mtu(1300));
+        let mut late = device.set_promiscuous(false);
+        assert!(futures::poll!(&mut late).is_pending());
+        drop(busy);
+        late.await.unwrap();
+        assert!(shown().contains("mtu 1480") && shown().contains("promiscuity 0"), "{}", shown());
+
+        // It is closed while something waits: that is not done, and what was done is put back.
+        let busy = Busy::new();
+        let mut late = device.set_mtu(1300);
+        assert!(futures::poll!(&mut late).is_pending());
+        device.close();
+        assert_eq!(late.await.unwrap_err().kind(), std::io::ErrorKind::NotConnected);
+        assert!(shown().contains("mtu 1480"), "closing waits for nobody: {}", shown());
+        drop(busy);
+        wait_for("the MTU as it was", || shown().contains("mtu 1500")).await;
+        assert!(device.set_promiscuous(true).await.is_err());
+    });
+}
+
+#[test]
+fn whoever_opens_it_next_finds_it_as_it_was() {
+    let _lock = privileged!();
+    let wire = Wire::new(1);
+    wire.run_with_one_that_waits(|| async {
+        let shown = || wire.guest.ip(&format!("link show {VF}")).unwrap();
+        let opening = |mtu| async move {
+            let mut watch = backend(Method::AfPacket).watch(&Adapter::new(MAC)).unwrap();
+            assert_eq!(event(&mut watch).await, VfEvent::Arrived { serial: Some(SERIAL) });
+            let opening = watch.open(VfWish::new(1, mtu, false));
+            (watch, opening)
+        };
+        let (_watch, first) = opening(1400).await;
+        let first = first.await.unwrap();
+        assert!(shown().contains("mtu 1400"), "{}", shown());
+        let busy = Busy::new();
+        first.device.close();
+        let (opened, is_open) = std::sync::mpsc::channel();
+        let (go_on, goes_on) = std::sync::mpsc::channel();
+        let wire = &wire;
+        std::thread::scope(|scope| {
+            // Another one, which knows nothing of the first.
+            let other = scope.spawn(move || {
+                wire.run(move || async move {
+                    let (_watch, second) = opening(1450).await;
+                    let second = second.await.unwrap();
+                    opened.send(()).unwrap();
+                    goes_on.recv().unwrap();
+                    assert!(shown().contains("mtu 1450"), "{}", shown());
+                    // Nobody closes it: it is dropped.
+                    drop(second);
+                    wait_for("the MTU as it was", || shown().contains("mtu 1500")).await;
+                });
+            });
+            let early = is_open.recv_timeout(std::time::Duration::from_millis(300));
+            drop(busy);
+            assert!(early.is_err(), "it was opened before it was closed");
+            is_open.recv().unwrap();
+            go_on.send(()).unwrap();
+            other.join().unwrap();
+        });
+        // Nor is it open if nobody waited for that.
+        let (_watch, mut third) = opening(1350).await;
+        assert!(futures::poll!(&mut third).is_pending());
+        wait_for("an interface that is open", || shown().contains("mtu 1350")).await;
+        drop(third);
+        wait_for("the MTU as it was", || shown().contains("mtu 1500")).await;
+    });
+}

@@ -76,8 +76,18 @@ impl Wire {
 
     /// Runs a test in the guest's namespace.
     pub(crate) fn run<T: Send, F: Future<Output = T>>(&self, test: impl FnOnce() -> F + Send) -> T {
+        self.run_on(512, test)
+    }
+
+    /// The same, with a single thread for what may wait.
+    pub(crate) fn run_with_one_that_waits<T: Send, F: Future<Output = T>>(&self, test: impl FnOnce() -> F + Send) -> T {
+        self.run_on(1, test)
+    }
+
+    fn run_on<T: Send, F: Future<Output = T>>(&self, waiting: usize, test: impl FnOnce() -> F + Send) -> T {
         self.guest.enter(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().max_blocking_threads(waiting).build().unwrap();
             runtime.block_on(async { tokio::time::timeout(PATIENCE, test()).await.expect("hangs") })
         })
     }

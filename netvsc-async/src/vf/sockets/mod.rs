@@ -9,7 +9,8 @@
 //! | [`xdp`] | AF_XDP: drivers that have it, faster |
 //! | [`netlink`] | which interfaces there are, what happens to them, their settings |
 //! | `watch` | which of them is the virtual function |
-//! | `open` | opening it; its settings |
+//! | `open` | opening it |
+//! | `settings` | its settings, changed in order and elsewhere; putting them back |
 //! | `queue` | waiting for its queues |
 //! | `syscalls` | the one module of this crate with `unsafe` code |
 //!
@@ -50,6 +51,9 @@ pub mod netlink;
 mod open;
 pub mod packet;
 mod queue;
+#[cfg(test)]
+mod samples;
+mod settings;
 mod state;
 #[expect(unsafe_code, reason = "system calls that no crate has in a safe form")]
 mod syscalls;
@@ -103,7 +107,8 @@ impl Default for SocketVf {
 }
 
 impl SocketVf {
-    /// Functions of this machine, in the network namespace of the thread that opens the adapter.
+    /// Functions of this machine, in the network namespace of the runtime's threads: whoever wants another enters it before the
+    /// runtime is made, so that all of them are there. A function that is moved to another namespace is gone.
     #[must_use]
     pub fn new() -> Self {
         let config = Config {

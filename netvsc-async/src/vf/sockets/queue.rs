@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -144,7 +144,7 @@ impl Socket {
             let _inside = runtime.enter();
             Box::pin(tokio::time::sleep(LOOK))
         });
-        std::task::ready!(timer.as_mut().poll(cx));
+        ready!(timer.as_mut().poll(cx));
         self.timer = None;
         Poll::Ready(())
     }
@@ -159,6 +159,31 @@ impl Socket {
 fn wait_for<T: AsRawFd>(descriptor: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     #[allow(deprecated, reason = "unsound for types that lend a descriptor they do not keep: these do")]
     AsyncFd::with_interest(descriptor, interest)
+}
+
+/// A queue with a socket, as those who wait see it.
+pub(super) trait Polled: VfQueue {
+    fn socket(&mut self) -> &mut Socket;
+
+    /// Whether the interface is not there any longer.
+    fn is_gone(&self) -> bool;
+}
+
+/// [`AsyncVfQueue::poll_received`].
+pub(super) fn poll_received(queue: &mut impl Polled, cx: &mut Context<'_>) -> Poll<()> {
+    while !queue.has_received() {
+        ready!(queue.socket().poll_received(cx));
+    }
+    Poll::Ready(())
+}
+
+/// [`AsyncVfQueue::poll_sent`].
+pub(super) fn poll_sent(queue: &mut impl Polled, cx: &mut Context<'_>, at_most: usize) -> Poll<()> {
+    while queue.outstanding() > at_most && !queue.is_gone() {
+        ready!(queue.socket().poll_sent(cx));
+    }
+    queue.socket().sent();
+    Poll::Ready(())
 }
 
 /// What was counted beyond what was told of, which is told of now.
@@ -197,11 +222,16 @@ impl<Q: Send + 'static> Drop for Elsewhere<Q> {
     }
 }
 
-/// Drops it on a thread that may wait; here, if there is none. If the runtime ends before, whoever ends that does it.
+/// Drops it on a thread that may wait. If the runtime ends before, whoever ends that does it.
 pub(super) fn drop_elsewhere<T: Send + 'static>(value: T) {
+    elsewhere(move || drop(value));
+}
+
+/// Does it on a thread that may wait; here, if there is none.
+pub(super) fn elsewhere(work: impl FnOnce() + Send + 'static) {
     match Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(move || drop(value))),
-        Err(_) => drop(value),
+        Ok(runtime) => drop(runtime.spawn_blocking(work)),
+        Err(_) => work(),
     }
 }
 

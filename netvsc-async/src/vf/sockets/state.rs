@@ -1,7 +1,7 @@
 //! What a virtual function's watch, handle and queues know of its interface together.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netvsc::LinkState;
 
@@ -26,20 +26,6 @@ pub(super) struct State {
     told_up: AtomicBool,
     mtu: AtomicU32,
     promiscuous: AtomicBool,
-    /// How many that had the interface open are about to put back what they changed.
-    ends: Mutex<u32>,
-    ended: Condvar,
-}
-
-/// Somebody puts back what was changed about an interface.
-#[derive(Debug)]
-pub(super) struct Ending(Arc<State>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        *self.0.open_ends() -= 1;
-        self.0.ended.notify_all();
-    }
 }
 
 impl State {
@@ -50,8 +36,6 @@ impl State {
             told_up: AtomicBool::new(false),
             mtu: AtomicU32::new(0),
             promiscuous: AtomicBool::new(false),
-            ends: Mutex::new(0),
-            ended: Condvar::new(),
         };
         state.update(link);
         state
@@ -59,22 +43,6 @@ impl State {
 
     fn turn(&self) -> MutexGuard<'_, ()> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn open_ends(&self) -> MutexGuard<'_, u32> {
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Somebody begins to put back what was changed; dropped, that is done.
-    pub(super) fn ends(self: &Arc<Self>) -> Ending {
-        *self.open_ends() += 1;
-        Ending(Arc::clone(self))
-    }
-
-    /// Waits until all that was changed before is put back.
-    pub(super) fn wait_for_ends(&self) {
-        // Poisoned or not, the number is right.
-        drop(self.ended.wait_while(self.open_ends(), |ends| *ends > 0));
     }
 
     /// Of what is older than now, the kernel tells the watch, which then updates it again.

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use netvsc::queue::FrameSink;
 use netvsc::vf::{Unreceived, VfQueue, VfSendError};
@@ -16,7 +16,7 @@ use super::ring::{Layout, Slots};
 use super::transmit::{Told, Transmitter};
 use crate::vf::backend::AsyncVfQueue;
 use crate::vf::sockets::error::SocketError;
-use crate::vf::sockets::queue::{Socket, news};
+use crate::vf::sockets::queue::{Polled, Socket, news, poll_received, poll_sent};
 use crate::vf::sockets::state::State;
 use crate::vf::sockets::syscalls::{PacketOption, bind_packet, packet_option, set_packet_option};
 
@@ -190,20 +190,23 @@ impl VfQueue for PacketQueue {
     }
 }
 
+impl Polled for PacketQueue {
+    fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
+
+    fn is_gone(&self) -> bool {
+        self.state.is_gone()
+    }
+}
+
 impl AsyncVfQueue for PacketQueue {
     fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while !self.receiver.is_ready() {
-            ready!(self.socket.poll_received(cx));
-        }
-        Poll::Ready(())
+        poll_received(self, cx)
     }
 
     fn poll_sent(&mut self, cx: &mut Context<'_>, at_most: usize) -> Poll<()> {
-        while self.outstanding() > at_most && !self.state.is_gone() {
-            ready!(self.socket.poll_sent(cx));
-        }
-        self.socket.sent();
-        Poll::Ready(())
+        poll_sent(self, cx, at_most)
     }
 
     fn counters(&mut self) -> Vec<(&'static str, u64)> {

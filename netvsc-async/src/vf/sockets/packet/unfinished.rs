@@ -79,21 +79,12 @@ pub(super) fn complete(frame: &mut [u8], start: usize, offset: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use netvsc::checksum::{fill_ipv4, seed, verify};
+    use netvsc::checksum::{seed, verify};
     use netvsc::frame::Headers;
     use netvsc::meta::Verdict;
 
     use super::*;
-
-    fn udp() -> Vec<u8> {
-        let mut frame = vec![0x33; 14 + 20 + 8 + 31];
-        frame[12..14].copy_from_slice(&[8, 0]);
-        frame[14..34].copy_from_slice(&[0x45, 0, 0, 59, 0, 1, 0, 0, 64, 17, 0, 0, 198, 51, 100, 1, 198, 51, 100, 2]);
-        frame[34..42].copy_from_slice(&[0, 7, 0, 8, 0, 39, 0, 0]);
-        let headers = Headers::parse(&frame).unwrap();
-        assert!(fill_ipv4(&mut frame, &headers));
-        frame
-    }
+    use crate::vf::sockets::samples::udp;
 
     #[test]
     fn a_checksum_is_completed_from_the_pseudo_headers_sum() {
