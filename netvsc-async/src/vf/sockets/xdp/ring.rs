@@ -116,6 +116,12 @@ impl Descriptor {
         Self { address: u64::from_ne_bytes([a, b, c, d, e, f, g, h]), len: u32::from_ne_bytes([i, j, k, l]) }
     }
 
+    /// Where it is, as far as that can be in this process.
+    #[inline]
+    pub(super) fn start(self) -> usize {
+        usize::try_from(self.address).unwrap_or(usize::MAX)
+    }
+
     #[inline]
     pub(super) fn to_bytes(self) -> [u8; DESCRIPTOR] {
         let mut bytes = [0; DESCRIPTOR];
