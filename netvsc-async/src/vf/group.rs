@@ -2,11 +2,14 @@
 //! tasks.
 //!
 //! # Who wakes whom
-//! Whoever waits for its queues of the device waits for those of the others as well: if the one whose they are does not wait,
-//! and does not come, what is there for others is taken by who does. [`Bell`] wakes the owner if it waits, else all who do.
+//! A queue of the device has one waker, a [`Bell`], whoever of the shares asked it last: it wakes the owner of the queue. What is
+//! there may be for others who wait, and the owner need not come: its task may have been woken for a future that is no more, or
+//! have turned to something else. So a queue whose bell has rung is looked after by the [`Warden`], until its bell is hung up again
+//! or its owner is found to be [away](AWAY): then all who wait are woken, now and whenever the bell rings, and take what is there
+//! themselves. Nobody who waits needs a timer, nor a runtime.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -14,12 +17,13 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 use netvsc::queue::FrameSink;
 use netvsc::vf::{Lock, RxRules, Share, Surroundings, Unreceived, VfQueue, VfSendError};
-use tokio::time::{Instant, Sleep};
 
 use super::backend::{AsyncVfQueue, BoxVf};
 
-/// How long a queue of the device is left to its owner, who was there a moment ago, before another looks again.
+/// How often the warden looks whether the owner of a queue comes.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// So many looks for which an owner has not come, and it counts as away. More than one, as the first may be just after the bell.
+const AWAY: u8 = 2;
 
 /// A lock of the standard library's.
 pub(crate) struct StdLock<T>(Mutex<T>);
@@ -36,21 +40,82 @@ impl<T> Lock<T> for StdLock<T> {
     }
 }
 
-/// Those who wait for what is received, by number of their share.
+/// Who receives by a share.
+struct Receiver {
+    /// If it waits.
+    waker: AtomicWaker,
+    /// All of its queues have a bell that has not rung.
+    is_hung: AtomicBool,
+    /// Looks of the warden for which it has not come, with a bell that has rung; up to [`AWAY`].
+    absent: AtomicU8,
+}
+
+/// Those who receive, by number of their share.
 #[derive(Clone)]
-struct Receivers(Arc<[AtomicWaker]>);
+struct Receivers(Arc<Ward>);
+
+struct Ward {
+    receivers: Box<[Receiver]>,
+    warden: AtomicWaker,
+}
 
 impl Surroundings for Receivers {
     type Lock<T> = StdLock<T>;
 
     fn call(&self, share: usize) {
-        self.0[share].wake();
+        self.0.receivers[share].waker.wake();
+    }
+}
+
+impl Ward {
+    fn is_away(&self, owner: usize) -> bool {
+        self.receivers[owner].absent.load(Ordering::Relaxed) >= AWAY
+    }
+
+    /// The owner looks after its queues.
+    fn comes(&self, owner: usize) {
+        let absent = &self.receivers[owner].absent;
+        if absent.load(Ordering::Relaxed) > 0 {
+            absent.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The queues of this one are about to be given bells.
+    fn hangs(&self, owner: usize) {
+        self.receivers[owner].is_hung.store(true, Ordering::Release);
+    }
+
+    /// One of them has something, and no bell that is still to ring.
+    fn has_rung(&self, owner: usize) {
+        if self.receivers[owner].is_hung.swap(false, Ordering::AcqRel) {
+            self.warden.wake();
+        }
+    }
+
+    fn wake_all(&self) {
+        self.receivers.iter().for_each(|receiver| receiver.waker.wake());
+    }
+
+    /// Those whose queues the warden has to look after.
+    fn looked_after(&self) -> impl Iterator<Item = &Receiver> {
+        let is = |receiver: &&Receiver| {
+            !receiver.is_hung.load(Ordering::Acquire) && receiver.absent.load(Ordering::Relaxed) < AWAY
+        };
+        self.receivers.iter().filter(is)
+    }
+
+    /// One look.
+    fn look(&self) {
+        let gone = self.looked_after().filter(|receiver| receiver.absent.fetch_add(1, Ordering::Relaxed) + 1 == AWAY);
+        if gone.count() > 0 {
+            self.wake_all();
+        }
     }
 }
 
 /// The waker that a queue of the device is given.
 struct Bell {
-    receivers: Receivers,
+    ward: Arc<Ward>,
     owner: usize,
 }
 
@@ -60,9 +125,32 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        match self.receivers.0[self.owner].take() {
-            Some(owner) => owner.wake(),
-            None => self.receivers.0.iter().for_each(AtomicWaker::wake),
+        let Self { ward, owner } = &**self;
+        ward.has_rung(*owner);
+        if ward.is_away(*owner) {
+            ward.wake_all();
+        } else {
+            // If it does not wait it is busy: others would look for nothing.
+            ward.receivers[*owner].waker.wake();
+        }
+    }
+}
+
+/// Looks after queues of a device whose bells have rung: to be run beside those who wait.
+pub(crate) struct Warden(Arc<Ward>);
+
+impl Warden {
+    /// Never ends.
+    pub(crate) async fn run(self) {
+        let Self(ward) = self;
+        loop {
+            poll_fn(|cx| {
+                ward.warden.register(cx.waker());
+                if ward.looked_after().next().is_some() { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            tokio::time::sleep(PATIENCE).await;
+            ward.look();
         }
     }
 }
@@ -70,11 +158,9 @@ impl Wake for Bell {
 /// See the [module](self).
 pub(crate) struct VfGroup {
     share: Share<BoxVf, Receivers>,
-    receivers: Receivers,
+    ward: Arc<Ward>,
     /// By number of the owner's share.
     bells: Arc<[Waker]>,
-    /// Until when somebody else's queue is left to it.
-    patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl std::fmt::Debug for VfGroup {
@@ -85,14 +171,16 @@ impl std::fmt::Debug for VfGroup {
 
 impl VfGroup {
     /// Deals the queues of a device out to the queues of the adapter with these indices: see [`Share::deal`].
-    pub(crate) fn deal(queues: Vec<BoxVf>, adapter: &[u16], rules: Arc<RxRules>) -> Vec<Self> {
-        let receivers = Receivers(adapter.iter().map(|_| AtomicWaker::new()).collect());
-        let bell = |owner| Waker::from(Arc::new(Bell { receivers: receivers.clone(), owner }));
+    pub(crate) fn deal(queues: Vec<BoxVf>, adapter: &[u16], rules: Arc<RxRules>) -> (Vec<Self>, Warden) {
+        let receiver =
+            |_| Receiver { waker: AtomicWaker::new(), is_hung: AtomicBool::new(true), absent: AtomicU8::new(0) };
+        let receivers = (0..adapter.len()).map(receiver).collect();
+        let ward = Arc::new(Ward { receivers, warden: AtomicWaker::new() });
+        let bell = |owner| Waker::from(Arc::new(Bell { ward: Arc::clone(&ward), owner }));
         let bells: Arc<[Waker]> = (0..adapter.len()).map(bell).collect();
-        let shares = Share::deal(receivers.clone(), queues, adapter, rules).into_iter();
-        shares
-            .map(|share| Self { share, receivers: receivers.clone(), bells: Arc::clone(&bells), patience: None })
-            .collect()
+        let shares = Share::deal(Receivers(Arc::clone(&ward)), queues, adapter, rules).into_iter();
+        let groups = shares.map(|share| Self { share, ward: Arc::clone(&ward), bells: Arc::clone(&bells) }).collect();
+        (groups, Warden(ward))
     }
 
     /// What each of the device's queues has counted, whosever it is.
@@ -159,6 +247,7 @@ impl VfQueue for VfGroup {
     }
 
     fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> usize {
+        self.ward.comes(self.share.index());
         self.share.receive(sink, max)
     }
 
@@ -169,30 +258,32 @@ impl VfQueue for VfGroup {
 
 impl AsyncVfQueue for VfGroup {
     fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { share, receivers, bells, patience } = self;
+        let Self { share, ward, bells } = self;
         let index = share.index();
-        receivers.0[index].register(cx.waker());
-        // All of them, whichever is ready.
-        let (mut own, mut others) = (false, false);
-        share.for_each(|owner, queue| {
-            let ready = queue.poll_received(&mut Context::from_waker(&bells[owner])).is_ready();
-            own |= ready && owner == index;
-            others |= ready && owner != index;
-        });
-        if others {
-            share.collect_unattended();
+        ward.receivers[index].waker.register(cx.waker());
+        ward.comes(index);
+        for _ in 0..2 {
+            (0..bells.len()).for_each(|owner| ward.hangs(owner));
+            // All of them, whichever is ready: each has to have its bell.
+            let (mut own, mut left) = (false, false);
+            share.for_each(|owner, queue| {
+                if queue.poll_received(&mut Context::from_waker(&bells[owner])).is_ready() {
+                    ward.has_rung(owner);
+                    own |= owner == index;
+                    left |= owner != index && ward.is_away(owner);
+                }
+            });
+            if own || share.has_mail() {
+                return Poll::Ready(());
+            }
+            if !left {
+                // What others come for they give.
+                return Poll::Pending;
+            }
+            share.collect_from(|owner| ward.is_away(owner));
         }
-        if own || share.has_mail() {
-            return Poll::Ready(());
-        }
-        if others {
-            // Its owner was there a moment ago, or what there was is for others.
-            let until = Instant::now() + PATIENCE;
-            let sleep = patience.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-            sleep.as_mut().reset(until);
-            return sleep.as_mut().poll(cx);
-        }
-        Poll::Pending
+        // There is always more of it, perhaps for this one.
+        Poll::Ready(())
     }
 
     fn poll_sent(&mut self, cx: &mut Context<'_>, at_most: usize) -> Poll<()> {
@@ -207,10 +298,25 @@ mod tests {
 
     use super::*;
 
+    /// What has come to a queue, and who is to be told.
+    #[derive(Clone, Default)]
+    struct Wire(Arc<Mutex<(usize, Option<Waker>)>>);
+
+    impl Wire {
+        fn arrive(&self) {
+            let mut wire = self.0.lock().unwrap();
+            wire.0 += 1;
+            if let Some(waker) = wire.1.take() {
+                drop(wire);
+                waker.wake();
+            }
+        }
+    }
+
     /// Has received so many frames of one byte, its number; takes all that it is given.
     struct Fake {
         number: u8,
-        received: usize,
+        received: Wire,
         sent: usize,
     }
 
@@ -231,16 +337,16 @@ mod tests {
         }
 
         fn has_received(&mut self) -> bool {
-            self.received > 0
+            self.received.0.lock().unwrap().0 > 0
         }
 
         fn receive<S: FrameSink>(&mut self, sink: &mut S, max: usize) -> usize {
-            let frames = max.min(self.received);
+            let frames = max.min(self.received.0.lock().unwrap().0);
             for _ in 0..frames {
                 sink.buffer(1).expect("room")[0] = self.number;
                 sink.commit(1, RxMeta::default());
             }
-            self.received -= frames;
+            self.received.0.lock().unwrap().0 -= frames;
             frames
         }
 
@@ -250,8 +356,13 @@ mod tests {
     }
 
     impl AsyncVfQueue for Fake {
-        fn poll_received(&mut self, _: &mut Context<'_>) -> Poll<()> {
-            if self.received > 0 { Poll::Ready(()) } else { Poll::Pending }
+        fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+            let mut wire = self.received.0.lock().unwrap();
+            if wire.0 > 0 {
+                return Poll::Ready(());
+            }
+            wire.1 = Some(cx.waker().clone());
+            Poll::Pending
         }
 
         fn poll_sent(&mut self, _: &mut Context<'_>, at_most: usize) -> Poll<()> {
@@ -259,15 +370,21 @@ mod tests {
         }
     }
 
-    /// The shares of so many queues of the adapter; without a hash all frames are for the first.
-    fn groups(received: [usize; 3], lanes: u16) -> Vec<VfGroup> {
-        let queues =
-            [0, 1, 2].map(|number| BoxVf::new(Fake { number, received: received[usize::from(number)], sent: 0 }));
-        VfGroup::deal(queues.into(), &(0..lanes).collect::<Vec<_>>(), Arc::default())
+    /// The shares of these queues of the adapter, of a device with three; without a hash all frames are for that with the index 0.
+    fn groups(adapter: &[u16]) -> (Vec<VfGroup>, Warden, [Wire; 3]) {
+        let wires: [Wire; 3] = Default::default();
+        let queue = |(number, received): (u8, &Wire)| BoxVf::new(Fake { number, received: received.clone(), sent: 0 });
+        let queues = (0..).zip(&wires).map(queue).collect();
+        let (groups, warden) = VfGroup::deal(queues, adapter, Arc::default());
+        (groups, warden, wires)
     }
 
     fn group(received: [usize; 3]) -> VfGroup {
-        groups(received, 1).remove(0)
+        let (mut groups, _, wires) = groups(&[0]);
+        for (wire, frames) in wires.iter().zip(received) {
+            (0..frames).for_each(|_| wire.arrive());
+        }
+        groups.remove(0)
     }
 
     fn receive(group: &mut VfGroup, max: usize) -> Vec<u8> {
@@ -307,47 +424,158 @@ mod tests {
         assert!(group.poll_sent(&mut cx, 3).is_ready());
     }
 
+    /// Some looks of the warden.
+    async fn a_while() {
+        tokio::time::sleep(PATIENCE * 4).await;
+    }
+
+    /// Waits, as a future that is dropped then.
+    fn wait_and_forget(group: &mut VfGroup) {
+        let mut waiting = tokio_test::task::spawn(poll_fn(|cx| group.poll_received(cx)));
+        assert!(waiting.poll().is_pending());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_is_in_the_queue_of_one_who_does_not_come_is_got_by_who_waits_for_it() {
-        let mut groups = groups([0, 2, 0], 2);
+        let (mut groups, warden, wires) = groups(&[0, 1]);
+        tokio::spawn(warden.run());
         let (first, second) = groups.split_at_mut(1);
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(first[0].poll_received(&mut cx).is_pending(), "the other was just made: it may come");
-        assert!(first[0].poll_received(&mut cx).is_ready(), "it did not");
+        wires[1].arrive();
+        wires[1].arrive();
+        let mut waiting = tokio_test::task::spawn(poll_fn(|cx| first[0].poll_received(cx)));
+        assert!(waiting.poll().is_pending(), "the other was just made: it may come");
+        a_while().await;
+        assert!(waiting.is_woken(), "it did not");
+        assert!(waiting.poll().is_ready());
+        drop(waiting);
         assert_eq!(receive(&mut first[0], 8), [1, 1]);
+        let mut cx = Context::from_waker(Waker::noop());
         assert!(second[0].poll_received(&mut cx).is_pending());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_gets_something_by_the_queue_of_another_is_woken() {
-        let mut groups = groups([0, 2, 0], 2);
-        let (first, second) = groups.split_at_mut(1);
-        let mut waiting = tokio_test::task::spawn(std::future::poll_fn(|cx| first[0].poll_received(cx)));
+    async fn a_future_that_is_no_more_keeps_nothing_from_who_waits() {
+        let (mut groups, warden, wires) = groups(&[1, 0]);
+        tokio::spawn(warden.run());
+        let (owner, other) = groups.split_at_mut(1);
+        wait_and_forget(&mut owner[0]);
+        for _ in 0..3 {
+            let mut waiting = tokio_test::task::spawn(poll_fn(|cx| other[0].poll_received(cx)));
+            assert!(waiting.poll().is_pending());
+            wires[0].arrive();
+            a_while().await;
+            assert!(waiting.is_woken());
+            assert!(waiting.poll().is_ready());
+            drop(waiting);
+            assert_eq!(receive(&mut other[0], 8), [0]);
+        }
+    }
+
+    /// It was woken, came once, and never again: no bell hangs at its queue.
+    #[tokio::test(start_paused = true)]
+    async fn an_owner_that_turns_to_something_else_keeps_nothing_from_who_waits() {
+        let (mut groups, warden, wires) = groups(&[1, 0]);
+        tokio::spawn(warden.run());
+        let (owner, other) = groups.split_at_mut(1);
+        wait_and_forget(&mut owner[0]);
+        let mut waiting = tokio_test::task::spawn(poll_fn(|cx| other[0].poll_received(cx)));
         assert!(waiting.poll().is_pending());
-        assert_eq!(receive(&mut second[0], 8), []);
+        wires[0].arrive();
+        assert!(receive(&mut owner[0], 8).is_empty());
+        assert!(waiting.is_woken(), "by the mail");
+        assert!(waiting.poll().is_ready());
+        drop(waiting);
+        assert_eq!(receive(&mut other[0], 8), [0]);
+        let mut waiting = tokio_test::task::spawn(poll_fn(|cx| other[0].poll_received(cx)));
+        assert!(waiting.poll().is_pending());
+        receive(&mut owner[0], 8);
+        wires[0].arrive();
+        a_while().await;
         assert!(waiting.is_woken());
         assert!(waiting.poll().is_ready());
     }
 
-    #[test]
-    fn a_bell_wakes_the_owner_or_whoever_waits() {
-        let groups = groups([0; 3], 2);
-        let mut tasks: Vec<_> = groups
-            .into_iter()
-            .map(|mut group| tokio_test::task::spawn(std::future::poll_fn(move |cx| group.poll_received(cx))))
-            .collect();
-        assert!(tasks.iter_mut().all(|task| task.poll().is_pending()));
-        let bell = {
-            let more = super::VfGroup::deal(Vec::new(), &[0, 1], Arc::default());
-            (more[0].receivers.clone(), more[0].bells[0].clone())
+    /// Whatever the owners of queues do: who waits gets what is for it.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_gets_what_is_for_it_whatever_the_others_do() {
+        let (mut groups, warden, wires) = groups(&[1, 2, 0]);
+        tokio::spawn(warden.run());
+        let mut live = groups.pop().expect("three");
+        let got = Arc::new(Mutex::new(0));
+        let counted = Arc::clone(&got);
+        tokio::spawn(async move {
+            loop {
+                poll_fn(|cx| live.poll_received(cx)).await;
+                *counted.lock().unwrap() += receive(&mut live, 8).len();
+            }
+        });
+        let mut random = 1_u64;
+        let mut below = |limit: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % limit
         };
-        let (receivers, bell) = bell;
-        let mut other = tokio_test::task::spawn(std::future::poll_fn(|cx| {
-            receivers.0[1].register(cx.waker());
-            Poll::<()>::Pending
-        }));
-        assert!(other.poll().is_pending());
-        bell.wake_by_ref();
-        assert!(other.is_woken(), "the owner does not wait");
+        for arrived in 1..2000 {
+            for group in &mut groups {
+                match below(4) {
+                    // Of one that goes on at once.
+                    0 => drop(receive(group, 8)),
+                    1 => drop(tokio_test::task::spawn(poll_fn(|cx| group.poll_received(cx))).poll()),
+                    _ => {}
+                }
+                if below(3) == 0 {
+                    tokio::time::sleep(PATIENCE.mul_f64(0.3)).await;
+                }
+            }
+            wires[below(3) as usize].arrive();
+            if below(2) == 0 {
+                receive(&mut groups[below(2) as usize], 8);
+            }
+            a_while().await;
+            assert_eq!(*got.lock().unwrap(), arrived);
+        }
+    }
+
+    #[test]
+    fn waiting_takes_no_runtime() {
+        let (mut groups, _, wires) = groups(&[0, 1]);
+        wires[1].arrive();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(groups[0].poll_received(&mut cx).is_pending());
+        wires[0].arrive();
+        assert!(groups[0].poll_received(&mut cx).is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gets_something_by_the_queue_of_another_is_woken() {
+        let (mut groups, _, wires) = groups(&[0, 1]);
+        let (first, second) = groups.split_at_mut(1);
+        let mut waiting = tokio_test::task::spawn(poll_fn(|cx| first[0].poll_received(cx)));
+        assert!(waiting.poll().is_pending());
+        wires[1].arrive();
+        assert!(!waiting.is_woken(), "its owner may come");
+        assert!(receive(&mut second[0], 8).is_empty());
+        assert!(waiting.is_woken());
+        assert!(waiting.poll().is_ready());
+    }
+
+    /// The warden sleeps while all bells hang.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_and_comes_is_not_looked_after() {
+        let (mut groups, warden, wires) = groups(&[0]);
+        let mut warden = tokio_test::task::spawn(warden.run());
+        assert!(warden.poll().is_pending());
+        wait_and_forget(&mut groups[0]);
+        a_while().await;
+        assert!(!warden.is_woken());
+        wires[0].arrive();
+        assert!(warden.is_woken());
+        assert!(warden.poll().is_pending());
+        assert_eq!(receive(&mut groups[0], 8), [0]);
+        wait_and_forget(&mut groups[0]);
+        a_while().await;
+        assert!(warden.is_woken());
+        assert!(warden.poll().is_pending());
+        a_while().await;
+        assert!(!warden.is_woken(), "for good");
     }
 }

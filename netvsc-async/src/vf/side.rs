@@ -12,6 +12,7 @@ use netvsc::meta::Path;
 use netvsc::rss::RssSettings;
 use netvsc::vf::{Action, Input, RxRules, Task};
 use netvsc::{DeviceInfo, LinkState, PacketFilter};
+use tokio::task::JoinSet;
 use vmbus::bus::Channel;
 
 use super::backend::{Adapter, OpenedVf, VfBackend, VfEvent, VfHandle, VfWatch, VfWish};
@@ -27,6 +28,8 @@ pub(crate) struct VfSide {
     /// What was heard of the link since the opening began.
     link: Option<LinkState>,
     device: Option<Arc<dyn VfHandle>>,
+    /// Looks after the device's queues.
+    warden: JoinSet<()>,
     /// The old path is waited for.
     settling: bool,
     /// What was changed about the device for an adapter that was not changed after all is put back.
@@ -50,6 +53,7 @@ impl VfSide {
             opening: None,
             link: None,
             device: None,
+            warden: JoinSet::new(),
             settling: false,
             putting_back: Vec::new(),
             mtu: 0,
@@ -226,6 +230,7 @@ impl VfSide {
             shared.wake_all();
         });
         self.received_lost += received;
+        self.warden = JoinSet::new();
         if let Some(device) = self.device.take() {
             device.close();
         }
@@ -243,6 +248,7 @@ impl VfSide {
                 vf.detach();
             }
         }
+        self.warden = JoinSet::new();
         if let Some(device) = self.device.take() {
             device.close();
         }
@@ -263,7 +269,9 @@ impl VfSide {
         }
         let live: Vec<_> = lanes.iter().filter(|shared| shared.ended().is_none()).cloned().collect();
         let indices: Vec<u16> = live.iter().map(|shared| shared.index).collect();
-        let mut groups = VfGroup::deal(queues, &indices, Arc::clone(&self.rules)).into_iter();
+        let (groups, warden) = VfGroup::deal(queues, &indices, Arc::clone(&self.rules));
+        self.warden.spawn(warden.run());
+        let mut groups = groups.into_iter();
         with_each(&live, |shared, vf| {
             if let Some(group) = groups.next() {
                 vf.attach(group);

@@ -257,9 +257,15 @@ impl<V: VfQueue, S: Surroundings> Share<V, S> {
         self.index
     }
 
-    /// Takes what is in the queues of others for which nobody has come since this was last called. To be called by who is about
-    /// to wait, as what it waits for may be there.
-    pub fn collect_unattended(&mut self) {
+    /// Takes what is in the queues of other shares, those that `wanted` names, counted from 0: for who waits for something that may
+    /// be there, while nobody comes for it.
+    pub fn collect_from(&mut self, wanted: impl Fn(usize) -> bool) {
+        let index = self.index;
+        self.collect_if(|_, owner| owner != index && wanted(owner));
+    }
+
+    /// Takes what is in the queues of others for which nobody has come since this was last called.
+    fn collect_unattended(&mut self) {
         let index = self.index;
         self.collect_if(|common, owner| {
             owner != index && !common.mailboxes[owner].attended.swap(false, Ordering::Relaxed)
