@@ -171,7 +171,7 @@ pub fn verify_parsed(frame: &[u8], headers: &Headers) -> RxChecksum {
 }
 
 /// Verifies the IPv4 header checksum.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn verify_ipv4(frame: &[u8], headers: &Headers) -> Verdict {
     match (headers.ip(), frame.get(headers.network()..headers.transport())) {

@@ -68,7 +68,7 @@ const PORTS: u8 = 32;
 
 impl Headers {
     /// Reads a frame from its Ethernet header on; `None` if it is no IP, or ends inside of the fixed IP header.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn parse(frame: &[u8]) -> Option<Self> {
         let mut at = ethernet::TYPE;
@@ -95,7 +95,7 @@ impl Headers {
         Some(headers)
     }
 
-    #[inline]
+    #[inline(always)]
     fn parse_ipv4(frame: &[u8], network: usize) -> Option<Self> {
         let header: &[u8; ipv4::LEN] = frame.get(network..)?.first_chunk()?;
         let header_len = usize::from(header[0] & 0xF) * 4;

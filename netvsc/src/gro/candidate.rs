@@ -48,7 +48,7 @@ pub(super) enum Kind<'a> {
 }
 
 /// Looks at a frame.
-#[inline]
+#[inline(always)]
 pub(super) fn classify<'a>(frame: &'a [u8], headers: Headers, meta: &RxMeta, config: &GroConfig) -> Kind<'a> {
     let (Some(protocol), Some(ports)) = (headers.transport_protocol(), headers.ports(frame)) else {
         return Kind::WithoutPorts;
@@ -60,7 +60,7 @@ pub(super) fn classify<'a>(frame: &'a [u8], headers: Headers, meta: &RxMeta, con
     }
 }
 
-#[inline]
+#[inline(always)]
 fn candidate<'a>(
     frame: &'a [u8],
     headers: Headers,
@@ -124,7 +124,7 @@ fn candidate<'a>(
 }
 
 /// Mixes what tells a flow. The host's hash does not do: not every frame of a flow need have one.
-#[inline]
+#[inline(always)]
 fn flow_hash(addresses: &[u8], ports: [u8; 4]) -> u32 {
     let mut hash = u64::from(u32::from_ne_bytes(ports));
     for part in addresses.as_chunks::<8>().0 {
