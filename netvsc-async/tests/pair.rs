@@ -74,7 +74,8 @@ async fn poll_mode_receives_without_interrupts() {
     let mut pair = pair(Nic::builder().wait(WaitMode::Poll)).await;
     for number in 0..20 {
         pair.far.send(&frame(60, number)).unwrap();
-        let burst = pair.queue.rx.recv_burst().await.unwrap().expect("open");
+        let received = timeout(Duration::from_secs(60), pair.queue.rx.recv_burst()).await.expect("the frame comes");
+        let burst = received.unwrap().expect("open");
         assert_eq!(burst.get(0).unwrap().bytes, frame(60, number));
     }
     pair.close().await.unwrap();

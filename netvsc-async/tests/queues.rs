@@ -281,7 +281,7 @@ fn each_queue_lives_on_its_own_runtime() {
             builder = builder.queue_runtime(queue, runtime.handle().clone());
         }
         let mut rig = open(Host::builder(), 4, builder).await.unwrap();
-        let sent = send_flows(&mut rig, 64, 256).await;
+        let sent = tokio::time::timeout(PATIENCE, send_flows(&mut rig, 64, 256)).await.expect("all frames arrive");
         assert!(sent.iter().all(|frames| *frames > 0), "{sent:?}");
         rig.close().await;
     });

@@ -622,14 +622,17 @@ fn changes_go_on_while_many_threads_send_and_receive() {
             })
         };
         for round in 0..12u32 {
-            match round % 3 {
-                0 => drop(nic.set_mtu(1500 + round).await.unwrap()),
-                1 => {
-                    let wish = RingParams { receive_sections: 200 + round, send_sections: 100 + round };
-                    nic.set_ring(wish).await.unwrap();
+            let change = async {
+                match round % 3 {
+                    0 => drop(nic.set_mtu(1500 + round).await.unwrap()),
+                    1 => {
+                        let wish = RingParams { receive_sections: 200 + round, send_sections: 100 + round };
+                        nic.set_ring(wish).await.unwrap();
+                    }
+                    _ => drop(nic.set_channels(if round % 2 == 0 { 3 } else { 4 }).await.unwrap()),
                 }
-                _ => drop(nic.set_channels(if round % 2 == 0 { 3 } else { 4 }).await.unwrap()),
-            }
+            };
+            tokio::time::timeout(PATIENCE, change).await.unwrap_or_else(|_| panic!("change {round} does not end"));
         }
         let report = nic.close().await.unwrap();
         assert!(report.is_clean(), "{report:?}");
