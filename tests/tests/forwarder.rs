@@ -28,9 +28,10 @@ fn frames_of_each_adapter_leave_by_the_other_on_every_queue() {
         for device in &devices {
             client.arg("--device").arg(device);
         }
-        // What is generated is one flow, so that of several queues one alone has its share: then the time ends it.
         client.args(["--queues", queues, "--wait", wait, "--rx-copybreak", copybreak]);
-        client.args(["--packets", "20000", "--seconds", "15", "--json"]);
+        // What is generated is one flow, so that of several queues one alone has its share: then the time ends it.
+        let seconds = if queues == "1" { "20" } else { "4" };
+        client.args(["--packets", "20000", "--seconds", seconds, "--json"]);
         let output = process::output(client);
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{what}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
@@ -42,10 +43,7 @@ fn frames_of_each_adapter_leave_by_the_other_on_every_queue() {
         let held: Vec<u64> = [0, 1].iter().map(|at| number(&client["adapters"][at], "rx_held")).collect();
         assert!(held.iter().all(|held| (*held > 0) == (copybreak != "off")), "{what}: {client}");
         let directions = client["directions"].as_array().expect("two directions");
-        assert!(
-            directions.len() == 2 && directions.iter().all(|way| number(way, "packets") > 2000),
-            "{what}: {client}"
-        );
+        assert!(directions.len() == 2 && directions.iter().all(|way| number(way, "packets") > 500), "{what}: {client}");
         // Both at a time: which direction is whose the process does not say.
         let mut passed_on: Vec<u64> =
             directions.iter().map(|way| number(way, "packets") - number(way, "lost")).collect();

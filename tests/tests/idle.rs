@@ -1,8 +1,8 @@
 //! Adapters that have nothing to do, in a process of their own: they sleep, and the first frame wakes them.
 //!
-//! The host sends a frame a second, each to a client that has fallen asleep by then. If one did not wake it the host would
-//! not interrupt again, since the ring is not empty, and no other would arrive either. What the sleep costs is printed, not
-//! judged: machines that run tests are busy.
+//! The host sends two frames a second, each to a client that has fallen asleep by then. If one did not wake it the host
+//! would not interrupt again, since the ring is not empty, and no other would arrive either. What the sleep costs is printed,
+//! not judged: machines that run tests are busy.
 
 #![cfg(target_os = "linux")]
 
@@ -22,7 +22,7 @@ fn each_frame_wakes_an_adapter_that_sleeps() {
     ];
     for (wait, kernel) in cases {
         let what = format!("{wait}, {kernel:?}");
-        let host = Host::start(&[&["--port", "generator:1,64"], kernel].concat());
+        let host = Host::start(&[&["--port", "generator:2,64"], kernel].concat());
         let mut command = host.client(process::example("l2fwd"));
         command.args(["--device", &host.device(), "--json", "--mode", "rxonly", "--wait", wait]);
         command.args(["--seconds", "60", "--packets", &FRAMES.to_string()]);
