@@ -2,11 +2,16 @@
 //! several queues send and receive in whatever way, and the adapter is changed and closed. What was accepted is delivered,
 //! once, in the order of its flow; only what was inside a VF that vanished is missing, and the events have said so.
 //!
+//! The adapter has one to four queues, and so has the device, which spreads what it receives by a key and a table of its own:
+//! each flow is received by one of the adapter's queues all the same. There are flows of UDP, ARP, and such as are no IP, for one
+//! station and for all.
+//!
 //! The same lives without the async layer, many more of them: `vf_schedules.rs`. `VF_ASYNC_SEEDS` says how many there are here
 //! (1000 in release builds, 60 in debug builds, unless it is set), `VF_SEED` runs one of them alone.
 
 use std::collections::HashMap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -14,13 +19,17 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, SinkExt, StreamExt};
+use netvsc::rss::RssKey;
+use netvsc::steering::HashProtocol;
 use netvsc_async::vf::{Adapter, MemoryBackend, OpenedVf, Stage, VfBackend, VfEvent, VfHandle, VfWatch, VfWish};
 use netvsc_async::{Error, Event, Nic, Queue, RingParams, TxMeta, WaitMode};
 use netvsc_host::port::MemoryPort;
-use netvsc_host::vf::{GuestVf, VfManner};
+use netvsc_host::vf::{GuestVf, VfManner, VfOptions};
 use netvsc_host::{Host, NicId, NicOptions};
+use netvsc_tests::flows::Flow;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use rndis::rss::HashInfo;
 use tokio::time::sleep;
 use vmbus::mem::{MemBus, MemChannel};
 
@@ -113,33 +122,72 @@ impl VfHandle for MoodyVf {
     }
 }
 
-/// Numbered frames of flows. The first half of each side's flows is for one station, the others for all.
+/// Numbered frames of flows.
 #[derive(Debug, Default)]
 struct Flows {
     next: HashMap<u8, u64>,
     missing: u64,
+    /// By which queue they came.
+    queue: HashMap<u8, u16>,
 }
 
+/// Flows of the far end.
+const FLOWS: u8 = 24;
+/// Most bytes of a frame.
+const LONGEST: usize = 42 + 95;
+
+/// What a flow consists of; those of one kind are so many apart.
+const KINDS: u8 = 4;
+const UDP: u8 = 0;
+const ARP: u8 = 1;
+const FOR_ALL: u8 = 2;
+
 fn frame(flow: u8, number: u64, to: [u8; 6], from: [u8; 6]) -> Vec<u8> {
-    let mut frame = vec![number as u8; 60 + (number % 50) as usize];
-    frame[..6].copy_from_slice(if flow.is_multiple_of(2) { &to } else { &[0xFF; 6] });
-    frame[6..12].copy_from_slice(&from);
-    frame[12..14].copy_from_slice(&[0x88, 0xB5]);
-    frame[14] = flow;
-    frame[16..24].copy_from_slice(&number.to_le_bytes());
-    frame
+    let mut payload = vec![number as u8; 46 + (number % 50) as usize];
+    payload[0] = flow;
+    payload[1..9].copy_from_slice(&number.to_le_bytes());
+    match flow % KINDS {
+        UDP => {
+            let source = Ipv4Addr::new(198, 51, 100, 1 + 7 * flow).into();
+            Flow { source, ..Flow::numbered(HashProtocol::Udp4, 1000) }.frame(to, from, &payload)
+        }
+        ARP => {
+            let (own, wanted) = ([198, 51, 100, 1], [198, 51, 100, 2]);
+            let request = [&[0, 1, 8, 0, 6, 4, 0, 1][..], &from, &own, &[0; 6], &wanted].concat();
+            [&[0xFF; 6][..], &from, &[8, 6], &request, &payload].concat()
+        }
+        FOR_ALL => [&[0xFF; 6][..], &from, &[0x88, 0xB5], &payload].concat(),
+        _ => [&to[..], &from, &[0x88, 0xB5], &payload].concat(),
+    }
+}
+
+/// One of those flows: more often than others one of UDP.
+fn some_flow(random: &mut SmallRng, flows: u8) -> u8 {
+    let flow = random.random_range(0..flows);
+    if random.random_range(0..2) == 0 { flow / KINDS * KINDS } else { flow }
 }
 
 impl Flows {
     /// A frame has come, which must not be behind one that has.
     #[track_caller]
-    fn came(&mut self, frame: &[u8], what: &str) {
-        let number = u64::from_le_bytes(frame[16..24].try_into().expect("eight bytes"));
-        assert_eq!(frame.len(), 60 + (number % 50) as usize, "{what}");
-        let next = self.next.entry(frame[14]).or_default();
-        assert!(number >= *next, "{what}: frame {number} of flow {}, {next} is next", frame[14]);
+    fn came(&mut self, frame: &[u8], what: &str) -> u8 {
+        let payload = &frame[if frame[12..14] == [0x88, 0xB5] { 14 } else { 42 }..];
+        let flow = payload[0];
+        let number = u64::from_le_bytes(payload[1..9].try_into().expect("eight bytes"));
+        assert_eq!(payload.len(), 46 + (number % 50) as usize, "{what}");
+        let next = self.next.entry(flow).or_default();
+        assert!(number >= *next, "{what}: frame {number} of flow {flow}, {next} is next");
         self.missing += number - *next;
         *next = number + 1;
+        flow
+    }
+
+    /// As [`came`](Self::came), by this queue of the adapter.
+    #[track_caller]
+    fn came_by(&mut self, queue: u16, frame: &[u8]) {
+        let flow = self.came(frame, "received");
+        let known = *self.queue.entry(flow).or_insert(queue);
+        assert_eq!(queue, known, "flow {flow} comes by another queue");
     }
 
     /// Of frames that were sent: how many.
@@ -207,13 +255,13 @@ async fn by_bursts(queue: Queue<MemChannel>, counts: Arc<Counts>, mut random: Sm
     let receive = async move {
         while let Some(burst) = rx.recv_burst().await.expect("a sound queue") {
             for frame in &burst {
-                counts2.received.lock().unwrap().came(frame.bytes, "received");
+                counts2.received.lock().unwrap().came_by(index, frame.bytes);
             }
         }
     };
     let send = async move {
         while !counts.stop.load(Ordering::Relaxed) {
-            let flow = (index * 2 + u16::from(random.random_range(0..8) == 0)) as u8;
+            let flow = index as u8 * KINDS + some_flow(&mut random, KINDS);
             match random.random_range(0..3) {
                 0 => {
                     let mut batch = tx.batch();
@@ -226,7 +274,7 @@ async fn by_bursts(queue: Queue<MemChannel>, counts: Arc<Counts>, mut random: Sm
                         }
                     }
                 }
-                1 => match tx.ready(110).await {
+                1 => match tx.ready(LONGEST).await {
                     Ok(()) => match tx.try_send(&frame(flow, counts.next(flow), FAR, MAC), &TxMeta::default()) {
                         Ok(()) => counts.accepted(flow),
                         // The VF has become unable to send, or the paths have changed, since.
@@ -261,12 +309,12 @@ async fn by_packets(queue: Queue<MemChannel>, counts: Arc<Counts>, mut random: S
     let counts2 = Arc::clone(&counts);
     let receive = async move {
         while let Some(packet) = stream.next().await {
-            counts2.received.lock().unwrap().came(packet.expect("a sound queue").bytes(), "received");
+            counts2.received.lock().unwrap().came_by(index, packet.expect("a sound queue").bytes());
         }
     };
     let send = async move {
         while !counts.stop.load(Ordering::Relaxed) {
-            let flow = (index * 2 + u16::from(random.random_range(0..8) == 0)) as u8;
+            let flow = index as u8 * KINDS + some_flow(&mut random, KINDS);
             for _ in 0..random.random_range(1..8) {
                 let packet = sink.packet(&frame(flow, counts.next(flow), FAR, MAC));
                 match sink.send(packet).await {
@@ -296,7 +344,7 @@ async fn far_end(far: MemoryPort, counts: Arc<Counts>, changed: Arc<AtomicBool>,
                 if counts.rx_lost() >= window {
                     break;
                 }
-                let flow = u8::from(random.random_range(0..8) == 0);
+                let flow = some_flow(&mut random, FLOWS);
                 let number = counts.far_sent.lock().unwrap().next.get(&flow).copied().unwrap_or(0);
                 far.send(&frame(flow, number, MAC, FAR)).expect("room: the window is small");
                 *counts.far_sent.lock().unwrap().next.entry(flow).or_default() += 1;
@@ -321,7 +369,19 @@ struct Run {
 impl Run {
     fn plug(&mut self, serial: u32) {
         if self.shown.is_none() {
-            self.shown = self.host.plug_vf(NIC, serial, VF_RING);
+            let queues = self.random.random_range(1..5_usize);
+            let options = VfOptions::new(serial, VF_RING).queues(queues);
+            // The device spreads by its own key, its own types, its own table.
+            let options = match self.random.random_range(0..3) {
+                0 => {
+                    let table: Vec<u32> = (0..13).map(|entry| entry * 5 % queues as u32).collect();
+                    options.spread(&RssKey::MLX5.0, HashInfo::LINUX, &table).tells_hash(true)
+                }
+                // Addresses alone, so that all flows come by one queue, and not the first.
+                1 => options.spread(&RssKey::MICROSOFT.0, HashInfo::IPV4, &[queues as u32 - 1]),
+                _ => options,
+            };
+            self.shown = self.host.plug_vf_with(NIC, options);
             self.backend.insert(self.shown.clone().expect("there was none"));
         }
     }
@@ -467,8 +527,8 @@ impl Run {
     }
 }
 
-/// Runs one schedule; what was switched, and what was lost.
-async fn run(seed: u64) -> (u64, u64) {
+/// Runs one schedule; what was switched, what was lost, and how many frames came by the queue of another.
+async fn run(seed: u64) -> (u64, u64, u64) {
     let mut random = SmallRng::seed_from_u64(seed);
     let host = Host::builder().seed(seed).build();
     let far = host.memory_pair();
@@ -527,6 +587,7 @@ async fn run(seed: u64) -> (u64, u64) {
     }
     let switched = run.nic.vf().expect("in use").counters.switched_to_vf;
     let Run { host, nic, counts, .. } = run;
+    let steered = nic.vf_stats().vf_rx_steered;
     let report = nic.close().await.expect("it had not failed");
     assert!(report.is_clean(), "{report:?}");
     counts.stop.store(true, Ordering::Relaxed);
@@ -542,10 +603,10 @@ async fn run(seed: u64) -> (u64, u64) {
     far_task.abort();
     host_task.abort();
     let lost = *counts.lost.lock().unwrap();
-    (switched, lost)
+    (switched, lost, steered)
 }
 
-fn alone(seed: u64) -> (u64, u64) {
+fn alone(seed: u64) -> (u64, u64, u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     runtime.expect("a runtime").block_on(run(seed))
 }
@@ -557,17 +618,19 @@ fn whatever_happens_the_application_misses_nothing() {
         Some(seed) => seed..seed + 1,
         None => 0..number("VF_ASYNC_SEEDS").unwrap_or(if cfg!(debug_assertions) { 60 } else { 1000 }),
     };
-    let (mut switched, mut lost) = (0, 0);
+    let (mut switched, mut lost, mut steered) = (0, 0, 0);
     for seed in seeds.clone() {
         let result = std::panic::catch_unwind(|| alone(seed));
         let more = result.unwrap_or_else(|_| panic!("schedule {seed}: run it alone with VF_SEED={seed}"));
-        (switched, lost) = (switched + more.0, lost + more.1);
+        (switched, lost, steered) = (switched + more.0, lost + more.1, steered + more.2);
     }
-    println!("{} schedules, {switched} switches to the vf, {lost} frames reported lost", seeds.end - seeds.start);
-    if seeds.end - seeds.start >= 50 {
-        assert!(switched > (seeds.end - seeds.start) / 2, "the schedules must get to the vf: {switched}");
+    let schedules = seeds.end - seeds.start;
+    println!("{schedules} schedules, {switched} switches to the vf, {lost} frames reported lost, {steered} steered");
+    if schedules >= 50 {
+        assert!(switched > schedules / 2, "the schedules must get to the vf: {switched}");
+        assert!(steered > 500, "the device spreads otherwise than the rings: {steered}");
     }
-    if seeds.end - seeds.start >= 400 {
+    if schedules >= 400 {
         assert!(lost > 0, "some must be inside when it vanishes");
     }
 }
