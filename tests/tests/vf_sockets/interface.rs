@@ -9,8 +9,8 @@ use netvsc_async::vf::sockets::{Method, SocketVf};
 use netvsc_async::vf::{Adapter, AsyncVfQueue, VfBackend, VfEvent, VfWish};
 
 use crate::wire::{
-    FAR, Frames, MAC, METHODS, MTU, PEER, SERIAL, VF, Wire, backend, data, datagram, event, nothing, open, payload,
-    peer_socket, receive, send_all, until, wait_for,
+    FAR, Frames, MAC, METHODS, MTU, PATIENCE, PEER, SERIAL, VF, Wire, backend, data, datagram, event, nothing, open,
+    payload, peer_socket, receive, send_all, until, wait_for,
 };
 
 #[test]
@@ -187,7 +187,7 @@ impl Busy {
             begins.send(()).unwrap();
             told.recv()
         });
-        begun.recv().unwrap();
+        begun.recv_timeout(PATIENCE).unwrap();
         Self { _until: until }
     }
 }
@@ -264,14 +264,14 @@ fn whoever_opens_it_next_finds_it_as_it_was() {
         let (opened, is_open) = std::sync::mpsc::channel();
         let (go_on, goes_on) = std::sync::mpsc::channel();
         let wire = &wire;
-        std::thread::scope(|scope| {
+        std::thread::scope(move |scope| {
             // Another one, which knows nothing of the first.
             let other = scope.spawn(move || {
                 wire.run(move || async move {
                     let (_watch, second) = opening(1450).await;
                     let second = second.await.unwrap();
                     opened.send(()).unwrap();
-                    goes_on.recv().unwrap();
+                    goes_on.recv_timeout(PATIENCE).unwrap();
                     assert!(shown().contains("mtu 1450"), "{}", shown());
                     // Nobody closes it: it is dropped.
                     drop(second);
@@ -281,7 +281,7 @@ fn whoever_opens_it_next_finds_it_as_it_was() {
             let early = is_open.recv_timeout(std::time::Duration::from_millis(300));
             drop(busy);
             assert!(early.is_err(), "it was opened before it was closed");
-            is_open.recv().unwrap();
+            is_open.recv_timeout(PATIENCE).unwrap();
             go_on.send(()).unwrap();
             other.join().unwrap();
         });
