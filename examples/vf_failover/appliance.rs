@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 use vmbus::mem::MemBus;
 
 use crate::forward::forward;
-use crate::picture::{Told, Traffic};
+use crate::picture::{Gone, Traffic};
+use crate::told::Told;
 
 /// MAC addresses of the adapters; the second one's is the virtual function's, too.
 const MACS: [[u8; 6]; 2] = [[0x00, 0x15, 0x5D, 1, 0, 0x0A], VF_MAC];
@@ -81,10 +82,11 @@ impl Appliance {
         let rings = |of: fn(&netvsc::stats::QueueStats) -> u64| rings.iter().map(of).sum();
         let vf = nic.vf_stats();
         Traffic {
-            synthetic_packets: rings(|queue| queue.rx.packets + queue.tx.packets),
-            synthetic_bytes: rings(|queue| queue.rx.bytes + queue.tx.bytes),
-            vf_packets: vf.vf_rx_packets + vf.vf_tx_packets,
-            vf_bytes: vf.vf_rx_bytes + vf.vf_tx_bytes,
+            synthetic: Gone {
+                packets: rings(|queue| queue.rx.packets + queue.tx.packets),
+                bytes: rings(|queue| queue.rx.bytes + queue.tx.bytes),
+            },
+            vf: Gone { packets: vf.vf_rx_packets + vf.vf_tx_packets, bytes: vf.vf_rx_bytes + vf.vf_tx_bytes },
         }
     }
 

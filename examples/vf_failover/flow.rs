@@ -25,6 +25,17 @@ pub(crate) struct Counts {
     pub(crate) gap: Duration,
 }
 
+impl Counts {
+    /// Both flows together; the gap is the longest.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.gap = self.gap.max(other.gap);
+    }
+}
+
 /// One flow: shared by its sender, its receiver, and who looks on.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Flow(Arc<Mutex<Numbers>>);

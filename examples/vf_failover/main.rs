@@ -1,10 +1,11 @@
 //! An appliance whose virtual function comes and goes under load: what TCP and a numbered flow through it notice of that.
 //!
 //! ```text
-//! cargo run --release --example vf_failover                                  # no root: all in this process
-//! sudo vf_failover --backend af_packet --cycles 100 --json                   # the kernel's TCP, a veth as the VF
-//! sudo vf_failover --backend af_xdp --iperf3                                 # iperf3 beside it, the other way
-//! sudo vf_failover --backend af_packet --surprise --cycles 20                # the device vanishes each time
+//! cargo run --release --example vf_failover                 # no root: all in this process
+//! cd target/release/examples                                # the rest as root
+//! ./vf_failover --backend af_packet --cycles 100 --json     # the kernel's TCP, a veth as the VF
+//! ./vf_failover --backend af_packet --iperf3              # iperf3 beside it, the other way
+//! ./vf_failover --backend af_xdp --surprise --cycles 20     # the device vanishes each time
 //! ```
 //!
 //! ```text
@@ -28,7 +29,8 @@
 //! | `appliance.rs` | hosts, adapters, what they say at the end |
 //! | `ends.rs`, `memory.rs`, `kernel.rs` | who talks through it |
 //! | `flow.rs` | the numbered flow |
-//! | `picture.rs` | what there is to see meanwhile |
+//! | `told.rs` | what the driver and the host tell |
+//! | `picture.rs`, `watch.rs`, `terminal.rs` | what there is to see meanwhile, who looks, where it is shown |
 //! | `report.rs` | what came of it |
 
 mod appliance;
@@ -40,10 +42,14 @@ mod kernel;
 mod memory;
 mod picture;
 mod report;
+#[cfg(unix)]
+mod terminal;
+mod told;
+mod watch;
 
+use std::fmt;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -64,11 +70,16 @@ use netvsc_tests::netns::Netns;
 #[cfg(target_os = "linux")]
 use appliance::VF_MAC;
 use appliance::{Appliance, Inside};
-use ends::{Common, Counted};
-use picture::{Picture, Told};
+use ends::{Common, Counted, Outcome};
+use picture::Picture;
 use report::Report;
+use told::Told;
+use watch::{Interrupt, Watch};
 
 /// Switches a virtual function in and out under a TCP stream, and says what was lost by it.
+///
+/// What happens meanwhile is on standard error: a picture in a terminal, lines elsewhere. SIGINT or SIGTERM ends it early, with
+/// a report; a second one at once.
 ///
 /// The exit status is 0 only if the stream arrived as it was sent, nothing came twice or late, as much was lost as was reported
 /// and no more, and everything was given back.
@@ -127,23 +138,31 @@ const FRAMES: usize = 2048;
 /// The guest's end of the veth pair that is the VF.
 #[cfg(target_os = "linux")]
 const VETH: &str = "vffo-vf";
-/// Between two pictures.
-const FRAME_TIME: Duration = Duration::from_millis(500);
+/// Between two looks whether something is over.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long the last VF is left in use.
+const EPILOGUE: Duration = Duration::from_millis(500);
 /// Until when the last VF must be in use again.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What is still under way at the end comes within so long, on however busy a machine, or never.
 const LAST_CALL: Duration = Duration::from_secs(20);
 
 impl Options {
+    /// How many are asked for; `None`: as many as there is time for.
+    fn wanted_cycles(&self) -> Option<u32> {
+        self.cycles.or(self.seconds.is_none().then_some(10))
+    }
+
+    fn scene(&self) -> Scene {
+        if self.surprise { Scene::Surprise } else { Scene::Orderly }
+    }
+
     fn script(&self) -> Script {
         let millis = Duration::from_millis;
-        let cycles = match (self.cycles, self.seconds) {
-            (Some(cycles), _) => cycles,
-            (None, Some(seconds)) => u32::try_from(seconds.saturating_mul(CYCLES_A_SECOND)).unwrap_or(u32::MAX),
-            (None, None) => 10,
-        };
-        let scene = if self.surprise { Scene::Surprise } else { Scene::Orderly };
-        let options = ScriptOptions::default().scenes([scene]).cycles(cycles).patience(PATIENCE);
+        let seconds = self.seconds.unwrap_or_default();
+        let fit = || u32::try_from(seconds.saturating_mul(CYCLES_A_SECOND)).unwrap_or(u32::MAX);
+        let cycles = self.wanted_cycles().unwrap_or_else(fit);
+        let options = ScriptOptions::default().scenes([self.scene()]).cycles(cycles).patience(PATIENCE);
         Script::new(self.seed, &options.in_use(millis(20)..=millis(100)).away(millis(0)..=millis(20)))
     }
 
@@ -162,15 +181,22 @@ fn patient() -> Settings {
     settings
 }
 
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}, seed {}", self.backend.name(), self.scene(), self.seed)
+    }
+}
+
 fn main() -> ExitCode {
     let options = Options::parse();
     if options.iperf3 && options.backend == Backend::Memory {
         let wrong = "--iperf3 is for machines with the kernel's TCP: --backend af_packet or af_xdp";
         Options::command().error(ErrorKind::ArgumentConflict, wrong).exit()
     }
+    let interrupt = Interrupt::default();
     let outcome = match options.backend {
-        Backend::Memory => in_runtime(run_in_memory(&options)),
-        Backend::AfPacket | Backend::AfXdp => run_in_namespaces(&options),
+        Backend::Memory => in_runtime(run_in_memory(&options, &interrupt)),
+        Backend::AfPacket | Backend::AfXdp => run_in_namespaces(&options, &interrupt),
     };
     match outcome {
         Ok(report) => {
@@ -178,7 +204,11 @@ fn main() -> ExitCode {
             if options.json {
                 println!("{}", report.json());
             }
-            if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            match interrupt.exit_status() {
+                Some(status) => status.into(),
+                None if report.is_good() => ExitCode::SUCCESS,
+                None => ExitCode::FAILURE,
+            }
         }
         Err(error) => {
             eprintln!("vf_failover: {error:#}");
@@ -192,7 +222,7 @@ fn in_runtime(work: impl Future<Output = anyhow::Result<Report>>) -> anyhow::Res
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(work)
 }
 
-async fn run_in_memory(options: &Options) -> anyhow::Result<Report> {
+async fn run_in_memory(options: &Options, interrupt: &Interrupt) -> anyhow::Result<Report> {
     let (told, common) = (Told::default(), Common::default());
     let [(near, near_end), (far, far_end)] = [(); 2].map(|()| memory_pair(FRAMES));
     let vfs = MemoryBackend::new();
@@ -200,53 +230,79 @@ async fn run_in_memory(options: &Options) -> anyhow::Result<Report> {
     let with_vf = |builder: NicBuilder| builder.vf(backend).vf_settings(patient());
     let appliance = Appliance::start([near, far], with_vf, &told).await?;
     let ends = memory::Ends::start([near_end, far_end], options.seed, &common);
-    let (cycles, servicing) =
-        service(options, &appliance, MemoryVfs::new(FRAMES, move |vf| vfs.insert(vf)), &told, &common).await?;
-    let (outcome, ports) = ends.finish().await?;
-    let losses = losses(&appliance, &told, ports).await?;
-    let wrong = appliance.close().await?;
-    // The last device goes after its driver.
-    drop(servicing);
-    Ok(Report::new(options, cycles, outcome, losses, &common, &told, wrong))
+    let run = Run { options, interrupt, told, common };
+    run.play(appliance, MemoryVfs::new(FRAMES, move |vf| vfs.insert(vf)), ends.finish()).await
 }
 
-/// Plays the script, and shows what there is to see. How many cycles there were, and what keeps the last device.
-async fn service<D: VfDevices<Error: Send + Sync> + Send + 'static>(
-    options: &Options,
-    appliance: &Appliance,
-    devices: D,
-    told: &Told,
-    common: &Common,
-) -> anyhow::Result<(u32, Servicing<D>)> {
-    let cycles = Arc::new(AtomicU32::new(0));
-    let counted = Arc::clone(&cycles);
-    let servicing = Servicing::new(appliance.host(), NicId(0), options.script(), devices);
-    let servicing = servicing.spawn_thread(move |step| {
-        if matches!(step, Step::Revoke | Step::Vanish) {
-            counted.fetch_add(1, Ordering::Relaxed);
-        }
-    });
-    let mut picture = Picture::new();
-    let show = |picture: &mut Picture| {
-        let flows = common.flows.each_ref().map(|flow| flow.counts(false));
-        picture.show(appliance.traffic(), common.arrived(), told, &flows);
-    };
-    let start = Instant::now();
-    while !servicing.is_over() && !options.is_over(start) {
-        tokio::time::sleep(FRAME_TIME).await;
-        show(&mut picture);
+/// What there is to play, and what becomes known of it.
+struct Run<'a> {
+    options: &'a Options,
+    interrupt: &'a Interrupt,
+    told: Told,
+    common: Common,
+}
+
+impl Run<'_> {
+    /// Plays the script, has the ends `finish`, and closes the appliance; shows what there is to see meanwhile.
+    async fn play<D: VfDevices<Error: Send + Sync> + Send + 'static, E: Counted>(
+        self,
+        appliance: Appliance,
+        devices: D,
+        finish: impl Future<Output = anyhow::Result<(Outcome, E)>>,
+    ) -> anyhow::Result<Report> {
+        let Self { options, interrupt, told, common } = self;
+        interrupt.listen().context("listen to signals")?;
+        let limit = options.seconds.map(Duration::from_secs);
+        let picture = Picture::new(options.to_string(), options.wanted_cycles(), limit);
+        let mut watch = Watch::new(picture, &told, &common);
+        let cycles = watch.cycles();
+
+        let (steps, counted) = (told.clone(), watch.cycles());
+        let servicing = Servicing::new(appliance.host(), NicId(0), options.script(), devices);
+        let servicing = servicing.spawn_thread(move |step| {
+            if matches!(step, Step::Revoke | Step::Vanish) {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            steps.done(step);
+        });
+        let in_use = || appliance.host().vf_in_use(NicId(0));
+        let path = || if in_use() { "vf in use" } else { "vf not in use" };
+        let start = Instant::now();
+        let is_over = || options.is_over(start) || interrupt.came();
+        let played = watch.during(&appliance, path, async {
+            until(|| servicing.is_over() || is_over()).await;
+            let completed = servicing.is_over();
+            let servicing = servicing.stop().context("play the script")?;
+            if completed {
+                let since = Instant::now();
+                until(|| in_use() || since.elapsed() > PATIENCE || is_over()).await;
+                tokio::time::sleep(EPILOGUE).await;
+            }
+            anyhow::Ok(servicing)
+        });
+        let servicing = played.await?;
+
+        let ending = || if interrupt.came() { "interrupted" } else { "finishing" };
+        let finished = watch.during(&appliance, ending, async {
+            let (outcome, ends) = finish.await?;
+            anyhow::Ok((outcome, losses(&appliance, &told, ends).await?))
+        });
+        let (outcome, losses) = finished.await?;
+        // What is said from here on is said on the terminal's own screen.
+        drop(watch);
+        let wrong = appliance.close().await?;
+        // The last device goes after its driver.
+        drop(servicing);
+        let cycles = cycles.load(Ordering::Relaxed);
+        Ok(Report::new(options, cycles, outcome, losses, &common, &told, wrong))
     }
-    let completed = servicing.is_over();
-    let servicing = servicing.stop().context("play the script")?;
-    if completed {
-        let since = Instant::now();
-        while !appliance.host().vf_in_use(NicId(0)) && since.elapsed() < PATIENCE && !options.is_over(start) {
-            tokio::time::sleep(FRAME_TIME / 50).await;
-        }
-        tokio::time::sleep(FRAME_TIME).await;
-        show(&mut picture);
+}
+
+/// Waits.
+async fn until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        tokio::time::sleep(LOOK).await;
     }
-    Ok((cycles.load(Ordering::Relaxed), servicing))
 }
 
 /// What is missing once the ends are silent.
@@ -274,20 +330,20 @@ async fn losses(appliance: &Appliance, told: &Told, mut ends: impl Counted) -> a
         if losses.add_up(told) || since.elapsed() > LAST_CALL {
             return Ok(losses);
         }
-        tokio::time::sleep(FRAME_TIME / 10).await;
+        tokio::time::sleep(LOOK).await;
     }
 }
 
 /// The hosts, the appliance and its VF are in a namespace of their own, so that nothing of this machine gets in the way.
 #[cfg(target_os = "linux")]
-fn run_in_namespaces(options: &Options) -> anyhow::Result<Report> {
+fn run_in_namespaces(options: &Options, interrupt: &Interrupt) -> anyhow::Result<Report> {
     let needs = || format!("--backend {} needs root, or CAP_NET_ADMIN, for network namespaces", options.backend.name());
     let netns = Netns::new().with_context(needs)?;
-    netns.enter(|| in_runtime(run_among_machines(options)))
+    netns.enter(|| in_runtime(run_among_machines(options, interrupt)))
 }
 
 #[cfg(target_os = "linux")]
-async fn run_among_machines(options: &Options) -> anyhow::Result<Report> {
+async fn run_among_machines(options: &Options, interrupt: &Interrupt) -> anyhow::Result<Report> {
     let (told, common) = (Told::default(), Common::default());
     let (machines, taps) = kernel::Machines::new()?;
     let method = if options.backend == Backend::AfXdp { Method::AfXdp } else { Method::AfPacket };
@@ -295,17 +351,12 @@ async fn run_among_machines(options: &Options) -> anyhow::Result<Report> {
     let with_vf = |builder: NicBuilder| builder.vf(backend).vf_settings(patient());
     let appliance = Appliance::start(taps, with_vf, &told).await?;
     let ends = kernel::Ends::start(machines, options.seed, options.iperf3, &common)?;
-    let veths = VethVfs::new(VethConfig::new(VETH, VF_MAC));
-    let (cycles, servicing) = service(options, &appliance, veths, &told, &common).await?;
-    let (outcome, machines) = tokio::task::spawn_blocking(|| ends.finish()).await??;
-    let losses = losses(&appliance, &told, machines).await?;
-    let wrong = appliance.close().await?;
-    // The last device goes after its driver.
-    drop(servicing);
-    Ok(Report::new(options, cycles, outcome, losses, &common, &told, wrong))
+    let run = Run { options, interrupt, told, common };
+    let finish = async { tokio::task::spawn_blocking(|| ends.finish()).await? };
+    run.play(appliance, VethVfs::new(VethConfig::new(VETH, VF_MAC)), finish).await
 }
 
 #[cfg(not(target_os = "linux"))]
-fn run_in_namespaces(_options: &Options) -> anyhow::Result<Report> {
+fn run_in_namespaces(_options: &Options, _interrupt: &Interrupt) -> anyhow::Result<Report> {
     anyhow::bail!("network namespaces exist on Linux only: --backend memory")
 }

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::ends::{Common, Generated, Outcome};
 use crate::flow::Counts;
-use crate::picture::Told;
+use crate::picture::time;
+use crate::told::Told;
 use crate::{Losses, Options};
 
 /// The outcome of a run.
@@ -15,6 +16,9 @@ use crate::{Losses, Options};
 pub(crate) struct Report {
     backend: &'static str,
     seed: u64,
+    surprise: bool,
+    /// All of that, for people.
+    what: String,
     cycles: u32,
     stream: Outcome,
     /// Both flows together; the gap is the longest.
@@ -40,19 +44,15 @@ impl Report {
         wrong: Vec<String>,
     ) -> Self {
         let mut flows = Counts::default();
-        for counts in common.flows.iter().map(|flow| flow.counts(true)) {
-            flows.sent += counts.sent;
-            flows.lost += counts.lost;
-            flows.duplicated += counts.duplicated;
-            flows.reordered += counts.reordered;
-            flows.gap = flows.gap.max(counts.gap);
-        }
+        common.flows.iter().for_each(|flow| flows.add(flow.counts(true)));
         let tale = told.tale();
         let mut switches = [tale.to_vf, tale.to_synthetic];
         switches.iter_mut().for_each(|took| took.sort_unstable());
         Self {
             backend: options.backend.name(),
             seed: options.seed,
+            surprise: options.surprise,
+            what: options.to_string(),
             cycles,
             stream,
             flows,
@@ -76,13 +76,37 @@ impl Report {
 
     /// Whether all went as it should.
     pub(crate) fn is_good(&self) -> bool {
-        self.hash_ok()
-            && self.flows.duplicated == 0
-            && self.flows.reordered == 0
-            && self.losses.frames == self.lost_reported()
-            && self.losses.inside.from_guest == self.lost_told
-            && self.flows.lost <= self.losses.frames
-            && self.wrong.is_empty()
+        self.faults().is_empty()
+    }
+
+    /// What did not go as it should.
+    fn faults(&self) -> Vec<String> {
+        let Self { stream, flows, losses, lost_told, cycles, .. } = self;
+        let (lost, reported) = (losses.frames, self.lost_reported());
+        let [to_vf, _] = &self.switches;
+        let again = stream.retransmissions.unwrap_or_default();
+        let mut faults = Vec::new();
+        let mut check = |is_good: bool, fault: String| {
+            if !is_good {
+                faults.push(fault);
+            }
+        };
+        check(self.hash_ok(), "the stream did not arrive as it was sent".into());
+        check(flows.duplicated == 0, format!("{} frames were duplicated", flows.duplicated));
+        check(flows.reordered == 0, format!("{} frames were reordered", flows.reordered));
+        check(lost == reported, format!("{lost} frames were lost, {reported} reported"));
+        let from_guest = losses.inside.from_guest;
+        check(
+            from_guest == *lost_told,
+            format!("{from_guest} frames of the driver's were lost, it told of {lost_told}"),
+        );
+        check(flows.lost <= lost, format!("the numbered flows lost {} of {lost} frames", flows.lost));
+        check(self.surprise || lost == 0, format!("{lost} frames were lost, and no device vanished"));
+        check(self.surprise || again == 0, format!("tcp sent {again} segments again, and no device vanished"));
+        let used = to_vf.len();
+        check(used >= *cycles as usize, format!("the vf was used {used} times in {cycles} cycles"));
+        self.wrong.iter().for_each(|wrong| check(false, wrong.clone()));
+        faults
     }
 
     /// Of all switches.
@@ -99,6 +123,7 @@ impl Report {
         json!({
             "backend": self.backend,
             "seed": self.seed,
+            "surprise": self.surprise,
             "cycles": self.cycles,
             "tcp_bytes": self.stream.received.bytes,
             "hash_ok": self.hash_ok(),
@@ -130,36 +155,36 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { sent, lost, duplicated, reordered, gap } = self.flows;
-        writeln!(f, "{} cycles", self.cycles)?;
-        for (to, switches) in ["vf", "synthetic"].iter().zip(&self.switches) {
-            let (count, median, most) = (switches.len(), median(switches), slowest(switches));
-            writeln!(f, "{count} switches to {to}: {median} µs in the median, {most} µs at most")?;
-        }
-        let same = if self.hash_ok() { "as they were sent" } else { "NOT as they were sent" };
-        write!(f, "tcp: {} bytes arrived, {same}", self.stream.received.bytes)?;
+        let [to_vf, back] = self.switches.each_ref().map(|switches| {
+            let micros = |micros| time(Duration::from_micros(micros));
+            format!("{}, median {}, longest {}", switches.len(), micros(median(switches)), micros(slowest(switches)))
+        });
+        writeln!(f, "cycles            {}: {}", self.cycles, self.what)?;
+        writeln!(f, "switches to vf    {to_vf}")?;
+        writeln!(f, "switches back     {back}")?;
+        let same = if self.hash_ok() { "as they were sent" } else { "not as they were sent" };
+        write!(f, "tcp               {} bytes arrived, {same}", self.stream.received.bytes)?;
         if let Some(segments) = self.stream.retransmissions {
-            write!(f, ", {segments} segments sent again")?;
+            write!(f, "; {segments} segments sent again")?;
         }
         if let Some(generated) = self.stream.generated {
             let Generated { runs, bytes, retransmissions } = generated;
-            write!(f, "\niperf3: {runs} runs, {bytes} bytes arrived, {retransmissions} segments sent again")?;
+            write!(f, "\niperf3            {runs} runs, {bytes} bytes arrived; {retransmissions} segments sent again")?;
         }
-        let gap = gap.as_micros();
-        write!(
-            f,
-            "\nflow: {sent} frames, {lost} lost, {duplicated} duplicated, {reordered} reordered, longest gap {gap} µs"
-        )?;
+        let Counts { sent, lost, duplicated, reordered, gap } = self.flows;
+        writeln!(f)?;
+        writeln!(f, "numbered frames   {sent}: {lost} lost, {duplicated} duplicated, {reordered} reordered")?;
+        writeln!(f, "longest silence   {}", time(gap))?;
         let Losses { frames, inside } = self.losses;
-        write!(
-            f,
-            "\nall: {frames} frames lost, {} reported: by the driver {} of {} that it had sent, by the host {}",
-            self.lost_reported(),
-            self.lost_told,
-            inside.from_guest,
-            inside.to_guest
-        )?;
-        self.wrong.iter().try_for_each(|wrong| write!(f, "\n{wrong}"))
+        writeln!(f, "lost, of all      {frames}")?;
+        let (told, sent, host) = (self.lost_told, inside.from_guest, inside.to_guest);
+        writeln!(f, "reported lost     {}: by the driver {told} of {sent}, by the host {host}", self.lost_reported())?;
+        let faults = self.faults();
+        if faults.is_empty() {
+            return f.write_str("all as it should be");
+        }
+        f.write_str("not as it should be:")?;
+        faults.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
     }
 }
 
