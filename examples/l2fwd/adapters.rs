@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use netvsc::PacketFilter;
+use netvsc_async::vf::sockets::{Method, SocketVf};
 use netvsc_async::{Nic, NicBuilder, Queue};
 use netvsc_host::port::{TapConfig, TapHandle, TapPort};
 use netvsc_host::switch::SwitchConfig;
@@ -9,9 +10,9 @@ use netvsc_host::{Host, HostThread, NicOptions};
 use vmbus::bus::{Bus, Channel};
 use vmbus::mem::MemBus;
 
-use crate::Options;
 use crate::measure::{Meter, Summary};
 use crate::threads::Threads;
+use crate::{Options, Vf};
 
 /// Memory of each queue for long frames of `txonly`, of which the headers take a page: as many as testpmd has descriptors.
 const DIRECT_BYTES: usize = 2 << 20;
@@ -89,6 +90,13 @@ fn builder<C: Channel>(options: &Options, threads: &Threads<C>) -> NicBuilder {
     if let Some(bytes) = options.rx_copybreak.0 {
         builder = builder.rx_copybreak(bytes);
     }
+    if let Some(vf) = options.vf {
+        let method = match vf {
+            Vf::AfXdp => Method::AfXdp,
+            Vf::AfPacket => Method::AfPacket,
+        };
+        builder = builder.vf(SocketVf::new().virtual_interfaces(true).method(method));
+    }
     for (index, runtime) in threads.runtimes() {
         builder = builder.queue_runtime(index, runtime);
     }
@@ -125,6 +133,7 @@ async fn work<B: Bus>(
     summary.clean = true;
     for nic in nics {
         summary.merged += nic.gro_stats().iter().map(|queue| queue.merged).sum::<u64>();
+        summary.vfs.push(nic.vf_stats());
         summary.adapters.push(nic.queue_stats().into_iter().map(|queue| queue.extra).collect());
         summary.clean &= nic.close().await?.is_clean();
     }

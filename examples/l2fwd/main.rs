@@ -4,7 +4,8 @@
 //! ```text
 //! l2fwd --device GUID --mode io --seconds 10 --json    # one adapter: frames go back to where they came from
 //! l2fwd --device GUID --device GUID --queues 4         # two: what comes in by one leaves by the other
-//! l2fwd --tap left --tap right --wait interrupt        # the same on simulated hosts, between two TAP interfaces
+//! l2fwd --device GUID --vf af_xdp                      # by the adapter's virtual function, while there is one
+//! l2fwd --tap left --tap right --wait interrupt        # between two simulated hosts' adapters, with TAP interfaces
 //! ```
 //!
 //! One thread a queue. With `--wait poll` it is a plain loop that never waits and makes no system call; with `interrupt`
@@ -77,6 +78,10 @@ struct Options {
     /// With --tap: which Windows release the hosts behave like: ws2012r2, ws2016, ws2019 or ws2022.
     #[arg(long, value_name = "NAME", default_value_t)]
     profile: Profile,
+    /// With --device: go by the virtual function while the host has one for the adapter, on its network interface (a veth will
+    /// do). Needs CAP_NET_RAW and CAP_NET_ADMIN.
+    #[arg(long, value_enum, value_name = "HOW", conflicts_with = "tap")]
+    vf: Option<Vf>,
     /// What to do with frames of one adapter.
     #[arg(long, value_enum, default_value_t = Mode::Io)]
     mode: Mode,
@@ -144,6 +149,15 @@ enum Mode {
     Rxonly,
     Txonly,
     Io,
+}
+
+/// How the frames of a virtual function's interface are got at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Vf {
+    #[value(name = "af_xdp")]
+    AfXdp,
+    #[value(name = "af_packet")]
+    AfPacket,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use netvsc::stats::ExtraStats;
+use netvsc::stats::{ExtraStats, VfStats};
 use netvsc_host::port::TapStats;
 use serde_json::{Value, json};
 
@@ -169,6 +169,7 @@ impl Meter {
             idle_cpu: (!self.idle.time.is_zero()).then(|| self.idle.cpu.as_secs_f64() / self.idle.time.as_secs_f64()),
             clean: false,
             adapters: Vec::new(),
+            vfs: Vec::new(),
             merged: 0,
             taps: Vec::new(),
         }
@@ -232,6 +233,8 @@ pub(crate) struct Summary {
     pub(crate) clean: bool,
     /// What each adapter's queues counted.
     pub(crate) adapters: Vec<Vec<ExtraStats>>,
+    /// What went by each adapter's virtual functions.
+    pub(crate) vfs: Vec<VfStats>,
     /// Segments that were merged into others here.
     pub(crate) merged: u64,
     /// What each TAP interface counted.
@@ -266,6 +269,7 @@ impl Summary {
             "clean": self.clean,
             "merged": self.merged,
             "adapters": self.adapters.iter().map(|queues| adapter(queues)).collect::<Vec<_>>(),
+            "vfs": self.vfs.iter().map(vf).collect::<Vec<_>>(),
             "taps": self.taps.iter().map(tap).collect::<Vec<_>>(),
         })
     }
@@ -295,6 +299,16 @@ fn adapter(queues: &[ExtraStats]) -> Value {
         "rx_held": sum(|queue| queue.rx_held),
         "rx_copied_watermark": sum(|queue| queue.rx_copied_watermark),
         "bad_coalesced": sum(|queue| queue.bad_coalesced),
+    })
+}
+
+/// What went by virtual functions.
+fn vf(stats: &VfStats) -> Value {
+    json!({
+        "rx_packets": stats.vf_rx_packets,
+        "tx_packets": stats.vf_tx_packets,
+        "rx_dropped": stats.vf_rx_dropped,
+        "tx_dropped": stats.vf_tx_dropped,
     })
 }
 
