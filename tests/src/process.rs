@@ -92,7 +92,12 @@ pub fn example(name: &str) -> PathBuf {
     program(&format!("NETVSC_{}_BIN", name.to_uppercase()), &["-p", "netvsc-examples", "--example", name])
 }
 
-fn host_program() -> PathBuf {
+/// The program `netvsc-host`.
+///
+/// # Panics
+/// If it does not build.
+#[must_use]
+pub fn host_program() -> PathBuf {
     program("NETVSC_HOST_BIN", &["-p", "netvsc-host", "--features", "cli", "--bin", "netvsc-host"])
 }
 
@@ -265,6 +270,15 @@ impl Host {
     pub fn wait_until(&mut self, field: &str, least: u64) {
         let enough = |line: &str| field_of(line, field).is_some_and(|value| value >= least);
         self.wait_after(0, &format!("{field} {least}"), enough);
+    }
+
+    /// Waits for a line, whether it came before or not.
+    ///
+    /// # Panics
+    /// If it does not come.
+    #[track_caller]
+    pub fn wait_for_said(&mut self, text: &str) {
+        self.wait_after(0, text, |line| line.contains(text));
     }
 
     /// Waits for a line that comes from now on.

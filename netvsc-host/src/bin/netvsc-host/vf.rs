@@ -1,5 +1,6 @@
 //! `--vf`: virtual functions of the exported devices, as veth pairs, and what happens to them.
 
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
@@ -40,9 +41,9 @@ impl FromStr for VfChoice {
             let time = || range(value).map_err(|error| wrong(&error));
             match key {
                 "scenes" => scenes = scenes_of(value).map_err(|error| wrong(&error))?,
-                "cycles" => options = options.cycles(value.parse().map_err(|_| wrong("a number is needed"))?),
-                "seed" => seed = value.parse().map_err(|_| wrong("a number is needed"))?,
-                "serial" => options = options.first_serial(value.parse().map_err(|_| wrong("a number is needed"))?),
+                "cycles" => options = options.cycles(number(value, u32::MAX).map_err(|error| wrong(&error))?),
+                "seed" => seed = number(value, u64::MAX).map_err(|error| wrong(&error))?,
+                "serial" => options = options.first_serial(number(value, u32::MAX).map_err(|error| wrong(&error))?),
                 "period" => options = options.in_use(time()?),
                 "grace" => options = options.grace(time()?),
                 "away" => options = options.away(time()?),
@@ -89,6 +90,10 @@ fn scenes_of(text: &str) -> Result<Vec<Scene>, String> {
         Some(_) => Err("a veth has no serial number that could be another".into()),
         None => Ok(scenes),
     }
+}
+
+fn number<T: FromStr + Display>(text: &str, most: T) -> Result<T, String> {
+    text.parse().map_err(|_| format!("a number from 0 to {most} is needed"))
 }
 
 /// Milliseconds: one number, or two with a hyphen.

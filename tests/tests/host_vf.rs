@@ -1,0 +1,160 @@
+//! `netvsc-host --vf`: what the program takes and refuses, the interfaces that it makes and takes away, and a script that it plays
+//! to a driver in another process, `examples/l2fwd --vf`.
+//!
+//! What makes interfaces needs root; without it those tests say `SKIPPED`, and fail where the variable `CI` is set.
+#![cfg(target_os = "linux")]
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use netvsc_tests::netns::Netns;
+use netvsc_tests::process::{self, CLIENT_TOOLS, Client, Host, PATIENCE, number};
+use netvsc_tests::real;
+use serde_json::Value;
+
+/// The guest's end.
+const VF: &str = "hostvf";
+/// Frames after which a path has shown that it works.
+const ENOUGH: u64 = 2_000;
+
+/// Standard error of the program, which refuses these arguments and leaves nothing behind.
+#[track_caller]
+fn refused(arguments: &[&str], status: i32) -> String {
+    let root = PathBuf::from(format!("/dev/shm/nvr-{}", std::process::id()));
+    let mut command = Command::new(process::host_program());
+    command.arg("--root").arg(&root).args(["--port", "null"]).args(arguments);
+    let output = command.stdin(Stdio::null()).output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {said}");
+    assert_eq!(output.stdout, b"", "{arguments:?}");
+    assert!(!root.exists(), "{arguments:?} made a folder: {said}");
+    said
+}
+
+/// Each error names the option, the value, and what is possible.
+#[test]
+fn arguments_that_cannot_be_are_refused_with_field_value_and_limit() {
+    for (vf, said) in [
+        ("memory:v0", "veth:NAME[,OPTION...] is needed"),
+        ("veth:", "veth:NAME is needed"),
+        ("veth:abcdefghijklmno", r#""abcdefghijklmno" has 15 bytes, at most 14 are possible"#),
+        ("veth:a/b", r#""a/b" is no name of an interface"#),
+        ("veth:v0,scenes=gentle", r#"scenes=gentle: scene "gentle" is none of orderly, surprise"#),
+        ("veth:v0,scenes=reoffer", "scenes=reoffer: an exported device that was taken away does not come back"),
+        ("veth:v0,cycles=4294967296", "cycles=4294967296: a number from 0 to 4294967295 is needed"),
+        ("veth:v0,seed=-1", "seed=-1: a number from 0 to 18446744073709551615 is needed"),
+        ("veth:v0,serial=x", "serial=x: a number from 0 to 4294967295 is needed"),
+        ("veth:v0,period=5s", "period=5s: milliseconds are needed"),
+        ("veth:v0,grace=9-3", "grace=9-3: the first number is the lower one"),
+        ("veth:v0,netns=", "netns=: the name of a network namespace is needed"),
+        ("veth:v0,mtu=67", "mtu=67: a number from 68 to 65535 is needed"),
+        ("veth:v0,mtu=65536", "mtu=65536: a number from 68 to 65535 is needed"),
+        ("veth:v0,color=red", "color=red: none of scenes, cycles, seed"),
+        ("veth:v0,mtu", "mtu: OPTION=VALUE is needed"),
+    ] {
+        let error = refused(&["--vf", vf], 2);
+        assert!(error.contains("'--vf <VF>'") && error.contains(&format!("'{vf}'")), "{vf}: {error}");
+        assert!(error.contains(said), "{vf}: {error}");
+    }
+}
+
+#[test]
+fn what_cannot_be_with_other_arguments_or_on_this_machine_is_refused() {
+    let _lock = match real::privileged(&["ip"]) {
+        Ok(lock) => lock,
+        Err(why) => return real::skip(&why),
+    };
+    let netns = Netns::new().expect("root makes namespaces");
+    netns.enter(|| {
+        // Number 10 has two digits.
+        let error = refused(&["--vf", "veth:abcdefghijklm", "--devices", "11"], 1);
+        assert!(error.contains(r#""abcdefghijklm10" has 15 bytes, at most 14 are possible"#), "{error}");
+        netns.ip(&format!("link add {VF}h type dummy")).expect("a name that is taken");
+        let error = refused(&["--vf", &format!("veth:{VF}")], 1);
+        assert!(error.contains(&format!("ip link add {VF}h")) && error.contains("File exists"), "{error}");
+        let error = refused(&["--vf", "veth:v0,netns=none-of-this-name"], 1);
+        assert!(error.contains("netns none-of-this-name"), "{error}");
+        assert_eq!(interfaces(&netns), ["lo", &format!("{VF}h")]);
+    });
+}
+
+#[test]
+fn each_device_has_a_pair_that_comes_and_goes_with_the_host() {
+    let _lock = match real::privileged(&["ip"]) {
+        Ok(lock) => lock,
+        Err(why) => return real::skip(&why),
+    };
+    let netns = Netns::new().expect("root makes namespaces");
+    netns.enter(|| {
+        let vf = format!("veth:{VF},mtu=2000,serial=9");
+        let mut host = Host::start(&["--port", "null", "--devices", "2", "--vf", &vf]);
+        host.wait_for_said("0: vf 9 plugged in");
+        host.wait_for_said("1: vf 9 plugged in");
+        for number in 0..2 {
+            let link = |name: String| -> Value {
+                let text = netns.ip(&format!("-j link show {name}")).expect("an interface");
+                serde_json::from_str::<Value>(&text).expect("json")[0].clone()
+            };
+            let (guest, far) = (link(format!("{VF}{number}")), link(format!("{VF}{number}h")));
+            assert_eq!(guest["address"], format!("00:15:5d:01:00:0{number}"), "{guest}");
+            assert_ne!(far["address"], guest["address"], "{far}");
+            assert_eq!((&guest["mtu"], &far["mtu"]), (&2000.into(), &2000.into()), "{guest}\n{far}");
+        }
+        let devices = host.finish_all();
+        assert_eq!(interfaces(&netns), ["lo"], "{devices:?}");
+    });
+}
+
+/// The script goes on to its end, and its last VF stays in use; nothing of the loop is lost on the way.
+#[test]
+fn a_driver_in_another_process_follows_the_script() {
+    let Some(_turn) = process::turn(&CLIENT_TOOLS) else { return };
+    let _lock = match real::privileged(&["ip"]) {
+        Ok(lock) => lock,
+        Err(why) => return real::skip(&why),
+    };
+    for how in ["af_packet", "af_xdp"] {
+        let netns = Netns::new().expect("root makes namespaces");
+        netns.enter(|| {
+            let vf = format!("veth:{VF},scenes=orderly,cycles=3,seed=5,period=50,grace=0-50,away=0-20");
+            let mut host = Host::start(&["--port", "loopback", "--credit", "64", "--vf", &vf]);
+            let mut command = host.client(process::example("l2fwd"));
+            command.args(["--device", &host.device(), "--wait", "interrupt", "--vf", how, "--seconds", "0", "--json"]);
+            let client = Client::start(command);
+            host.wait_for_said("0: vf 4 plugged in");
+            host.wait_for_said("0: vf 4 associated");
+            // Whatever is by the VF from now on is by the last one: one in use is waited for before it is revoked.
+            let start = Instant::now();
+            let last = || netns.link_counters(VF).map_or(0, |counters| counters.tx_packets.min(counters.rx_packets));
+            while last() < ENOUGH {
+                assert!(start.elapsed() < PATIENCE, "the last vf is not used");
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            let (status, output) = client.interrupt();
+            assert!(status.success(), "{status}: {output:?}");
+            let client: Value = serde_json::from_str(output.last().expect("a line")).expect("json");
+            let device = host.finish();
+            let what = format!("{how}: {client}\n{device}");
+            assert_eq!(client["clean"], true, "{what}");
+            for field in ["lost", "corrupt", "reordered", "late", "foreign", "protocol_violations", "leaks"] {
+                assert_eq!(device[field], 0, "{field}: {what}");
+            }
+            // Frames went by both, and none otherwise than both say.
+            let by_vf = &client["vfs"][0];
+            assert!(number(by_vf, "rx_packets") >= ENOUGH && number(&device, "rx_packets") > 0, "{what}");
+            assert_eq!(number(by_vf, "tx_packets"), number(&device, "vf_rx_packets"), "{what}");
+            assert_eq!((number(by_vf, "rx_dropped"), number(by_vf, "tx_dropped")), (0, 0), "{what}");
+            assert_eq!(interfaces(&netns), ["lo"], "{what}");
+        });
+    }
+}
+
+/// Names of the namespace's interfaces, in their order.
+fn interfaces(netns: &Netns) -> Vec<String> {
+    let links: Value = serde_json::from_str(&netns.ip("-j link").expect("a list")).expect("json");
+    let names = links.as_array().expect("links").iter().map(|link| link["ifname"].as_str().expect("a name").into());
+    let mut names: Vec<String> = names.collect();
+    names.sort_unstable_by_key(|name| (name != "lo", name.clone()));
+    names
+}
