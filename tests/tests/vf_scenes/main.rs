@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `unwilling` | refuses the switch, ignores it, is silent about it, or late |
 //! | `offers` | says things twice, in any order, takes back what was not there yet, or in the middle of a switch |
+//! | `grace` | leaves the device for a while after it has taken it back |
 //! | `serials` | means another device than the one that is there |
 //! | `migration` | takes the whole NIC away and offers it again |
 //! | `two_nics` | has two NICs whose addresses are nearly the same |
@@ -12,6 +13,7 @@
 //!
 //! What may happen besides in any order, without hosts: `vf_schedules.rs`, `vf_async.rs`.
 
+mod grace;
 mod ledger;
 mod migration;
 mod offers;

@@ -323,7 +323,8 @@ impl World {
         self.settle().await;
     }
 
-    fn arrived(&self, station: &Station) -> (u64, u64) {
+    /// Frames of an adapter that have arrived elsewhere, and those that have arrived at it.
+    pub(crate) fn arrived(&self, station: &Station) -> (u64, u64) {
         (self.ledger.arrived_of(station.mac), self.ledger.arrived_at(station.mac))
     }
 
