@@ -36,12 +36,38 @@ const ENOUGH: u64 = 2_000;
 
 #[test]
 fn traffic_moves_to_a_vf_and_back_and_to_the_next_one() {
+    play(1, Ending::Orderly);
+}
+
+#[test]
+fn several_queues_move_to_a_vf_and_back_and_to_the_next_one() {
+    play(4, Ending::Orderly);
+}
+
+/// The guest's end of the pair vanishes while testpmd sends and receives by it.
+#[test]
+fn traffic_goes_on_by_the_rings_when_a_vf_vanishes_and_by_the_next_one() {
+    play(1, Ending::Surprise);
+    play(4, Ending::Surprise);
+}
+
+/// How a VF goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// It is revoked, and its device is removed then.
+    Orderly,
+    /// Its device vanishes.
+    Surprise,
+}
+
+/// VFs come and go under testpmd's traffic.
+fn play(queues: u16, ending: Ending) {
     let Some(_turn) = referee() else { return };
     let netns = Netns::new().expect("root makes namespaces");
     netns.enter(|| {
         let mut vfs = VethVfs::new(VethConfig::new(VF, MAC));
-        let host = Exported::start();
-        let mut testpmd = Console::start(&host.root, true);
+        let host = Exported::start(queues);
+        let mut testpmd = Console::start(&host.root, queues, true);
         host.wait_for("frames by the rings", |now| now.rx_frames >= ENOUGH && now.tx_frames >= ENOUGH);
         for serial in 1..=ROUNDS as u32 {
             vfs.plug(&host.host, NIC, serial).expect("a pair is made");
@@ -64,7 +90,11 @@ fn traffic_moves_to_a_vf_and_back_and_to_the_next_one() {
             assert!(testpmd.xstat("vf_tx_good_packets") > 0);
 
             let said = testpmd.client.said();
-            host.host.revoke_vf(NIC);
+            if ending == Ending::Orderly {
+                host.host.revoke_vf(NIC);
+            } else {
+                vfs.unplug(&host.host, NIC, true).expect("the pair is removed");
+            }
             testpmd.client.wait_for_line(said, &format!("VF serial {serial} remove from port 0"));
             testpmd.client.wait_for_line(said, "set datapath Synthetic");
             assert!(!host.host.vf_in_use(NIC));
@@ -73,9 +103,10 @@ fn traffic_moves_to_a_vf_and_back_and_to_the_next_one() {
                 now.rx_frames >= revoked.rx_frames + ENOUGH && now.tx_frames >= revoked.tx_frames + ENOUGH
             });
 
-            let said = testpmd.client.said();
             let left = host.counters();
-            vfs.unplug(&host.host, NIC, false).expect("the pair is removed");
+            if ending == Ending::Orderly {
+                vfs.unplug(&host.host, NIC, false).expect("the pair is removed");
+            }
             testpmd.client.wait_for_line(said, "Start to remove port 1");
             testpmd.wait_for_removal();
             host.wait_for("frames by the rings without a vf", |now| now.rx_frames >= left.rx_frames + ENOUGH);
@@ -97,6 +128,10 @@ fn traffic_moves_to_a_vf_and_back_and_to_the_next_one() {
         // net_netvsc does not look at a VF any more once the traffic is taken back: what waits in there stays there.
         let left_in_vfs = seen.lost.saturating_sub(seen.late);
         assert!(left_in_vfs <= ROUNDS * CREDIT, "{device:?}");
+        println!(
+            "{queues} queues, {ending:?}: {left_in_vfs} frames left in {ROUNDS} vfs, {} reordered",
+            seen.reordered
+        );
         assert_eq!((counters.vf_lost, device.leaks), (0, 0), "{device:?}");
     });
 }
@@ -108,8 +143,8 @@ fn traffic_stays_on_the_rings_if_the_driver_cannot_use_the_vf() {
     let netns = Netns::new().expect("root makes namespaces");
     netns.enter(|| {
         let mut vfs = VethVfs::new(VethConfig::new(VF, MAC));
-        let host = Exported::start();
-        let mut testpmd = Console::start(&host.root, false);
+        let host = Exported::start(1);
+        let mut testpmd = Console::start(&host.root, 1, false);
         host.wait_for("frames by the rings", |now| now.rx_frames >= ENOUGH && now.tx_frames >= ENOUGH);
         vfs.plug(&host.host, NIC, 1).expect("a pair is made");
         testpmd.attach(1);
@@ -160,7 +195,7 @@ struct Exported {
 }
 
 impl Exported {
-    fn start() -> Self {
+    fn start(queues: u16) -> Self {
         // Short, and on a tmpfs: a socket's address goes with it.
         let root = PathBuf::from(format!("/dev/shm/nvv-{}", std::process::id()));
         let host = Host::builder().switch(SwitchConfig::default().cable(true)).build();
@@ -178,7 +213,7 @@ impl Exported {
         let (its_host, its_seen, options) = (host.clone(), seen.clone(), ExportOptions::new(&root));
         let thread = std::thread::spawn(move || {
             let mut export = Export::new(options).expect("a folder");
-            export.add(&its_host, NicOptions::new().mac(MAC), Some(its_seen)).expect("a device");
+            export.add(&its_host, NicOptions::new().mac(MAC).queues(queues), Some(its_seen)).expect("a device");
             export.run(stopped.as_fd(), Duration::from_secs(1), |_, _| ()).expect("it runs");
             export.finish().remove(0)
         });
@@ -233,11 +268,12 @@ impl Drop for Exported {
 struct Console {
     client: Client,
     input: PipeWriter,
+    queues: u16,
 }
 
 impl Console {
     /// `removal`: whether the VF's driver can tell that its device is gone.
-    fn start(root: &Path, removal: bool) -> Self {
+    fn start(root: &Path, queues: u16, removal: bool) -> Self {
         let (output, input) = std::io::pipe().expect("a pipe");
         std::fs::create_dir_all(root).expect("a folder");
         // Its driver's messages are on standard error; what it answers itself is to come at once, too.
@@ -246,8 +282,9 @@ impl Console {
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("dpdk/run-testpmd")).arg(root);
         command.args(["--log-level=pmd.net.netvsc.driver:debug", "--"]);
         command.args(["-i", "--auto-start", "--forward-mode=io", "--total-num-mbufs=16384"]);
+        command.args([format!("--rxq={queues}"), format!("--txq={queues}")]);
         command.env("TESTPMD_VF", if removal { "1" } else { "" }).stdin(output);
-        Self { client: Client::start(command), input }
+        Self { client: Client::start(command), input, queues }
     }
 
     fn say(&mut self, line: &str) {
@@ -257,7 +294,7 @@ impl Console {
     /// Attaches the VF's interface, to the end.
     fn attach(&mut self, serial: u32) {
         let said = self.client.said();
-        self.say(&format!("port attach net_af_packet{serial},iface={VF}"));
+        self.say(&format!("port attach net_af_packet{serial},iface={VF},qpairs={}", self.queues));
         self.client.wait_for_line(said, "Port 1 is attached");
         self.wait_until_idle();
     }
