@@ -278,6 +278,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.credit.is_some() && arguments.port != PortChoice::Loopback {
         return Err("--credit is for --port loopback".into());
     }
+    if let Some(vf) = &arguments.vf {
+        vf.check(arguments.devices)?;
+    }
     if let Some(cpu) = arguments.cpu {
         let mut set = rustix::thread::CpuSet::new();
         if cpu >= rustix::thread::CpuSet::MAX_CPU {
@@ -345,14 +348,10 @@ type Plugged = (Vec<Arc<SinkCounters>>, Vec<Option<ServicingThread<VethVfs>>>);
 /// Makes hosts, ports and devices.
 fn plug(arguments: &Arguments, export: &mut Export) -> Result<Plugged, Failure> {
     let (mut sinks, mut servicings) = (Vec::new(), Vec::new());
-    if arguments.vf.is_some() {
-        VfChoice::check_capabilities()?;
-    }
-    let mut service = |host: &Host, nic: NicId, mac: [u8; 6], number: u16| -> Result<(), Failure> {
+    let mut service = |host: &Host, nic: NicId, mac: [u8; 6], number: u16| {
         if let Some(vf) = &arguments.vf {
-            servicings.push(Some(vf.play((host, nic), mac, (number, arguments.devices))?));
+            servicings.push(Some(vf.play((host, nic), mac, (number, arguments.devices))));
         }
-        Ok(())
     };
     let shared = match &arguments.port {
         PortChoice::Tap(tap) => {
@@ -370,7 +369,7 @@ fn plug(arguments: &Arguments, export: &mut Export) -> Result<Plugged, Failure> 
         match &shared {
             Some(host) => {
                 export.add(host, nic, None)?;
-                service(host, NicId(number.into()), mac, number)?;
+                service(host, NicId(number.into()), mac, number);
             }
             None => {
                 let host = host(arguments, true);
@@ -384,7 +383,7 @@ fn plug(arguments: &Arguments, export: &mut Export) -> Result<Plugged, Failure> 
                     host.try_add_port(port, PortOptions::trunk())?;
                     export.add(&host, nic, closed_loop)?;
                 }
-                service(&host, NicId(0), mac, number)?;
+                service(&host, NicId(0), mac, number);
             }
         }
     }

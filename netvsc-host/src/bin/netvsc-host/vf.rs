@@ -108,11 +108,13 @@ fn range(text: &str) -> Result<RangeInclusive<Duration>, String> {
 }
 
 impl VfChoice {
-    /// Whether this process may make interfaces.
+    /// Whether this process may make interfaces, and what they would be called with so many devices. Before anything is made.
     ///
     /// # Errors
-    /// If not: which capability is missing.
-    pub(crate) fn check_capabilities() -> Result<(), Failure> {
+    /// If not: which capability is missing, or which name is too long.
+    pub(crate) fn check(&self, devices: u16) -> Result<(), Failure> {
+        // The last one's is the longest.
+        check_name(&self.name_of(devices.saturating_sub(1), devices)).map_err(|error| format!("--vf: {error}"))?;
         let status = std::fs::read_to_string("/proc/self/status")?;
         let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
         let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(u64::MAX);
@@ -125,19 +127,19 @@ impl VfChoice {
         Ok(())
     }
 
+    /// The guest's end of a device's pair; `of` is how many there are.
+    fn name_of(&self, number: u16, of: u16) -> String {
+        if of > 1 { format!("{}{number}", self.name) } else { self.name.clone() }
+    }
+
     /// Begins to play the script of one device; `of` is how many there are. Steps are told on standard error.
-    ///
-    /// # Errors
-    /// If the name is too long with the device's number.
     pub(crate) fn play(
         &self,
         (host, nic): (&Host, NicId),
         mac: [u8; 6],
         (number, of): (u16, u16),
-    ) -> Result<ServicingThread<VethVfs>, Failure> {
-        let name = if of > 1 { format!("{}{number}", self.name) } else { self.name.clone() };
-        check_name(&name)?;
-        let mut config = VethConfig::new(name, mac);
+    ) -> ServicingThread<VethVfs> {
+        let mut config = VethConfig::new(self.name_of(number, of), mac);
         if let Some(mtu) = self.mtu {
             config = config.mtu(mtu);
         }
@@ -147,8 +149,13 @@ impl VfChoice {
         let options = self.options.clone().scenes(self.scenes.iter().copied());
         let options = if self.scenes.is_empty() { options.cycles(0) } else { options };
         let script = Script::new(self.seed.wrapping_add(number.into()), &options);
-        let tell = move |step: Step| eprintln!("{number}: {step}");
-        Ok(Servicing::new(host, nic, script, VethVfs::new(config)).spawn_thread(tell))
+        let mut left = script.steps().len();
+        let tell = move |step: Step| {
+            left -= 1;
+            let over = if left == 0 { ", the last step" } else { "" };
+            eprintln!("{number}: {step}{over}");
+        };
+        Servicing::new(host, nic, script, VethVfs::new(config)).spawn_thread(tell)
     }
 }
 
