@@ -210,9 +210,15 @@ impl Host {
     #[must_use]
     #[track_caller]
     pub fn device(&self) -> String {
+        self.devices().into_iter().next().expect("a device")
+    }
+
+    /// The instances of its devices, in their order.
+    #[must_use]
+    pub fn devices(&self) -> Vec<String> {
         let mut devices = entries(&self.root.join("sys/bus/vmbus/devices"));
         devices.sort();
-        devices.into_iter().next().expect("a device")
+        devices
     }
 
     /// Names in a folder of the first device.

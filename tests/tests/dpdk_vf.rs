@@ -47,7 +47,6 @@ fn several_queues_move_to_a_vf_and_back_and_to_the_next_one() {
 /// The guest's end of the pair vanishes while testpmd sends and receives by it.
 #[test]
 fn traffic_goes_on_by_the_rings_when_a_vf_vanishes_and_by_the_next_one() {
-    play(1, Ending::Surprise);
     play(4, Ending::Surprise);
 }
 
@@ -282,7 +281,9 @@ impl Console {
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("dpdk/run-testpmd")).arg(root);
         command.args(["--log-level=pmd.net.netvsc.driver:debug", "--"]);
         command.args(["-i", "--auto-start", "--forward-mode=io", "--total-num-mbufs=16384"]);
-        command.args([format!("--rxq={queues}"), format!("--txq={queues}")]);
+        // With receive side scaling the VF would have to report hashes, too (RTE_ETH_RX_OFFLOAD_RSS_HASH), and net_af_packet does
+        // not. The host spreads over the queues all the same.
+        command.args([format!("--rxq={queues}"), format!("--txq={queues}"), "--disable-rss".into()]);
         command.env("TESTPMD_VF", if removal { "1" } else { "" }).stdin(output);
         Self { client: Client::start(command), input, queues }
     }

@@ -8,14 +8,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::world::{World, ms, paused};
 
-/// Between two looks: senders pause for 30 ms at most.
-const LOOK: u64 = 50;
+/// Between two looks: senders pause for 30 ms at most, and send nothing now and then.
+const LOOK: u64 = 100;
 
 /// The traffic is moved at the message, and nobody holds it while the device is still there: frames arrive both ways all the
 /// time, and what was in the device comes out.
 #[test]
 fn traffic_goes_on_through_the_whole_grace() {
-    for grace in [0, 1, 50, 500] {
+    for grace in [0, 1, 100, 500] {
         paused(async {
             let world = World::new(grace).await;
             world.bring(7).await;
