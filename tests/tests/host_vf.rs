@@ -143,6 +143,8 @@ fn drivers_of_two_devices_use_their_own_vf() {
     netns.enter(|| {
         let vf = format!("veth:{VF},scenes=orderly,cycles=2,seed=9,period=50,grace=0-50,away=0-20");
         let mut host = Host::start(&["--port", "loopback", "--credit", "32", "--devices", "2", "--vf", &vf]);
+        // Told once all are there.
+        host.wait_for_said("000000000001 below");
         let clients: Vec<Client> = host.devices().iter().map(|device| l2fwd(&host, device, "af_packet")).collect();
         for number in 0..2 {
             host.wait_for_said(&format!("{number}: vf 3 plugged in"));
