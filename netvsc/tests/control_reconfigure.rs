@@ -12,7 +12,7 @@ use netvsc::config::ConfigError;
 use netvsc::control::{Cause, Event, Input, Limits, NotAccepted, Parameters, ReconfigureError, Step};
 use netvsc::queue::HeldReceives;
 use netvsc::rss::RssError;
-use netvsc::{Config, PacketFilter, RssSettings};
+use netvsc::{Config, PacketFilter, RssSettings, vf};
 
 /// A script that can be changed while the rig runs: what to do at the n-th time of a label.
 #[derive(Clone, Default)]
@@ -408,6 +408,7 @@ fn a_limit_of_one_change_does_not_reach_into_the_next() {
     assert_eq!(rig.control.poll_timeout(), Some(rig.now + Duration::from_secs(1)));
     assert!(rig.time_out());
     assert!(matches!(result(&rig), Err(ReconfigureError::NotDetached { cause: Cause::Held(_) })), "{:?}", rig.events);
+    assert_eq!(rig.control.poll_timeout(), None);
     // Closed meanwhile, all of it may take as long as a close does.
     rig.events.clear();
     change(&mut rig, Parameters::default().mtu(4000));
@@ -426,6 +427,28 @@ fn a_limit_of_one_change_does_not_reach_into_the_next() {
         "{:?}",
         rig.events
     );
+}
+
+#[test]
+fn a_virtual_function_is_waited_for_as_long_as_ever_after_held_frames() {
+    let (mut rig, _) = up(Config::default());
+    rig.control.use_vf(rig.now, vf::Settings::default());
+    rig.control.handle_vf(rig.now, vf::Input::Associated { serial: 1 });
+    rig.control.handle_vf(rig.now, vf::Input::Arrived { serial: Some(1) });
+    rig.settle();
+    rig.outstanding = (0, 2);
+    change(&mut rig, Parameters::default().mtu(9000));
+    rig.control.handle(rig.now, with_two_held(0));
+    // They are let go of, but the function is not closed yet.
+    rig.outstanding = (0, 0);
+    let held = HeldReceives::default();
+    rig.control.handle(rig.now, Input::Outstanding { sends: 0, receives: 0, held });
+    rig.now += Duration::from_secs(2);
+    rig.control.handle_timeout(rig.now);
+    assert!(rig.control.is_draining(), "{:?}", rig.labels);
+    rig.control.handle_vf(rig.now, vf::Input::NotPrepared);
+    rig.settle();
+    assert_eq!((result(&rig), rig.info().mtu), (Ok(()), 9000));
 }
 
 #[test]

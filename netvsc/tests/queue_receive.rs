@@ -3,13 +3,13 @@
 mod queue_host;
 
 use netvsc::meta::{Hash, RxMeta, Verdict, Vlan};
-use netvsc::queue::{Burst, ControlInput, FrameSink, QueueError};
+use netvsc::queue::{Burst, ControlInput, FrameSink, QueueError, QueueSettings, ReceiveBuffer};
 use nvsp::ChannelType;
 use rndis::control::IndicateStatus;
 use rndis::packet::{Batch, BatchLimits, PacketEncoder};
 use rndis::ppi::{HashInfo, PacketId, PacketIdFlags, PpiWord, RxChecksum};
 use serde_json::Value;
-use vmbus::memory::SharedMemoryExt;
+use vmbus::memory::{SharedMemory, SharedMemoryExt};
 use vmbus::packet::{PacketType, TransactionId, TransferRange};
 use vmbus::ring::Outgoing;
 
@@ -523,4 +523,30 @@ fn the_frame_is_what_was_checked_whatever_the_host_writes_later() {
     assert_eq!(queue.receive(&mut burst, 4).unwrap(), 1);
     host.put(0, &message(&frame(2, 90)));
     assert_eq!(burst.get(0).unwrap().bytes, frame(1, 60));
+}
+
+#[test]
+fn a_receive_buffer_that_cannot_be_is_not_attached() {
+    let (channel, mut host) = queue_host::channel(Setup::default());
+    let mut queue = queue_host::TestQueue::new(channel, QueueSettings::default()).unwrap();
+    let buffer = |section_bytes, sections| ReceiveBuffer {
+        memory: host.receive.clone(),
+        set_id: queue_host::SET_ID,
+        section_bytes,
+        sections,
+    };
+    let fit = host.receive.len() / 1728;
+    for (wrong, field) in [
+        (buffer(1728, fit as u32 + 1), "receive sections"),
+        (buffer(1728, 0), "receive sections"),
+        (buffer(nvsp::MIN_SECTION_SIZE - 1, 1), "receive section size"),
+    ] {
+        let error = queue.attach_receive(wrong).unwrap_err();
+        assert!(matches!(error, QueueError::BadBuffer { field: at, .. } if at == field), "{error}");
+    }
+    // The queue is none the worse for it.
+    let range = host.put_frame(0, &frame(1, 60));
+    queue_host::attach(&mut queue, &host);
+    host.deliver(1, &[range]);
+    assert_eq!(receive_all(&mut queue), [frame(1, 60)]);
 }

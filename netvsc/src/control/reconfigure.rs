@@ -332,7 +332,6 @@ impl Control {
         match (change.stage, result) {
             (Stage::Silencing, Ok(())) => {
                 change.stage = Stage::Draining;
-                self.nothing_held();
                 self.deadline = Some(deadline);
             }
             (Stage::Silencing, Err(error)) => self.stay(error.into()),

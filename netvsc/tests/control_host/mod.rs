@@ -519,6 +519,7 @@ pub(crate) fn label(action: &Action) -> String {
         Action::Close => "close".into(),
         Action::Pause => "pause".into(),
         Action::Resume => "resume".into(),
+        Action::Vf(_) => "vf".to_owned(),
         other => panic!("unknown action {other:?}"),
     }
 }
