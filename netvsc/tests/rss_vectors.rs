@@ -1,5 +1,7 @@
 //! Published and computed vectors of receive side scaling: hashes, classification of frames, table lookup.
 
+mod packets;
+
 use std::path::PathBuf;
 
 use netvsc::rss::{RssKey, Toeplitz};
@@ -7,6 +9,8 @@ use netvsc::steering::{Flow, HashLevels, HashProtocol};
 use netvsc::{HashLevel, TxSteering};
 use rndis::rss::HashInfo;
 use serde_json::Value;
+
+use packets::{ACK, Description, Ip, Transport, ipv4, ipv6, payload, tcp};
 
 fn vectors(name: &str) -> Value {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/toeplitz").join(name);
@@ -119,4 +123,60 @@ fn fragments_go_by_their_addresses_at_every_level() {
     steering.set_levels(steering.levels().with(HashProtocol::Udp4, HashLevel::L3));
     assert_eq!(steering.queue_for(&whole), steering.queue_for(&first));
     assert_eq!(steering.queue_for(&frame("arp")), 0);
+}
+
+/// Addresses and ports, as they stand in the frame.
+fn addresses_and_ports(description: &Description) -> (Vec<u8>, Vec<u8>) {
+    let addresses = match &description.ip {
+        Ip::V4 { source, destination, .. } => [*source, *destination].concat(),
+        Ip::V6 { source, destination, .. } => [*source, *destination].concat(),
+    };
+    (addresses, [description.ports.0.to_be_bytes(), description.ports.1.to_be_bytes()].concat())
+}
+
+#[test]
+fn each_protocol_is_hashed_at_its_own_level_and_fragments_by_addresses() {
+    let udp = || Transport::Udp { with_checksum: true };
+    let kinds = [
+        (HashProtocol::Tcp4, ipv4(), tcp(1, ACK), HashInfo::TCP_IPV4, HashInfo::IPV4),
+        (HashProtocol::Tcp6, ipv6(), tcp(1, ACK), HashInfo::TCP_IPV6, HashInfo::IPV6),
+        (HashProtocol::Udp4, ipv4(), udp(), HashInfo::UDP_IPV4, HashInfo::IPV4),
+        (HashProtocol::Udp6, ipv6(), udp(), HashInfo::UDP_IPV6, HashInfo::IPV6),
+    ];
+    for (protocol, ip, transport, with_ports, without) in kinds {
+        let mut description = Description::new(ip, transport, payload(100, 1, 1));
+        let (addresses, ports) = addresses_and_ports(&description);
+        let whole = [&addresses[..], &ports].concat();
+        for tags in [vec![], vec![(0x8100, 7)], vec![(0x88A8, 8), (0x8100, 7)]] {
+            description.tags = tags;
+            let flow = Flow::of(&description.build()).unwrap();
+            assert_eq!(flow.protocol(), Some(protocol));
+            // All combinations: the others' levels do not matter. Bits that mean nothing change nothing.
+            for bits in 0..=u8::MAX {
+                let levels = HashLevels::from_bits(bits);
+                assert_eq!(levels, HashLevels::from_bits(bits & 0xF));
+                let expected = if levels.get(protocol) == HashLevel::L4 { &whole } else { &addresses };
+                assert_eq!(flow.input(levels), expected, "{protocol} at {levels:?}");
+            }
+            // A host hashes ports if it was told to for this very protocol, else addresses if it was told to.
+            let all = HashInfo::LINUX | HashInfo::UDP_IPV4 | HashInfo::UDP_IPV6;
+            assert_eq!(flow.input_of_host(all), Some((with_ports, &whole[..])));
+            assert_eq!(flow.input_of_host(HashInfo(all.0 & !with_ports.0)), Some((without, &addresses[..])));
+            assert_eq!(flow.input_of_host(HashInfo(all.0 & !with_ports.0 & !without.0)), None);
+        }
+        // The first fragment has ports, and is hashed as the others are, which have none.
+        for (offset8, more) in [(0, true), (100, true), (100, false)] {
+            let mut fragment = description.clone();
+            match &mut fragment.ip {
+                Ip::V4 { flags, .. } => *flags = offset8 | u16::from(more) << 13,
+                Ip::V6 { extensions, .. } => {
+                    let [high, low] = (offset8 << 3 | u16::from(more)).to_be_bytes();
+                    extensions.push((44, vec![high, low, 0, 0, 0, 1]));
+                }
+            }
+            let flow = Flow::of(&fragment.build()).unwrap();
+            assert_eq!(flow.protocol(), None, "{protocol}, fragment at {offset8}");
+            assert_eq!(flow.input(HashLevels::default()), addresses);
+        }
+    }
 }
