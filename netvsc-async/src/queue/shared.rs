@@ -557,6 +557,41 @@ impl<C: Channel> Shared<C> {
         self.after_send(core, sent, by_rings)
     }
 
+    /// As [`send_before_flush`](Self::send_before_flush), of several frames, until one is not taken: how many were, and why the next
+    /// was not. What is asked and told once a frame there is asked and told once here.
+    pub(super) fn send_all_before_flush<'f>(
+        &self,
+        core: &mut Core<C>,
+        frames: impl Iterator<Item = (&'f [u8], &'f TxMeta)>,
+    ) -> (usize, Result<(), Error>) {
+        let mut taken = 0;
+        if core.vf.is_some() {
+            for (frame, meta) in frames {
+                if let Err(error) = self.send_before_flush(core, frame, meta) {
+                    return (taken, Err(error));
+                }
+                taken += 1;
+            }
+            return (taken, Ok(()));
+        }
+        if let Some(end) = self.ended() {
+            return (0, Err(end.err().unwrap_or(Error::Closed)));
+        }
+        let mut sent = Ok(());
+        for (frame, meta) in frames {
+            sent = core.queue.send(frame, meta);
+            if sent.is_err() {
+                break;
+            }
+            taken += 1;
+        }
+        if taken > 0 {
+            // Even if the last one was not: the host has the others.
+            let _ = self.after_send(core, Ok(()), true);
+        }
+        (taken, sent.or_else(|error| self.after_send(core, Err(error), true)))
+    }
+
     /// As [`send_before_flush`](Self::send_before_flush), of a frame whose end is pinned. A virtual function takes whole frames: to
     /// one it goes out of memory of its own.
     pub(super) fn send_pinned_before_flush(

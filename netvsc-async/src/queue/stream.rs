@@ -274,15 +274,14 @@ fn hand_over<C: Channel>(
     shared: &Shared<C>,
     core: &mut Core<C>,
 ) -> (usize, Result<(), Error>) {
-    let mut gone = 0;
-    for packet in packets {
-        match shared.send_before_flush(core, packet.bytes(), packet.tx_meta()) {
-            Ok(()) => gone += 1,
-            Err(Error::Full) => break,
-            Err(error) => return (gone + 1, Err(error)),
-        }
+    if packets.is_empty() {
+        return (0, Ok(()));
     }
-    (gone, Ok(()))
+    let frames = packets.iter().map(|packet| (packet.bytes(), packet.tx_meta()));
+    match shared.send_all_before_flush(core, frames) {
+        (gone, Ok(()) | Err(Error::Full)) => (gone, Ok(())),
+        (taken, Err(error)) => (taken + 1, Err(error)),
+    }
 }
 
 /// When the host is told of what was handed over.
