@@ -129,7 +129,7 @@ fn tcp_send(address: SocketAddr, bytes: usize, seed: u64) -> io::Result<[u8; 32]
     }
     stream.shutdown(Shutdown::Write)?;
     // The other end has everything once it closes.
-    if stream.read(&mut [0])? != 0 {
+    if uninterrupted(|| stream.read(&mut [0]))? != 0 {
         return Err(io::Error::other("an answer nobody asked for"));
     }
     Ok(hash.finalize().into())
@@ -141,9 +141,23 @@ fn tcp_receive(listener: &TcpListener) -> io::Result<[u8; 32]> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 256 << 10];
     loop {
-        match stream.read(&mut buffer)? {
+        match uninterrupted(|| stream.read(&mut buffer))? {
             0 => return Ok(hash.finalize().into()),
             read => hash.update(&buffer[..read]),
+        }
+    }
+}
+
+/// Calls until no signal comes in between: where a socket has a timeout, a process that was stopped and goes on finds its
+/// call interrupted (signal(7)).
+///
+/// # Errors
+/// Those of the call.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
 }
@@ -210,7 +224,7 @@ fn udp_send(address: SocketAddr, bytes: usize, seed: u64) -> io::Result<([u8; 32
             next += 1;
         }
         let mut answer = [0; 4];
-        match socket.recv(&mut answer) {
+        match uninterrupted(|| socket.recv(&mut answer)) {
             Ok(_) => {
                 let has = u32::from_be_bytes(answer);
                 if has > acknowledged {
@@ -238,7 +252,7 @@ fn udp_receive(socket: &UdpSocket) -> io::Result<[u8; 32]> {
     // Fragments may be hashed to another queue than whole datagrams, and overtake them.
     let mut early: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
     loop {
-        let (len, from) = match socket.recv_from(&mut buffer) {
+        let (len, from) = match uninterrupted(|| socket.recv_from(&mut buffer)) {
             Ok(received) => received,
             Err(error) => return Err(io::Error::new(error.kind(), format!("behind datagram {expected}: {error}"))),
         };
@@ -269,7 +283,7 @@ fn udp_receive(socket: &UdpSocket) -> io::Result<[u8; 32]> {
 fn linger(socket: &UdpSocket, count: u32) -> io::Result<()> {
     socket.set_read_timeout(Some(REPEAT * 2))?;
     let mut buffer = [0; 64];
-    while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+    while let Ok((_, from)) = uninterrupted(|| socket.recv_from(&mut buffer)) {
         socket.send_to(&count.to_be_bytes(), from)?;
     }
     Ok(())
@@ -298,6 +312,14 @@ mod tests {
                 transfer.run().unwrap_or_else(|error| panic!("{protocol:?} to {address}: {error}"));
             }
         }
+    }
+
+    #[test]
+    fn a_call_that_is_interrupted_is_made_again() {
+        let mut results = [Err(io::ErrorKind::Interrupted.into()), Ok(7)].into_iter();
+        assert_eq!(uninterrupted(|| results.next().expect("no more calls")).expect("the second"), 7);
+        let refused = uninterrupted(|| Err::<(), _>(io::ErrorKind::TimedOut.into())).expect_err("at once");
+        assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use netvsc_host::port::{TapConfig, TapPort};
 use netvsc_tests::netns::Netns;
 use netvsc_tests::real;
+use netvsc_tests::transfer::uninterrupted;
 
 use crate::*;
 
@@ -28,7 +29,7 @@ fn write(mut stream: TcpStream, end: &End) {
 fn read(mut stream: TcpStream, end: &End) {
     let mut block = vec![0; 64 << 10];
     loop {
-        let read = stream.read(&mut block).expect("the adapter gives bytes");
+        let read = uninterrupted(|| stream.read(&mut block)).expect("the adapter gives bytes");
         if read == 0 {
             return;
         }
