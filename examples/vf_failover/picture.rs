@@ -57,6 +57,9 @@ pub(crate) struct Gone {
     pub(crate) bytes: u64,
 }
 
+/// One of the two.
+type PathOf = fn(&Traffic) -> Gone;
+
 /// How things are at a moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Now {
@@ -111,7 +114,7 @@ impl Picture {
     }
 
     /// Packets and bits a second, of the last second.
-    fn rate(&self, path: fn(&Traffic) -> Gone) -> (f64, f64) {
+    fn rate(&self, path: PathOf) -> (f64, f64) {
         let last = self.samples.len() - 1;
         let before = last.saturating_sub(SAMPLES_A_SECOND);
         let ((since, old), (until, new)) = (self.samples[before], self.samples[last]);
@@ -121,7 +124,7 @@ impl Picture {
     }
 
     /// Packets a second, sample by sample: the last `count` of them.
-    fn course(&self, path: fn(&Traffic) -> Gone, count: usize) -> Vec<f64> {
+    fn course(&self, path: PathOf, count: usize) -> Vec<f64> {
         let first = (self.samples.len() - 1).saturating_sub(count);
         let pairs = self.samples.iter().skip(first).zip(self.samples.iter().skip(first + 1));
         let rate = |((since, old), (until, new)): (&(Duration, Traffic), &(Duration, Traffic))| {
@@ -157,7 +160,7 @@ impl Picture {
     /// Where there is no terminal: how things are, in one line.
     pub(crate) fn line(&self) -> String {
         let now = &self.now;
-        let path = |of: fn(&Traffic) -> Gone| {
+        let path = |of: PathOf| {
             let (packets, bits) = self.rate(of);
             format!("{} packets/s {}", whole(packets), gigabits(bits))
         };
@@ -200,7 +203,7 @@ impl Picture {
     /// Both paths: rates on the left, their course on the right.
     fn paths(&self, columns: usize, height: usize) -> Vec<Line> {
         let room = columns.saturating_sub(LABEL);
-        let paths: [(&str, Style, fn(&Traffic) -> Gone); 2] =
+        let paths: [(&str, Style, PathOf); 2] =
             [("synthetic", Style::Synthetic, |traffic| traffic.synthetic), ("vf", Style::Vf, |traffic| traffic.vf)];
         let courses = paths.map(|(.., path)| self.course(path, room));
         // The same for both.
