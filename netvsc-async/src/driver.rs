@@ -409,9 +409,14 @@ impl<B: Bus> Driver<B> {
         let Some((asked, _)) = &mut self.first_vf else { return };
         let Poll::Ready(result) = asked.as_mut().poll(cx) else { return };
         let Some((_, command)) = self.first_vf.take() else { return };
-        let Err(error) = result else {
-            self.execute(now, command);
-            return;
+        // One that was taken away meanwhile has no say.
+        let is_gone = self.vf.as_ref().is_none_or(|side| side.device().is_none());
+        let error = match result {
+            Err(error) if !is_gone => error,
+            _ => {
+                self.execute(now, command);
+                return;
+            }
         };
         tracing::warn!(%error, "the virtual function refused a setting");
         self.vf_is_as_the_adapter();
@@ -451,7 +456,11 @@ impl<B: Bus> Driver<B> {
             Command::Set(oid, value, answer) => (self.nic.set(now, oid, &value), answer),
             Command::SetRss(settings, answer) => (self.nic.set_rss(now, settings), answer),
             Command::SetOffloads(settings, answer) => (self.nic.set_offloads(now, settings), answer),
-            Command::Reconfigure(change) if change.answer.is_closed() => return true,
+            Command::Reconfigure(change) if change.answer.is_closed() => {
+                // The virtual function may have been asked before.
+                self.vf_is_as_the_adapter();
+                return true;
+            }
             Command::Reconfigure(change) => match self.begin_change(now, change) {
                 None => {
                     self.vf_is_as_the_adapter();

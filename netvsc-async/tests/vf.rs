@@ -27,6 +27,8 @@ struct Log {
     mtu: Mutex<Vec<u32>>,
     /// The largest MTU that they can have, if there is one.
     limit: Mutex<Option<u32>>,
+    /// How long they take to change it.
+    delay: Mutex<Duration>,
 }
 
 /// Devices in memory that write down what they are told.
@@ -79,11 +81,18 @@ impl VfHandle for ToldVf {
     }
 
     fn set_mtu(&self, mtu: u32) -> BoxFuture<'static, io::Result<()>> {
-        if self.log.limit.lock().unwrap().is_some_and(|limit| mtu > limit) {
-            return future::err(io::ErrorKind::InvalidInput.into()).boxed();
+        let delay = *self.log.delay.lock().unwrap();
+        let answer = if self.log.limit.lock().unwrap().is_some_and(|limit| mtu > limit) {
+            future::err(io::ErrorKind::InvalidInput.into()).boxed()
+        } else {
+            self.log.mtu.lock().unwrap().push(mtu);
+            self.inner.set_mtu(mtu)
+        };
+        async move {
+            tokio::time::sleep(delay).await;
+            answer.await
         }
-        self.log.mtu.lock().unwrap().push(mtu);
-        self.inner.set_mtu(mtu)
+        .boxed()
     }
 
     fn set_promiscuous(&self, promiscuous: bool) -> BoxFuture<'static, io::Result<()>> {
@@ -152,6 +161,32 @@ async fn the_mtu_is_the_devices_first_and_is_put_back_if_the_adapter_cannot_have
     tokio::time::sleep(Duration::from_secs(20)).await;
     let told = told();
     assert!(told[0] == 4000 && told[1..].iter().all(|mtu| *mtu == 3000) && told.len() > 1, "{told:?}");
+    pair.close().await.expect("it had not failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_mtu_that_nobody_waits_for_any_more_is_not_left_on_the_device() {
+    let (vfs, pair) = on_vf(Nic::builder()).await;
+    *vfs.log.delay.lock().unwrap() = Duration::from_secs(5);
+    let change = tokio::time::timeout(Duration::from_secs(1), pair.nic.set_mtu(3000));
+    assert!(change.await.is_err(), "the device takes longer");
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!((pair.nic.info().mtu, &vfs.log.mtu.lock().unwrap()[..]), (1500, &[1500, 3000, 1500][..]));
+    pair.close().await.expect("it had not failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_goes_while_it_is_asked_does_not_refuse() {
+    let (vfs, pair) = on_vf(Nic::builder()).await;
+    *vfs.log.delay.lock().unwrap() = Duration::from_secs(5);
+    *vfs.log.limit.lock().unwrap() = Some(2000);
+    let goes = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        pair.host.revoke_vf(NIC);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        pair.host.unplug_vf(NIC);
+    };
+    assert_eq!(futures::join!(pair.nic.set_mtu(3000), goes).0, Ok(3000));
     pair.close().await.expect("it had not failed");
 }
 
