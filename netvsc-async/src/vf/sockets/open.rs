@@ -17,13 +17,17 @@ use crate::vf::backend::{BoxVf, OpenedVf, VfHandle, VfWish};
 /// Opens an interface. Rings are large, so that happens on a thread that may wait.
 pub(super) async fn open(config: Arc<Config>, index: u32, state: Arc<State>, wish: VfWish) -> io::Result<OpenedVf> {
     let opened = tokio::task::spawn_blocking(move || {
+        // What was changed about it before is put back first. Until it is open, or closed again because nobody wants it any more,
+        // nobody else opens it.
+        let opening = wait_for_ends(index);
         let mut device = Device::open(index, state, wish)?;
         let queues = queues(&config, &mut device, wish)?;
         let link = device.state.tell();
-        Ok(OpenedVf { device: Arc::new(device), queues, link })
+        Ok::<_, io::Error>((OpenedVf { device: Arc::new(device), queues, link }, opening))
     });
     // It was not cancelled, so it has panicked: as a bug of ours would.
-    opened.await.map_err(io::Error::other)?
+    let (opened, _opening) = opened.await.map_err(io::Error::other)??;
+    Ok(opened)
 }
 
 /// Opens its queues.
@@ -66,8 +70,6 @@ struct Device {
 
 impl Device {
     fn open(index: u32, state: Arc<State>, wish: VfWish) -> Result<Self, SocketError> {
-        // What was changed about it before is put back first.
-        wait_for_ends(index);
         let mut links = Links::open()?;
         let link = present(&mut links, index)?;
         silence(&link.name);

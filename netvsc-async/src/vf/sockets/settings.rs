@@ -151,8 +151,8 @@ impl Settings {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks for `value`, which `set` sets; `get` tells what there was before. If the future is dropped, that is what there is in
-    /// the end.
+    /// Asks for `value`, which `set` sets; `get` tells what there was before, and is again if the future is dropped before it is
+    /// answered.
     pub(super) fn ask<T: Copy + Send + 'static>(
         self: &Arc<Self>,
         value: T,
@@ -250,9 +250,9 @@ struct PutBack {
 static ENDS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 static ENDED: Condvar = Condvar::new();
 
-/// Somebody puts back what was changed about an interface.
+/// Somebody puts back what was changed about an interface, or is about to change it.
 #[derive(Debug)]
-struct Ending(u32);
+pub(super) struct Ending(u32);
 
 impl Ending {
     fn begin(index: u32) -> Self {
@@ -277,7 +277,9 @@ fn ends() -> MutexGuard<'static, Vec<u32>> {
     ENDS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until all that was changed about an interface before is put back.
-pub(super) fn wait_for_ends(index: u32) {
-    drop(ENDED.wait_while(ends(), |ends| ends.contains(&index)));
+/// Waits until all that was changed about an interface before is put back. Others wait for what is given back.
+pub(super) fn wait_for_ends(index: u32) -> Ending {
+    let mut ends = ENDED.wait_while(ends(), |ends| ends.contains(&index)).unwrap_or_else(PoisonError::into_inner);
+    ends.push(index);
+    Ending(index)
 }
