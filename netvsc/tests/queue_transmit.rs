@@ -3,10 +3,12 @@
 mod queue_host;
 
 use netvsc::Instant;
+use netvsc::meta::TxMeta;
 use netvsc::queue::{AggregateLimits, ControlInput, ControlToken, SendError, UnpinError};
 use nvsp::{ChannelType, Status};
 use rndis::packet::{Batch, BatchLimits};
 use std::time::Duration;
+use vmbus::memory::SharedMemoryExt;
 use vmbus::packet::TransactionId;
 use vmbus::ring::Outgoing;
 
@@ -475,4 +477,38 @@ fn a_silent_host_is_noticed() {
     host.complete(ids[1], Status::FAIL);
     queue.pump().unwrap();
     assert_eq!(queue.stalled_for(second(16)), None);
+}
+
+#[test]
+fn what_is_between_messages_is_zeros_and_not_what_was_sent_before() {
+    let (mut queue, mut host) = pair(Setup { send_sections: 1, ..Setup::default() });
+    // Whatever the section held before.
+    host.send.write(0, &vec![0xEE; 6144]).unwrap();
+    let hash = |frame: u32| frame.is_multiple_of(2).then_some(7);
+    let lengths = [61, 62, 67, 71, 60, 65, 63, 66];
+    for (number, len) in (0..).zip(lengths) {
+        queue.send(&frame(number, len), &TxMeta { hash: hash(number), ..TxMeta::default() }).unwrap();
+    }
+    queue.flush().unwrap();
+    let packets = host.take();
+    let [FromGuest::Section { bytes, .. }] = &packets[..] else { panic!("{packets:?}") };
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let (mut at, mut padded) = (0, 0);
+    for (number, len) in (0..).zip(lengths) {
+        let data = at + 8 + word(at + 8);
+        assert_eq!(bytes[data..data + len], frame(number, len), "message {number}");
+        let end = at + word(at + 4);
+        assert!(bytes[data + len..end].iter().all(|byte| *byte == 0), "behind message {number}");
+        padded += end - data - len;
+        at = end;
+    }
+    assert!(at == bytes.len() && padded > 0);
+}
+
+#[test]
+fn the_only_section_of_a_primary_channel_is_not_kept_from_frames() {
+    let (mut queue, mut host) = pair(Setup { send_sections: 1, subchannel: 0, ..Setup::default() });
+    send(&mut queue, &frame(1, 60)).unwrap();
+    queue.flush().unwrap();
+    assert_eq!(sections(&host.take()), [1]);
 }
