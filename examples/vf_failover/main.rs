@@ -4,7 +4,7 @@
 //! cargo run --release --example vf_failover                 # no root: all in this process
 //! cd target/release/examples                                # the rest as root
 //! ./vf_failover --backend af_packet --cycles 100 --json     # the kernel's TCP, a veth as the VF
-//! ./vf_failover --backend af_packet --iperf3              # iperf3 beside it, the other way
+//! ./vf_failover --backend af_packet --iperf3                # iperf3 beside it, the other way
 //! ./vf_failover --backend af_xdp --surprise --cycles 20     # the device vanishes each time
 //! ```
 //!
@@ -90,7 +90,7 @@ struct Options {
     #[arg(long, value_name = "N")]
     cycles: Option<u32>,
     /// End after so long, whatever the number of cycles.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
     /// What the virtual function is to the driver. af_packet and af_xdp need root.
     #[arg(long, value_enum, default_value_t = Backend::Memory)]

@@ -66,9 +66,11 @@ impl Screen {
 
     /// Shows these lines, which fit.
     pub(crate) fn show(&self, lines: &[Line]) {
-        // A panic has ended it.
-        if BEFORE.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
-            write(&frame(lines, self.colours));
+        let text = frame(lines, self.colours);
+        // A panic may have ended it; meanwhile nobody does.
+        let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
+        if before.is_some() {
+            write(&text);
         }
     }
 }
