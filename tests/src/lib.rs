@@ -24,8 +24,11 @@
 //! | `idle` | adapters that sleep, and what wakes them |
 //! | `vf_schedules`, `vf_async` | the life of a virtual function by thousands of seeds: the driver's core; the public API |
 //! | `vf_sockets`, `vf_veth` | functions by their kernel interface; what the host does with veth pairs |
+//! | `vf_scenes` | what hosts do with a function, scene by scene |
 //! | `vf_failover` | the example program: TCP while a function comes and goes |
-//! | `dpdk` | the host, judged by DPDK's driver |
+//! | `host_vf` | `netvsc-host --vf` and drivers in processes of their own |
+//! | `uio_held` | frames held in the receive buffer, on the Linux backend |
+//! | `dpdk`, `dpdk_vf` | the host, judged by DPDK's driver; a function that it moves its traffic to |
 //! | `hostile` | bytes that no host should send |
 //!
 //! # Switches

@@ -32,12 +32,22 @@ const LOOK: Duration = Duration::from_millis(10);
 /// If it does not start, or does not end: then it is killed, and what it said until then is told.
 #[must_use]
 #[track_caller]
-pub fn output(mut command: Command) -> Output {
+pub fn output(command: Command) -> Output {
+    output_within(command, LONGEST_RUN)
+}
+
+/// As [`output`], for one that may run this long.
+///
+/// # Panics
+/// As there.
+#[must_use]
+#[track_caller]
+pub fn output_within(mut command: Command, longest: Duration) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let mut said = Whole::read(child.stdout.take().expect("piped"));
     let mut complained = Whole::read(child.stderr.take().expect("piped"));
-    let status = ended(&mut child, LONGEST_RUN);
+    let status = ended(&mut child, longest);
     if status.is_none() {
         // It may end in this very moment.
         let _ = child.kill();
