@@ -3,8 +3,8 @@
 //!
 //! Both are made in the network namespace of the thread that plugs the VF in; the guest's end may be moved to another. They are
 //! made and removed by `ip` (iproute2). The kernel has no say on either: no IPv6, no ARP, no addresses. Both are up before the
-//! guest sees its own; one that is moved to another namespace has to be set up there. There is no PCI slot, so the guest cannot read a serial number: it finds the interface by its
-//! MAC address. [`Scene::OtherSerial`](super::Scene::OtherSerial) means nothing here.
+//! guest sees its own; one that is moved to another namespace has to be set up there. There is no PCI slot, so the guest cannot
+//! read a serial number: it finds the interface by its MAC address. [`Scene::OtherSerial`](super::Scene::OtherSerial) means nothing here.
 //!
 //! # Taking one away
 //! Only the guest's end goes: it is moved to a [namespace](super::limbo) where nobody is, and its driver sees an interface vanish.
