@@ -259,10 +259,7 @@ mod tests {
 
     #[test]
     fn namespaces_are_apart_and_can_be_joined() {
-        let _lock = match real::privileged(&["ip", "nstat"]) {
-            Ok(lock) => lock,
-            Err(why) => return real::skip(&why),
-        };
+        let Some(_lock) = real::privileged_or_skip(&["ip", "nstat"]) else { return };
         let [a, b] = [(); 2].map(|()| Netns::new().expect("root makes namespaces"));
         let listener = a.enter(|| TcpListener::bind("127.0.0.1:0")).expect("lo is up");
         let address = listener.local_addr().unwrap();

@@ -29,6 +29,15 @@ pub fn privileged(programs: &[&str]) -> Result<File, String> {
     Ok(lock)
 }
 
+/// The lock of [`privileged`], or nothing, and the test is skipped.
+///
+/// # Panics
+/// As [`skip`].
+#[must_use]
+pub fn privileged_or_skip(programs: &[&str]) -> Option<File> {
+    privileged(programs).map_err(|why| skip(&why)).ok()
+}
+
 /// Tells that a test is skipped.
 ///
 /// # Panics

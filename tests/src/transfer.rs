@@ -300,10 +300,7 @@ mod tests {
 
     #[test]
     fn content_arrives_over_lo() {
-        let _lock = match real::privileged(&["ip"]) {
-            Ok(lock) => lock,
-            Err(why) => return real::skip(&why),
-        };
+        let Some(_lock) = real::privileged_or_skip(&["ip"]) else { return };
         let netns = Netns::new().expect("root makes namespaces");
         for address in ["127.0.0.1", "::1"] {
             for protocol in [Protocol::Tcp, Protocol::Udp] {

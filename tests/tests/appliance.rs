@@ -74,10 +74,7 @@ fn header<'a>(headers: &'a str, name: &str) -> &'a str {
 
 #[test]
 fn the_kernel_fetches_a_file_byte_exact_and_pings_without_loss() {
-    let _lock = match real::privileged(&["ip", "curl", "ping"]) {
-        Ok(lock) => lock,
-        Err(why) => return real::skip(&why),
-    };
+    let Some(_lock) = real::privileged_or_skip(&["ip", "curl", "ping"]) else { return };
     let namespace = match Namespace::new() {
         Ok(namespace) => namespace,
         Err(why) => return real::skip(&why),

@@ -113,13 +113,7 @@ impl World {
 /// What a test on real traffic needs, for as long as it runs.
 fn privileged() -> Option<impl Sized> {
     let turn = process::turn(&[&CLIENT_TOOLS[..], &["curl", "ip"]].concat())?;
-    match real::privileged(&["ip", "curl"]) {
-        Ok(lock) => Some((turn, lock)),
-        Err(why) => {
-            real::skip(&why);
-            None
-        }
-    }
+    Some((turn, real::privileged_or_skip(&["ip", "curl"])?))
 }
 
 #[track_caller]

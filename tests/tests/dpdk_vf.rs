@@ -175,13 +175,7 @@ fn traffic_stays_on_the_rings_if_the_driver_cannot_use_the_vf() {
 /// One test at a time, if there is a referee at all, and somebody who may make interfaces.
 fn referee() -> Option<(MutexGuard<'static, ()>, File)> {
     let turn = process::turn(&["dpdk-testpmd", "cc", "make", "stdbuf"])?;
-    match real::privileged(&["ip"]) {
-        Ok(lock) => Some((turn, lock)),
-        Err(why) => {
-            real::skip(&why);
-            None
-        }
-    }
+    Some((turn, real::privileged_or_skip(&["ip"])?))
 }
 
 /// A host of this process's, with one NIC that a closed loop sends to.

@@ -75,10 +75,7 @@ fn arguments_that_cannot_be_are_refused_with_field_value_and_limit() {
 
 #[test]
 fn what_cannot_be_with_other_arguments_or_on_this_machine_is_refused() {
-    let _lock = match real::privileged(&["ip"]) {
-        Ok(lock) => lock,
-        Err(why) => return real::skip(&why),
-    };
+    let Some(_lock) = real::privileged_or_skip(&["ip"]) else { return };
     let netns = Netns::new().expect("root makes namespaces");
     // Kernels give some to every namespace, besides `lo`.
     let before = interfaces(&netns);
@@ -99,10 +96,7 @@ fn what_cannot_be_with_other_arguments_or_on_this_machine_is_refused() {
 
 #[test]
 fn each_device_has_a_pair_that_comes_and_goes_with_the_host() {
-    let _lock = match real::privileged(&["ip"]) {
-        Ok(lock) => lock,
-        Err(why) => return real::skip(&why),
-    };
+    let Some(_lock) = real::privileged_or_skip(&["ip"]) else { return };
     let netns = Netns::new().expect("root makes namespaces");
     let before = interfaces(&netns);
     netns.enter(|| {
@@ -146,10 +140,7 @@ fn a_driver_in_another_process_goes_on_when_its_vf_vanishes() {
 #[test]
 fn drivers_of_two_devices_use_their_own_vf() {
     let Some(_turn) = process::turn(&CLIENT_TOOLS) else { return };
-    let _lock = match real::privileged(&["ip"]) {
-        Ok(lock) => lock,
-        Err(why) => return real::skip(&why),
-    };
+    let Some(_lock) = real::privileged_or_skip(&["ip"]) else { return };
     let netns = Netns::new().expect("root makes namespaces");
     netns.enter(|| {
         let vf = format!("veth:{VF}");
@@ -178,10 +169,7 @@ fn drivers_of_two_devices_use_their_own_vf() {
 #[track_caller]
 fn play_to_l2fwd(how: &str, script: &str, surprises: u64) {
     let Some(_turn) = process::turn(&CLIENT_TOOLS) else { return };
-    let _lock = match real::privileged(&["ip"]) {
-        Ok(lock) => lock,
-        Err(why) => return real::skip(&why),
-    };
+    let Some(_lock) = real::privileged_or_skip(&["ip"]) else { return };
     let netns = Netns::new().expect("root makes namespaces");
     let before = interfaces(&netns);
     netns.enter(|| {

@@ -353,10 +353,7 @@ fn check(cell: &Cell, seen: &[LinkCounters; 2], summary: &Value) -> String {
 
 #[test]
 fn content_arrives_under_all_offloads() {
-    let _lock = match real::privileged(&["ip", "iperf3", "nstat", "ping", "ss"]) {
-        Ok(lock) => lock,
-        Err(why) => return real::skip(&why),
-    };
+    let Some(_lock) = real::privileged_or_skip(&["ip", "iperf3", "nstat", "ping", "ss"]) else { return };
     let program = process::example("l2fwd");
     let full = std::env::var_os("FULL").is_some();
     let (rows, mib) = if full {

@@ -66,10 +66,7 @@ fn in_memory_a_device_that_vanishes_loses_what_is_reported() {
 
 #[test]
 fn the_kernels_tcp_notices_nothing_of_a_hundred_orderly_cycles() {
-    let _lock = match real::privileged(&["ip", "iperf3", "nstat", "ss"]) {
-        Ok(lock) => lock,
-        Err(why) => return real::skip(&why),
-    };
+    let Some(_lock) = real::privileged_or_skip(&["ip", "iperf3", "nstat", "ss"]) else { return };
     let outcome = run(&["--backend", "af_packet", "--cycles", "100", "--seed", "13", "--iperf3"]);
     assert_nothing_lost(&outcome, 100);
     assert!(number(&outcome, "iperf3_bytes") > 1 << 20, "{outcome}");
@@ -80,29 +77,20 @@ fn the_kernels_tcp_notices_nothing_of_a_hundred_orderly_cycles() {
 
 #[test]
 fn by_af_xdp_nothing_is_lost_over_orderly_cycles() {
-    let _lock = match real::privileged(&["ip", "nstat"]) {
-        Ok(lock) => lock,
-        Err(why) => return real::skip(&why),
-    };
+    let Some(_lock) = real::privileged_or_skip(&["ip", "nstat"]) else { return };
     assert_nothing_lost(&run(&["--backend", "af_xdp", "--cycles", "20", "--seed", "15"]), 20);
 }
 
 #[test]
 fn by_af_xdp_what_is_reported_of_a_veth_that_vanishes_is_lost() {
-    let _lock = match real::privileged(&["ip", "nstat"]) {
-        Ok(lock) => lock,
-        Err(why) => return real::skip(&why),
-    };
+    let Some(_lock) = real::privileged_or_skip(&["ip", "nstat"]) else { return };
     let outcome = run(&["--backend", "af_xdp", "--surprise", "--cycles", "20", "--seed", "16"]);
     assert_all_is_accounted_for(&outcome, 20);
 }
 
 #[test]
 fn of_a_veth_that_vanishes_twenty_times_what_is_reported_is_lost_and_nothing_comes_twice_or_late() {
-    let _lock = match real::privileged(&["ip", "nstat"]) {
-        Ok(lock) => lock,
-        Err(why) => return real::skip(&why),
-    };
+    let Some(_lock) = real::privileged_or_skip(&["ip", "nstat"]) else { return };
     let outcome = run(&["--backend", "af_packet", "--surprise", "--cycles", "20", "--seed", "14"]);
     assert_all_is_accounted_for(&outcome, 20);
 }

@@ -19,10 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn frames_cross_a_veth_and_those_that_left_before_it_was_removed_arrive() {
-    let _lock = match real::privileged(&["ip"]) {
-        Ok(lock) => lock,
-        Err(why) => return real::skip(&why),
-    };
+    let Some(_lock) = real::privileged_or_skip(&["ip"]) else { return };
     let netns = Netns::new().expect("root makes namespaces");
     netns.enter(|| {
         let host = Host::builder().build();
@@ -77,10 +74,7 @@ fn frames_cross_a_veth_and_those_that_left_before_it_was_removed_arrive() {
 
 #[test]
 fn a_port_reads_its_own_interface_and_not_what_the_kernel_sends() {
-    let _lock = match real::privileged(&["ip"]) {
-        Ok(lock) => lock,
-        Err(why) => return real::skip(&why),
-    };
+    let Some(_lock) = real::privileged_or_skip(&["ip"]) else { return };
     let netns = Netns::new().expect("root makes namespaces");
     netns.enter(|| {
         for pair in ["vfpa", "vfpb"] {

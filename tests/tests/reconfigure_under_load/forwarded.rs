@@ -159,10 +159,7 @@ fn assert_complete_stream([client, server]: [Program; 2]) {
 
 #[test]
 fn iperf3_and_content_through_a_forwarder() {
-    let _lock = match real::privileged(&["ip", "iperf3", "ss"]) {
-        Ok(lock) => lock,
-        Err(why) => return real::skip(&why),
-    };
+    let Some(_lock) = real::privileged_or_skip(&["ip", "iperf3", "ss"]) else { return };
     let ends = [(); 2].map(|()| Netns::new().expect("root makes namespaces"));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(async {

@@ -53,10 +53,7 @@ fn talk(netns: &Netns, end: &Arc<End>) {
 
 #[test]
 fn the_kernels_tcp_behind_a_tap_interface() {
-    let _lock = match real::privileged(&["ip"]) {
-        Ok(lock) => lock,
-        Err(why) => return real::skip(&why),
-    };
+    let Some(_lock) = real::privileged_or_skip(&["ip"]) else { return };
     let netns = Netns::new().expect("root makes namespaces");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(async {

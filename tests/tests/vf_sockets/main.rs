@@ -7,12 +7,10 @@
 use netvsc_allocations::Counting;
 
 macro_rules! privileged {
-    () => {
-        match netvsc_tests::real::privileged(&["ip"]) {
-            Ok(lock) => lock,
-            Err(why) => return netvsc_tests::real::skip(&why),
-        }
-    };
+    () => {{
+        let Some(lock) = netvsc_tests::real::privileged_or_skip(&["ip"]) else { return };
+        lock
+    }};
 }
 
 mod adapter;
